@@ -1,1 +1,3 @@
-"""TODO."""
+"""Hooks, loops, optimizer wrappers and their constructors."""
+
+from .optimizers import *  # noqa: F403

@@ -1,1 +1,5 @@
-"""TODO."""
+"""Optimizer wrappers and their constructors."""
+
+from .strict_constructor import StrictOptimWrapperConstructor
+
+__all__ = ['StrictOptimWrapperConstructor']

@@ -1,0 +1,72 @@
+"""An optimizer wrapper constructor that refuses ``custom_keys`` without effect."""
+
+import difflib
+from collections.abc import Iterable
+
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
+from torch import nn
+
+from mmpl.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+
+def check_custom_keys(custom_keys: Iterable[str], parameter_names: Iterable[str]) -> None:
+    """Check that each key of ``paramwise_cfg.custom_keys`` is part of a parameter's name.
+
+    The keys are substrings, as in mmengine; a key that matches nothing changes nothing, and mmengine does not say so.
+    Frozen parameters count as matched: whether a parameter is trained is not this check's question.
+
+    Args:
+        custom_keys: The keys of ``paramwise_cfg.custom_keys``.
+        parameter_names: Full names of the model's parameters.
+
+    Raises:
+        ValueError: A key matches no parameter. The message names the keys and the nearest names.
+    """
+    names = list(parameter_names)
+    unmatched = [key for key in custom_keys if not any(key in name for name in names)]
+    if not unmatched:
+        return
+    # Near matches are looked for among all dotted fragments of the names: a key is rarely a full name.
+    fragments: dict[str, None] = {}
+    for name in names:
+        parts = name.split('.')
+        for start in range(len(parts)):
+            for stop in range(start + 1, min(start + 4, len(parts)) + 1):
+                fragments.setdefault('.'.join(parts[start:stop]))
+    lines = []
+    for key in unmatched:
+        near = difflib.get_close_matches(key.strip('.'), fragments, n=3, cutoff=0.6)
+        hint = f'near matches: {near}' if near else f'first parameters: {names[:3]}'
+        lines.append(f'  {key!r} ({hint})')
+    raise ValueError(
+        'paramwise_cfg.custom_keys has entries that match no parameter of the model '
+        '(a key has to be a substring of a parameter name):\n' + '\n'.join(lines)
+    )
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class StrictOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """mmengine's default constructor, with unmatched ``custom_keys`` as an error.
+
+    Takes the same ``paramwise_cfg`` as :class:`mmengine.optim.DefaultOptimWrapperConstructor`.
+
+    Example:
+        >>> optim_wrapper = dict(
+        ...     constructor='mmpl.StrictOptimWrapperConstructor',
+        ...     optimizer=dict(type='AdamW', lr=1.5e-4, weight_decay=0.05),
+        ...     paramwise_cfg=dict(custom_keys={'ln': dict(decay_mult=0.0), 'bias': dict(decay_mult=0.0)}),
+        ... )
+    """
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimizer wrapper.
+
+        Args:
+            model: The model, or a wrapper of it that holds it as ``module``.
+
+        Raises:
+            ValueError: An entry of ``custom_keys`` matches no parameter.
+        """
+        inner = model.module if hasattr(model, 'module') else model
+        check_custom_keys(self.paramwise_cfg.get('custom_keys', {}), (name for name, _ in inner.named_parameters()))
+        return super().__call__(model)
