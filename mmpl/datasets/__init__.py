@@ -1,1 +1,20 @@
-"""TODO."""
+"""Data sets.
+
+``embedded`` makes real images on first use from what pip wheels carry; importing this package imports neither mmdet
+nor mmseg.
+"""
+
+from .embedded import RenderParams, build_embedded_dataset, embedded_dataset_dir
+from .embedded_cls import EmbeddedClassification
+from .lazy import build_embedded_coco, build_embedded_seg
+from .unlabelled_folder import UnlabelledFolder
+
+__all__ = [
+    'EmbeddedClassification',
+    'RenderParams',
+    'UnlabelledFolder',
+    'build_embedded_coco',
+    'build_embedded_dataset',
+    'build_embedded_seg',
+    'embedded_dataset_dir',
+]

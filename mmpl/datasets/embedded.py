@@ -21,6 +21,7 @@ Source of all numbers here: our choice.
 
 import dataclasses
 import gzip
+import importlib.util
 import json
 import math
 import os
@@ -366,16 +367,14 @@ def _load_digits() -> tuple[np.ndarray, np.ndarray]:
 
 def _load_photos() -> list[Image.Image]:
     """Photographs inside the wheels, RGB. The files are opened by path: skimage.data could start a download."""
-    try:
-        import skimage
-        import sklearn
-    except ImportError as e:
-        raise ImportError(
-            'The embedded data set needs the photographs of scikit-image and scikit-learn: '
-            'pip install scikit-image scikit-learn'
-        ) from e
-    paths = [Path(skimage.__file__).parent / 'data' / name for name in _SKIMAGE_PHOTOS]
-    paths += [Path(sklearn.__file__).parent / 'datasets' / 'images' / name for name in _SKLEARN_PHOTOS]
+    folders = {}
+    for package, distribution in (('skimage', 'scikit-image'), ('sklearn', 'scikit-learn')):
+        spec = importlib.util.find_spec(package)  # found, not imported: that would take seconds
+        if spec is None or spec.origin is None:
+            raise ImportError(f'The embedded data set needs photographs of {distribution}: pip install {distribution}')
+        folders[package] = Path(spec.origin).parent
+    paths = [folders['skimage'] / 'data' / name for name in _SKIMAGE_PHOTOS]
+    paths += [folders['sklearn'] / 'datasets' / 'images' / name for name in _SKLEARN_PHOTOS]
     missing = [str(path) for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(f'The installed scikit-image / scikit-learn lacks the photographs {missing}')
@@ -399,6 +398,11 @@ def _split_digits(labels: np.ndarray, amount: SizeParams, seed: int) -> dict[str
     return split
 
 
+def _photo_regions(photos: list[Image.Image], split: str) -> list[Image.Image]:
+    low, high = _PHOTO_COLUMNS[split]
+    return [p.crop((int(low * p.width), 0, int(high * p.width), p.height)) for p in photos]
+
+
 class _Builder:
     """Writes one data set into an empty folder."""
 
@@ -414,7 +418,8 @@ class _Builder:
         # Four-fold enlarged once, so that a bilinear warp is smooth; made when first needed.
         self.images = images
         self.enlarged: dict[int, Image.Image] = {}
-        self.photos = {name: self._photo_regions(name) for name in SPLITS}
+        photos = _load_photos()
+        self.photos = {name: _photo_regions(photos, name) for name in SPLITS}
 
     def run(self, request: dict[str, Any]) -> None:
         jobs = len(CLASSES) * sum(d * r for d, r in zip(self.amount.digits, self.amount.renders, strict=True))
@@ -447,10 +452,6 @@ class _Builder:
             yield lambda: bar.advance(task)
 
     # ---------------------------------------------------------------- pieces of an image
-    def _photo_regions(self, split: str) -> list[Image.Image]:
-        low, high = _PHOTO_COLUMNS[split]
-        return [p.crop((int(low * p.width), 0, int(high * p.width), p.height)) for p in _load_photos()]
-
     def _ink(
         self, source: int, canvas: int, field: float, angle: float, shear: float, shift: tuple[float, float]
     ) -> np.ndarray:
@@ -539,7 +540,8 @@ class _Builder:
                         Image.fromarray(image).save(folder / f'{source:04d}_{k}.png')
                         if split == 'train':
                             values = image.reshape(-1, 3).astype(np.float64)
-                            total, squares, pixels = total + values.sum(0), squares + (values**2).sum(0), pixels + len(values)
+                            total, squares = total + values.sum(0), squares + (values**2).sum(0)
+                            pixels += len(values)
                         tick()
         mean = total / pixels
         return mean.round(3).tolist(), np.sqrt(squares / pixels - mean**2).round(3).tolist()
