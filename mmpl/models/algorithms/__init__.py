@@ -1,1 +1,5 @@
-"""TODO."""
+"""The methods."""
+
+from .plmae import PLMAE
+
+__all__ = ['PLMAE']

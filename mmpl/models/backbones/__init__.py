@@ -1,1 +1,5 @@
-"""TODO."""
+"""Encoders."""
+
+from .masked_vit import MaskedViT
+
+__all__ = ['MaskedViT']

@@ -1,1 +1,5 @@
-"""TODO."""
+"""Decoders and feature pyramids."""
+
+from .token_decoder import TokenDecoder
+
+__all__ = ['TokenDecoder']

@@ -1,1 +1,7 @@
-"""TODO."""
+"""Parts that several models share."""
+
+from .assignment import Centering, PseudoLabels, Sinkhorn
+from .codebook import OnlineCodebook
+from .masking import Masks, RandomMasking, gather_tokens
+
+__all__ = ['Centering', 'Masks', 'OnlineCodebook', 'PseudoLabels', 'RandomMasking', 'Sinkhorn', 'gather_tokens']

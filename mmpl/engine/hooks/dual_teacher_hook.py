@@ -1,0 +1,203 @@
+"""When the teachers move, and what the log says of them and of their labels."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.dist import all_reduce_dict
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
+from mmengine.runner import Runner
+
+from mmpl.engine.schedules import MomentumSchedule
+from mmpl.models.heads import LabelStats
+from mmpl.registry import HOOKS
+from mmpl.utils.checks import check_number
+
+
+@HOOKS.register_module()
+class DualTeacherHook(Hook):
+    """Moves both teachers after each *optimizer* step, each on its own schedule.
+
+    Gradient accumulation and steps that a loss scaler skips are told apart by
+    the optimizer itself, which reports the steps it really took. Logged are
+    ``momentum_label``, ``momentum_recon`` and ``teacher_temp``, and every
+    ``health_interval`` iterations over all processes, per labelling head h
+    (``cls``, ``data``):
+
+    - ``h_entropy_mean``: mean entropy of the assignments over log K; near 1
+      the labels say nothing, near 0 they are hard.
+    - ``h_entropy_marginal``: entropy of the mean assignment over log K; near 0
+      all tokens have one label.
+    - ``h_usage``: share of the prototypes that are some token's first choice
+      (of those that could be: K, or the tokens if they are fewer).
+    - ``h_agreement``: share of the tokens for which teacher and student choose
+      the same prototype.
+    - ``target_norm``: mean norm of the reconstruction teacher's features.
+
+    Args:
+        momentum_label (dict): Fields of
+            :class:`mmpl.engine.schedules.MomentumSchedule` for the labelling
+            teacher. Defaults to 0.996 to 1 (our choice).
+        momentum_recon (dict): The same for the reconstruction teacher.
+            Defaults to 0.9995 to 1 (our choice).
+        health_interval (int): Iterations between two looks at the labels.
+            Defaults to 10.
+        min_usage (float): Warn if ``h_usage`` stays below, in [0, 1]. Defaults
+            to 0.02.
+        min_entropy_marginal (float): Warn if ``h_entropy_marginal`` stays
+            below, in [0, 1]. Defaults to 0.1.
+        max_entropy_mean (float): Warn if ``h_entropy_mean`` stays above, in
+            [0, 1]. Defaults to 0.995.
+        patience (int): Looks in a row after which a warning is given, once
+            until the labels have recovered. Defaults to 20.
+
+    Raises:
+        TypeError: If a field has the wrong type.
+        ValueError: If a field is outside of what is allowed.
+    """
+
+    priority = 'NORMAL'  # before the logger and the checkpoint
+
+    def __init__(
+        self,
+        momentum_label: Mapping[str, Any] = dict(start=0.996, end=1.0),  # noqa: B006
+        momentum_recon: Mapping[str, Any] = dict(start=0.9995, end=1.0),  # noqa: B006
+        health_interval: int = 10,
+        min_usage: float = 0.02,
+        min_entropy_marginal: float = 0.1,
+        max_entropy_mean: float = 0.995,
+        patience: int = 20,
+    ) -> None:
+        self.momentum_label = MomentumSchedule(**momentum_label, name='momentum_label')
+        self.momentum_recon = MomentumSchedule(**momentum_recon, name='momentum_recon')
+        check_number('health_interval', health_interval, 1, integer=True)
+        check_number('min_usage', min_usage, 0, 1)
+        check_number('min_entropy_marginal', min_entropy_marginal, 0, 1)
+        check_number('max_entropy_mean', max_entropy_mean, 0, 1)
+        check_number('patience', patience, 1, integer=True)
+        self.health_interval = health_interval
+        self.min_usage = min_usage
+        self.min_entropy_marginal = min_entropy_marginal
+        self.max_entropy_mean = max_entropy_mean
+        self.patience = patience
+        self._ill: dict[str, int] = {}
+        self._handles: list = []
+        self._stepped = False
+        self._teachers_missing = False
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Note whether a checkpoint brings teachers; one of a plain MAE does not."""
+        keys = checkpoint.get('state_dict', checkpoint)
+        self._teachers_missing = not any(key.startswith(('label_teacher.', 'recon_teacher.')) for key in keys)
+
+    def before_train(self, runner: Runner) -> None:
+        """Take charge of the teachers."""
+        model = self._model(runner)
+        if not hasattr(model, 'update_teachers'):
+            raise TypeError(f'DualTeacherHook needs a model with teachers, such as mmpl.PLMAE, but got {type(model).__name__}')
+        model.attach_updater(type(self).__name__)
+        if self._teachers_missing and model.has_teachers:
+            runner.logger.info('The checkpoint brings no teachers: they start as copies of its student.')
+            model.copy_to_teachers()
+        wrappers = runner.optim_wrapper
+        wrappers = list(wrappers.values()) if isinstance(wrappers, OptimWrapperDict) else [wrappers]
+        self._handles = [wrapper.optimizer.register_step_post_hook(self._note_step) for wrapper in wrappers]
+
+    def after_train(self, runner: Runner) -> None:
+        """Leave the teachers alone again."""
+        self._model(runner).detach_updater()
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Tell the model how far the run is, and whether to look at its labels."""
+        model = self._model(runner)
+        model.set_progress(min(1.0, runner.iter / runner.max_iters))
+        model.track_health = self.every_n_train_iters(runner, self.health_interval)
+        self._stepped = False
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Move the teachers if the optimizer took a step, and log."""
+        model = self._model(runner)
+        if not model.has_teachers:
+            return
+        progress = min(1.0, (runner.iter + 1) / runner.max_iters)
+        momenta = dict(momentum_label=self.momentum_label(progress), momentum_recon=self.momentum_recon(progress))
+        if self._stepped:
+            model.update_teachers(**momenta)
+        scalars: dict[str, float] = {}
+        if model.label_teacher is not None:
+            scalars['momentum_label'] = momenta['momentum_label']
+            scalars['teacher_temp'] = next(iter(model.label_heads.values())).teacher_temp_at(model.progress)
+        if model.recon_teacher is not None:
+            scalars['momentum_recon'] = momenta['momentum_recon']
+        if model.track_health:
+            scalars |= self._health(runner, model)
+        for name, value in scalars.items():
+            runner.message_hub.update_scalar(f'train/{name}', value)
+
+    def _note_step(self, *args, **kwargs) -> None:
+        self._stepped = True
+
+    @staticmethod
+    def _model(runner: Runner):
+        return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+    def _health(self, runner: Runner, model) -> dict[str, float]:
+        """Figures of the labels over all processes, with a warning if they are ill."""
+        figures = {}
+        for name, stats in model.label_stats.items():
+            sums = stats._asdict()
+            all_reduce_dict(sums, 'sum')
+            health = label_health(LabelStats(**sums))
+            figures |= {f'{name}_{key}': value for key, value in health.items()}
+            self._warn(runner, name, health)
+        if model.target_norm is not None:
+            sums = dict(norm=model.target_norm.clone())
+            all_reduce_dict(sums, 'mean')
+            figures['target_norm'] = sums['norm'].item()
+        model.label_stats = {}
+        return figures
+
+    def _warn(self, runner: Runner, name: str, health: Mapping[str, float]) -> None:
+        ills = []
+        if health['usage'] < self.min_usage:
+            ills.append(f'usage {health["usage"]:.3f} < {self.min_usage}')
+        if health['entropy_marginal'] < self.min_entropy_marginal:
+            ills.append(f'entropy_marginal {health["entropy_marginal"]:.3f} < {self.min_entropy_marginal}')
+        if health['entropy_mean'] > self.max_entropy_mean:
+            ills.append(f'entropy_mean {health["entropy_mean"]:.4f} > {self.max_entropy_mean}')
+        self._ill[name] = self._ill.get(name, 0) + 1 if ills else 0
+        if self._ill[name] == self.patience:
+            runner.logger.warning(
+                f'The {name} labels have collapsed or say nothing ({"; ".join(ills)}) at iteration {runner.iter + 1}, '
+                f'{self.patience} looks in a row. Try a lower `teacher_temp`, `assignment=\'sinkhorn\'`, fewer '
+                f'`num_prototypes` or a lower learning rate.'
+            )
+
+
+def label_health(stats: LabelStats) -> dict[str, float]:
+    """Figures that tell whether labels have collapsed.
+
+    Args:
+        stats (LabelStats): Sums over the tokens of all processes.
+
+    Returns:
+        dict[str, float]: ``entropy_mean``, ``entropy_marginal``, ``usage`` and
+        ``agreement``, each in [0, 1]; see :class:`DualTeacherHook`.
+    """
+    count = stats.count.item()
+    num_prototypes = len(stats.probs)
+    marginal = stats.probs.double() / stats.probs.double().sum()
+    used: Sequence = stats.hits > 0
+    return dict(
+        entropy_mean=stats.entropy.item() / count / math.log(num_prototypes),
+        entropy_marginal=-(marginal * marginal.clamp_min(1e-30).log()).sum().item() / math.log(num_prototypes),
+        usage=used.sum().item() / min(num_prototypes, count),
+        agreement=stats.agreement.item() / count,
+    )

@@ -1,0 +1,41 @@
+"""Mixed precision without a loss scaler, on CPU and CUDA alike."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from mmpl.registry import OPTIM_WRAPPERS
+from mmpl.utils.checks import check_choice
+
+
+@OPTIM_WRAPPERS.register_module()
+class AutocastOptimWrapper(OptimWrapper):
+    """Runs the model under ``torch.autocast`` in bf16.
+
+    bf16 has the exponents of fp32, so no loss needs scaling and no step is
+    lost to an overflow. mmengine's ``AmpOptimWrapper`` scales losses and
+    refuses to run without a GPU; for fp16 use that one.
+
+    Args:
+        dtype (str): ``'bfloat16'``, or ``'float32'`` to switch autocast off.
+            Defaults to ``'bfloat16'``.
+        **kwargs: As mmengine's ``OptimWrapper``.
+
+    Raises:
+        ValueError: If ``dtype`` is another one.
+    """
+
+    def __init__(self, dtype: str = 'bfloat16', **kwargs) -> None:
+        check_choice('optim_wrapper.dtype', dtype, ('bfloat16', 'float32'))
+        super().__init__(**kwargs)
+        self.dtype = getattr(torch, dtype)
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast on the device that the model is on, around mmengine's own context."""
+        device = next(model.parameters()).device.type
+        with super().optim_context(model), torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
+            yield

@@ -1,0 +1,363 @@
+"""PL-MAE: pseudo labelling for enhanced masked autoencoders (arXiv 2406.17450)."""
+
+from collections.abc import Mapping
+
+import torch
+from mmengine.model import ModuleDict
+from mmpretrain.models.selfsup import BaseSelfSupervisor
+from torch import Tensor, nn
+
+from mmpl.models.heads.pseudo_label_head import LabelStats
+from mmpl.models.teachers import TEACHER_INPUTS, EMATeacher, LabelTeacher, TeacherView
+from mmpl.registry import MODELS
+from mmpl.utils.checks import check_choice, check_number
+
+DATA_TOKENS = ('visible', 'masked', 'all')
+LOSS_PARTS = ('recon', 'label_cls', 'label_data')
+
+
+@MODELS.register_module()
+class PLMAE(BaseSelfSupervisor):
+    """A masked autoencoder that learns pseudo labels and token features from two teachers.
+
+    The student encodes the visible patches. The labelling teacher labels its
+    class token and data tokens; the reconstruction teacher gives the features
+    that the decoder has to predict at the masked places. Both teachers are
+    moving averages of the student, each with its own momentum, moved by
+    :class:`mmpl.engine.DualTeacherHook`; without one the model refuses to
+    train.
+
+    Sizes that follow from the backbone (``embed_dims``, ``num_patches``,
+    ``in_dims``, ``out_dims``, ``patch_size``) may be left out of the other
+    parts' configs.
+
+    Args:
+        backbone (dict): The student's encoder, a
+            :class:`mmpl.models.MaskedViT`.
+        neck (dict): The decoder, a :class:`mmpl.models.TokenDecoder`.
+        head (dict): What is reconstructed, a
+            :class:`mmpl.models.TokenReconHead`.
+        label_head (dict): The labelling head of class tokens, a
+            :class:`mmpl.models.PseudoLabelHead`.
+        data_label_head (dict, optional): Fields in which the labelling head of
+            data tokens differs from ``label_head``. Defaults to None.
+        share_label_head (bool): One labelling head for both kinds of tokens
+            (our choice: off). Defaults to False.
+        masking (dict, optional): Where the masks come from. Defaults to
+            :class:`mmpl.models.RandomMasking` with its defaults.
+        data_tokens (str): Data tokens that are labelled: the student's
+            ``'visible'`` ones, the decoder's predictions at the ``'masked'``
+            places, or ``'all'`` (our choice: visible). Defaults to
+            ``'visible'``.
+        teacher_input (str): What the teachers see: ``'full'`` images, or the
+            masked patches in ``'folds'`` of as many as are visible (then
+            ``data_tokens`` must be ``'masked'``). Defaults to ``'full'``.
+        single_teacher (bool): Take the reconstruction features from the
+            labelling teacher (ablation). Defaults to False.
+        loss_weights (dict, optional): Weights of ``recon`` (above 0),
+            ``label_cls`` and ``label_data``; a part that weighs 0 is not
+            built. Those not given are 1 (our choice).
+        data_preprocessor (dict, optional): As in mmpretrain.
+        init_cfg (dict, optional): Initialisation.
+
+    Raises:
+        TypeError: If a field has the wrong type.
+        ValueError: If a field is outside of what is allowed, or two parts do
+            not fit together.
+    """
+
+    def __init__(
+        self,
+        backbone: dict,
+        neck: dict,
+        head: dict,
+        label_head: dict | None = None,
+        data_label_head: dict | None = None,
+        share_label_head: bool = False,
+        masking: dict | None = None,
+        data_tokens: str = 'visible',
+        teacher_input: str = 'full',
+        single_teacher: bool = False,
+        loss_weights: dict | None = None,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        weights = self._check_weights(loss_weights)
+        check_choice('data_tokens', data_tokens, DATA_TOKENS)
+        check_choice('teacher_input', teacher_input, TEACHER_INPUTS)
+        if share_label_head and data_label_head:
+            raise ValueError(f'`data_label_head` must be left out with `share_label_head=True`, but got {data_label_head}')
+        labelled = [name for name in ('cls', 'data') if weights[f'label_{name}'] > 0]
+        if 'data' in labelled and teacher_input == 'folds' and data_tokens != 'masked':
+            raise ValueError(
+                f"`data_tokens` must be 'masked' with `teacher_input='folds'`, where teachers see masked patches only, "
+                f'but got {data_tokens!r}'
+            )
+
+        encoder = MODELS.build(backbone)
+        dims, num_patches = encoder.embed_dims, encoder.num_patches
+        head = MODELS.build(with_defaults(head, embed_dims=dims, patch_size=encoder.patch_size))
+        neck = MODELS.build(with_defaults(neck, embed_dims=dims, num_patches=num_patches, out_dims=head.out_dims))
+        super().__init__(encoder, neck, head, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.masking = MODELS.build(with_defaults(masking or {}, type='mmpl.RandomMasking'))
+        self.label_heads = ModuleDict(
+            self._build_label_heads(labelled, label_head, data_label_head, share_label_head, dims)
+        )
+        self.data_tokens = data_tokens
+        self.teacher_input = teacher_input
+        self.loss_weights = weights
+        self._check_fit()
+
+        self.label_teacher = LabelTeacher(self.backbone, self.label_heads) if labelled else None
+        share_teacher = single_teacher and labelled
+        self.recon_teacher = EMATeacher(backbone=self.backbone) if head.needs_teacher and not share_teacher else None
+
+        self.progress = 0.0
+        self.track_health = False
+        self.label_stats: dict[str, LabelStats] = {}
+        self.target_norm: Tensor | None = None
+        self._updater: str | None = None
+
+    # ------------------------------------------------------------------ the method
+
+    def loss(self, inputs: Tensor | list[Tensor], data_samples: list | None = None, **kwargs) -> dict[str, Tensor]:
+        """One step of the method.
+
+        Args:
+            inputs (Tensor | list[Tensor]): Normalised images, (B, 3, H, W), or
+                a list that holds them.
+            data_samples (list, optional): Not used.
+            **kwargs: Not used.
+
+        Returns:
+            dict[str, Tensor]: ``loss_recon``, ``loss_label_cls`` and
+            ``loss_label_data``, each weighted, as far as they weigh anything.
+
+        Raises:
+            RuntimeError: If there are teachers that nobody updates.
+        """
+        self._check_updater()
+        images = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
+        self._check_images(images)
+
+        masks = self.masking(images.shape[0], self.backbone.num_patches, images.device)
+        latent = self.backbone(images, masks.ids_keep)  # (B·R, 1+V, D)
+        pred = self.neck(latent, masks)  # (B·R, P, C)
+        with torch.no_grad():
+            label_view, recon_view = self._look(images, masks)
+            target = self._recon_targets(images, masks, recon_view)
+
+        losses = {'loss_recon': self.head.loss(pred, target, masks)}
+        if 'cls' in self.label_heads:
+            losses['loss_label_cls'] = self._label_loss('cls', latent[:, 0], label_view.cls)
+        if 'data' in self.label_heads:
+            student = dict(visible=latent[:, 1:], masked=pred)
+            which = ('visible', 'masked') if self.data_tokens == 'all' else (self.data_tokens,)
+            losses['loss_label_data'] = self._label_loss(
+                'data',
+                torch.cat([student[name] for name in which], dim=1),
+                torch.cat([getattr(label_view, name) for name in which], dim=1),
+            )
+        return {name: weigh(loss, self.loss_weights[name[len('loss_') :]]) for name, loss in losses.items()}
+
+    def _look(self, images: Tensor, masks) -> tuple[TeacherView | None, TeacherView | None]:
+        """What the labelling and the reconstruction teacher see."""
+        blocks = self.head.target_blocks if self.head.needs_teacher else 0
+        label_view = recon_view = None
+        if self.label_teacher is not None:
+            shared_blocks = 0 if self.recon_teacher is not None else blocks
+            label_view = TeacherView(self.label_teacher.backbone, images, masks, self.teacher_input, shared_blocks)
+        if self.recon_teacher is not None:
+            recon_view = TeacherView(self.recon_teacher.backbone, images, masks, self.teacher_input, blocks)
+        return label_view, recon_view or label_view
+
+    def _recon_targets(self, images: Tensor, masks, view: TeacherView | None) -> Tensor:
+        """What the decoder has to predict."""
+        if view is None or not self.head.needs_teacher:
+            return self.head.pixel_targets(images, masks)
+        features = view.masked_features
+        if self.track_health:
+            self.target_norm = features.float().norm(dim=-1).mean()
+        return self.head.token_targets(features)
+
+    def _label_loss(self, name: str, student: Tensor, teacher: Tensor) -> Tensor:
+        """The student's tokens learn the labels of the teacher's, row by row.
+
+        Full images give one class token for R masks, folds several for one: the
+        shorter side is repeated.
+        """
+        with torch.no_grad():
+            labels = self.label_teacher.label(name, teacher, self.progress)
+        if name == 'cls':
+            labels = labels.repeat(max(1, student.shape[0] // teacher.shape[0]))
+            student = student.repeat_interleave(max(1, teacher.shape[0] // student.shape[0]), 0)
+        loss, stats = self.label_heads[name].loss(student, labels, self.track_health)
+        if stats is not None:
+            self.label_stats[name] = stats
+        return loss
+
+    # ------------------------------------------------------------------ the teachers
+
+    @property
+    def has_teachers(self) -> bool:
+        """Whether anything has to be updated."""
+        return self.label_teacher is not None or self.recon_teacher is not None
+
+    def attach_updater(self, name: str) -> None:
+        """Promise that somebody calls :meth:`update_teachers` after each optimizer step.
+
+        Args:
+            name (str): Who; for error messages.
+
+        Raises:
+            RuntimeError: If somebody else has promised it already.
+        """
+        if self._updater is not None:
+            raise RuntimeError(
+                f'the teachers are updated by {self._updater} already and must not be updated twice a step by {name}: '
+                f'keep one DualTeacherHook in `custom_hooks`'
+            )
+        self._updater = name
+
+    def detach_updater(self) -> None:
+        """Take the promise back."""
+        self._updater = None
+
+    def set_progress(self, progress: float) -> None:
+        """Say how far the run is; the teacher temperature follows it.
+
+        Args:
+            progress (float): Share of the run that is done, in [0, 1].
+        """
+        check_number('progress', progress, 0, 1)
+        self.progress = progress
+
+    @torch.no_grad()
+    def update_teachers(self, momentum_label: float, momentum_recon: float) -> None:
+        """Move both teachers, the centres and the codebook; once an optimizer step.
+
+        Args:
+            momentum_label (float): Of the labelling teacher, in [0, 1]. A
+                single teacher has this one.
+            momentum_recon (float): Of the reconstruction teacher, in [0, 1].
+        """
+        students = dict(backbone=self.backbone, heads=self.label_heads)
+        if self.label_teacher is not None:
+            self.label_teacher.update(students, momentum_label)
+        if self.recon_teacher is not None:
+            self.recon_teacher.update(students, momentum_recon)
+        if self.head.target == 'discrete':
+            self.head.codebook.update()
+
+    def copy_to_teachers(self) -> None:
+        """Make both teachers equal to the student, as they are at the start of a run."""
+        students = dict(backbone=self.backbone, heads=self.label_heads)
+        for teacher in (self.label_teacher, self.recon_teacher):
+            if teacher is not None:
+                EMATeacher.update(teacher, students, 0)
+
+    def init_weights(self) -> None:
+        """Initialise the student; the teachers start as copies of it."""
+        super().init_weights()
+        self.copy_to_teachers()
+
+    # ------------------------------------------------------------------ looking at the labels
+
+    @torch.no_grad()
+    def predict_labels(self, images: Tensor) -> dict[str, Tensor]:
+        """The labelling teacher's most likely prototypes on unmasked images.
+
+        Args:
+            images (Tensor): Normalised images, (B, 3, H, W).
+
+        Returns:
+            dict[str, Tensor]: ``cls`` (B,) and ``data`` (B, H/p, W/p), those of
+            the two that are learned.
+
+        Raises:
+            RuntimeError: If the model learns no labels.
+        """
+        if self.label_teacher is None:
+            raise RuntimeError('this model learns no labels: `loss_weights` has label_cls=0 and label_data=0')
+        tokens = self.label_teacher.backbone.encode(images)[0]
+        side = self.backbone.patch_size
+        grid = (images.shape[-2] // side, images.shape[-1] // side)
+        labels = {}
+        if 'cls' in self.label_heads:
+            labels['cls'] = self.label_teacher.predict('cls', tokens[:, 0], self.progress)
+        if 'data' in self.label_heads:
+            labels['data'] = self.label_teacher.predict('data', tokens[:, 1:], self.progress).view(-1, *grid)
+        return labels
+
+    # ------------------------------------------------------------------ building and checking
+
+    @staticmethod
+    def _check_weights(loss_weights: dict | None) -> dict[str, float]:
+        weights = dict.fromkeys(LOSS_PARTS, 1.0) | dict(loss_weights or {})
+        for name, weight in weights.items():
+            check_choice('loss_weights', name, LOSS_PARTS)
+            check_number(f'loss_weights.{name}', weight, 0, open_minimum=name == 'recon')
+        return weights
+
+    @staticmethod
+    def _build_label_heads(
+        names: list[str], cls_cfg: dict | None, data_cfg: dict | None, share: bool, dims: int
+    ) -> dict[str, nn.Module]:
+        if not names:
+            return {}
+        if cls_cfg is None:
+            raise ValueError('`label_head` must be given, or `loss_weights` of label_cls and label_data be 0, but got None')
+        cls_cfg = with_defaults(cls_cfg, in_dims=dims, type='mmpl.PseudoLabelHead')
+        if share:
+            head = MODELS.build(cls_cfg)
+            return dict.fromkeys(names, head)
+        cfgs = dict(cls=cls_cfg, data=cls_cfg | dict(data_cfg or {}))
+        return {name: MODELS.build(cfgs[name]) for name in names}
+
+    def _check_fit(self) -> None:
+        """Refuse parts that do not fit together."""
+        encoder = self.backbone
+        num_visible, _ = self.masking.split(encoder.num_patches)
+        if self.teacher_input == 'folds':
+            TeacherView.check_folds(encoder.num_patches - num_visible, num_visible)
+        sizes = [
+            ('neck.num_patches', self.neck.num_patches, encoder.num_patches, 'the patches of `backbone`'),
+            ('neck.embed_dims', self.neck.embed_dims, encoder.embed_dims, 'the width of `backbone`'),
+            ('neck.out_dims', self.neck.out_dims, self.head.out_dims, f'what `head.target={self.head.target!r}` takes'),
+        ]
+        if self.head.needs_teacher:
+            sizes.append(('head.embed_dims', self.head.embed_dims, encoder.embed_dims, 'the width of `backbone`'))
+            check_number('head.target_blocks', self.head.target_blocks, 1, encoder.num_layers, integer=True)
+        for name, head in self.label_heads.items():
+            sizes.append((f'{name} label head in_dims', head.in_dims, encoder.embed_dims, 'the width of `backbone`'))
+        if 'data' in self.label_heads and self.data_tokens != 'visible':
+            why = f'what `data_tokens={self.data_tokens!r}` labels'
+            sizes.append(('neck.out_dims', self.neck.out_dims, encoder.embed_dims, why))
+        for field, value, expected, reason in sizes:
+            if value != expected:
+                raise ValueError(f'`{field}` must be {expected}, {reason}, but got {value}')
+
+    def _check_images(self, images: Tensor) -> None:
+        if tuple(images.shape[-2:]) != tuple(self.backbone.img_size):
+            raise ValueError(
+                f'`backbone.img_size` is {tuple(self.backbone.img_size)}, but the images are {tuple(images.shape[-2:])}: '
+                f'make the pipeline\'s crop and `img_size` equal'
+            )
+
+    def _check_updater(self) -> None:
+        if self.has_teachers and self._updater is None:
+            raise RuntimeError(
+                'nobody updates the teachers, so there is nothing to learn from them: add '
+                "`dict(type='mmpl.DualTeacherHook')` to `custom_hooks`; a training loop of your own calls "
+                '`model.attach_updater(...)` once and `model.update_teachers(...)` after each optimizer step'
+            )
+
+
+def with_defaults(cfg: Mapping, **defaults) -> dict:
+    """A config with the fields that it leaves out."""
+    return defaults | dict(cfg)
+
+
+def weigh(loss: Tensor, weight: float) -> Tensor:
+    """Weigh a loss; a weight of 1 leaves its bits alone."""
+    return loss if weight == 1 else loss * weight

@@ -1,0 +1,125 @@
+"""The vision transformer that encodes any subset of an image's patches."""
+
+import torch
+from mmpretrain.models.selfsup import MAEViT
+from mmpretrain.models.utils import resize_pos_embed
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
+
+from mmpl.models.utils.masking import gather_tokens
+from mmpl.registry import MODELS
+
+
+@MODELS.register_module()
+class MaskedViT(MAEViT):
+    """mmpretrain's MAE vision transformer, with masks given from outside.
+
+    Student and teachers are this one class: the student encodes the visible
+    patches, a teacher the whole image or its folds. The parameters and their
+    names are those of mmpretrain's ``VisionTransformer``.
+
+    Args:
+        img_size (int): Side of the square input images in pixels.
+            Defaults to 224.
+        patch_size (int): Side of a square patch in pixels. Defaults to 16.
+        embed_visible_only (bool): Embed only the patches that are encoded.
+            Saves the work on masked patches; the result equals the other
+            form's up to rounding, so the default keeps MAE's arithmetic.
+            Defaults to False.
+        with_cp (bool): Recompute activations in the backward pass instead of
+            keeping them. Defaults to False.
+        **kwargs: As ``mmpretrain.models.MAEViT``, but for ``mask_ratio``,
+            which belongs to :class:`mmpl.models.RandomMasking`.
+
+    Raises:
+        ValueError: If ``img_size`` is not a multiple of ``patch_size``.
+        TypeError: If ``img_size`` or ``patch_size`` is not an integer, or
+            ``mask_ratio`` is given here.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'b',
+        img_size: int = 224,
+        patch_size: int = 16,
+        embed_visible_only: bool = False,
+        with_cp: bool = False,
+        **kwargs,
+    ) -> None:
+        if 'mask_ratio' in kwargs:
+            raise TypeError(
+                '`backbone.mask_ratio` is not a field of MaskedViT: set `masking=dict(mask_ratio=...)` of the model'
+            )
+        for field, value in (('img_size', img_size), ('patch_size', patch_size)):
+            if not isinstance(value, int) or value < 1:
+                raise TypeError(f'`{field}` must be a positive integer (a square\'s side), but got {value!r}')
+        if img_size % patch_size:
+            raise ValueError(
+                f'`img_size` must be a multiple of `patch_size` {patch_size}, but got {img_size}; '
+                f'the nearest are {img_size // patch_size * patch_size} and {-(-img_size // patch_size) * patch_size}'
+            )
+        super().__init__(arch=arch, img_size=img_size, patch_size=patch_size, **kwargs)
+        self.patch_size = patch_size
+        self.embed_visible_only = embed_visible_only
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor, ids: Tensor | None = None) -> tuple[Tensor, ...] | Tensor:
+        """Encode images, or the patches of them that ``ids`` names.
+
+        Args:
+            x (Tensor): Normalised images, (B, 3, H, W).
+            ids (Tensor, optional): Patches to encode, (B·R, L).
+
+        Returns:
+            tuple[Tensor] | Tensor: Without ``ids`` what mmpretrain's
+            ``VisionTransformer`` returns (by default one tensor of raw tokens,
+            (B, 1+N, D)); with them the normed tokens, (B·R, 1+L, D).
+        """
+        if ids is None:
+            return super().forward(x, mask=None)
+        return self.encode(x, ids)[0]
+
+    def encode(self, images: Tensor, ids: Tensor | None = None, last_blocks: int = 0) -> tuple[Tensor, list[Tensor]]:
+        """Encode images or subsets of their patches, with the last blocks' outputs.
+
+        Args:
+            images (Tensor): Normalised images, (B, 3, H, W).
+            ids (Tensor, optional): Patches to encode, (B·R, L); row
+                ``b * R + r`` belongs to image b. None encodes all N patches.
+            last_blocks (int): How many of the last blocks' outputs to return.
+
+        Returns:
+            tuple[Tensor, list[Tensor]]: Tokens after the final norm,
+            (B·R, 1+L, D), and the raw outputs of the last blocks, each of the
+            same shape.
+        """
+        x = self._embed(images, ids)
+        cls_token = self.cls_token + self.pos_embed[:, :1, :]
+        x = torch.cat((cls_token.expand(x.shape[0], -1, -1), x), dim=1)
+        blocks = []
+        for index, layer in enumerate(self.layers):
+            if self.with_cp and torch.is_grad_enabled():
+                x = checkpoint(layer, x, use_reentrant=False)
+            else:
+                x = layer(x)
+            if index >= len(self.layers) - last_blocks:
+                blocks.append(x)
+        return self.norm1(x), blocks
+
+    def _embed(self, images: Tensor, ids: Tensor | None) -> Tensor:
+        """Patch embedding plus position embedding, (B·R, L, D)."""
+        height, width = images.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f'the images are {height}x{width} pixels, which is not a multiple of `patch_size` {self.patch_size}'
+            )
+        grid = (height // self.patch_size, width // self.patch_size)
+        pos_embed = resize_pos_embed(self.pos_embed, self.patch_resolution, grid, self.interpolate_mode)[:, 1:]
+        if ids is None or not self.embed_visible_only:
+            x = self.patch_embed(images)[0] + pos_embed
+            return x if ids is None else gather_tokens(x, ids)
+        patches = F.pixel_unshuffle(images, self.patch_size).flatten(2).transpose(1, 2)  # (B, N, C·p·p)
+        projection = self.patch_embed.projection
+        x = F.linear(gather_tokens(patches, ids), projection.weight.flatten(1), projection.bias)
+        return x + gather_tokens(pos_embed, ids.flatten()[None]).view_as(x)

@@ -1,0 +1,243 @@
+"""The labelling head: projector, prototypes and the cross-entropy with a teacher's labels."""
+
+from typing import NamedTuple
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.init import trunc_normal_
+from torch.utils.checkpoint import checkpoint
+
+from mmpl.models.utils.assignment import ASSIGNMENTS, Centering, PseudoLabels, Sinkhorn
+from mmpl.registry import MODELS
+from mmpl.utils.checks import check_choice, check_number
+
+
+class LabelStats(NamedTuple):
+    """Sums over tokens from which the health of the labels is read.
+
+    Attributes:
+        count (Tensor): Number of tokens, ().
+        entropy (Tensor): Sum of the assignments' entropies in nats, ().
+        agreement (Tensor): Tokens where teacher and student choose the same
+            prototype, ().
+        probs (Tensor): Sum of the assignments, (K,).
+        hits (Tensor): Tokens whose first choice a prototype is, (K,).
+    """
+
+    count: Tensor
+    entropy: Tensor
+    agreement: Tensor
+    probs: Tensor
+    hits: Tensor
+
+
+@MODELS.register_module()
+class PseudoLabelHead(BaseModule):
+    """Projects tokens onto prototypes and learns a teacher's assignments.
+
+    Student and labelling teacher hold one each. K prototypes, E bottleneck
+    dims, D token dims. Structure and defaults are our choice, after DINO's
+    head: an MLP with GELU, an L2-normalised bottleneck and weight-normalised
+    prototypes.
+
+    Args:
+        in_dims (int): D.
+        num_prototypes (int): K, at least 2. Defaults to 8192.
+        num_layers (int): Layers of the MLP. Defaults to 3.
+        hidden_dims (int): Hidden width of the MLP. Defaults to 2048.
+        bottleneck_dims (int): E. Defaults to 256.
+        student_temp (float): T_s, above 0. Defaults to 0.1.
+        teacher_temp (float): T_t after the warm-up, above 0. Defaults to 0.07.
+        warmup_teacher_temp (float): T_t at the start, at most
+            ``teacher_temp``. Defaults to 0.04.
+        warmup_ratio (float): Share of the run in which T_t rises, linearly.
+            Defaults to 0.1.
+        assignment (str): ``'centering'`` (a running centre is subtracted) or
+            ``'sinkhorn'`` (prototypes take equal shares of the joint batch).
+            Defaults to ``'centering'``.
+        center_momentum (float): Momentum of the centre, in [0, 1]. Defaults to
+            0.9.
+        sinkhorn_iters (int): Iterations of ``'sinkhorn'``. Defaults to 3.
+        chunk_size (int, optional): Tokens whose K logits are held at once;
+            each chunk is computed again in the backward pass. None holds all.
+            Defaults to None.
+        init_cfg (dict, optional): Initialisation.
+
+    Raises:
+        TypeError: If a field has the wrong type.
+        ValueError: If a field is outside of what is allowed.
+    """
+
+    def __init__(
+        self,
+        in_dims: int,
+        num_prototypes: int = 8192,
+        num_layers: int = 3,
+        hidden_dims: int = 2048,
+        bottleneck_dims: int = 256,
+        student_temp: float = 0.1,
+        teacher_temp: float = 0.07,
+        warmup_teacher_temp: float = 0.04,
+        warmup_ratio: float = 0.1,
+        assignment: str = 'centering',
+        center_momentum: float = 0.9,
+        sinkhorn_iters: int = 3,
+        chunk_size: int | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        sizes = dict(in_dims=in_dims, num_layers=num_layers, hidden_dims=hidden_dims, bottleneck_dims=bottleneck_dims)
+        for field, value in sizes.items():
+            check_number(f'label_head.{field}', value, 1, integer=True)
+        check_number('num_prototypes', num_prototypes, 2, integer=True)
+        for field, value in dict(
+            student_temp=student_temp, teacher_temp=teacher_temp, warmup_teacher_temp=warmup_teacher_temp
+        ).items():
+            check_number(field, value, 0, open_minimum=True)
+        if warmup_teacher_temp > teacher_temp:
+            raise ValueError(
+                f'`warmup_teacher_temp`, the start of the schedule, must be at most its end `teacher_temp` '
+                f'{teacher_temp}, but got {warmup_teacher_temp}'
+            )
+        check_number('warmup_ratio', warmup_ratio, 0, 1)
+        check_choice('assignment', assignment, ASSIGNMENTS)
+        check_number('center_momentum', center_momentum, 0, 1)
+        check_number('sinkhorn_iters', sinkhorn_iters, 1, integer=True)
+        if chunk_size is not None:
+            check_number('chunk_size', chunk_size, 1, integer=True)
+        self.in_dims = in_dims
+        self.num_prototypes = num_prototypes
+        self.student_temp = student_temp
+        self.teacher_temp = teacher_temp
+        self.warmup_teacher_temp = warmup_teacher_temp
+        self.warmup_ratio = warmup_ratio
+        self.assignment = assignment
+        self.center_momentum = center_momentum
+        self.sinkhorn_iters = sinkhorn_iters
+        self.chunk_size = chunk_size
+
+        dims = [in_dims] + [hidden_dims] * (num_layers - 1) + [bottleneck_dims]
+        layers: list[nn.Module] = []
+        for index in range(num_layers):
+            layers += [nn.GELU()] if index else []
+            layers += [nn.Linear(dims[index], dims[index + 1])]
+        self.projector = nn.Sequential(*layers)
+        self.prototypes = nn.Parameter(torch.empty(num_prototypes, bottleneck_dims))
+
+    def init_weights(self) -> None:
+        """Truncated normal weights of std 0.02, zero biases, prototypes on the unit sphere."""
+        super().init_weights()
+        for module in self.projector:
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.prototypes)
+        self.prototypes.data = F.normalize(self.prototypes.data, dim=-1)
+
+    def build_assigner(self) -> Centering | Sinkhorn:
+        """What balances the labels of a teacher; it holds the running centre, if there is one."""
+        if self.assignment == 'centering':
+            return Centering(self.num_prototypes, self.center_momentum)
+        return Sinkhorn(self.sinkhorn_iters)
+
+    def teacher_temp_at(self, progress: float) -> float:
+        """T_t at a point of the run.
+
+        Args:
+            progress (float): Share of the run that is done, in [0, 1].
+
+        Returns:
+            float: From ``warmup_teacher_temp`` to ``teacher_temp``.
+        """
+        warmed = min(1.0, progress / self.warmup_ratio) if self.warmup_ratio else 1.0
+        return self.warmup_teacher_temp + warmed * (self.teacher_temp - self.warmup_teacher_temp)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embed tokens.
+
+        Args:
+            tokens (Tensor): (..., D).
+
+        Returns:
+            Tensor: Unit vectors in fp32, (tokens, E).
+        """
+        return F.normalize(self.projector(tokens.flatten(0, -2)).float(), dim=-1)
+
+    def unit_prototypes(self) -> Tensor:
+        """The prototypes as unit vectors, (K, E)."""
+        return F.normalize(self.prototypes.float(), dim=-1)
+
+    def label(self, tokens: Tensor, assigner: Centering | Sinkhorn, progress: float) -> PseudoLabels:
+        """Label tokens; a teacher's part.
+
+        Args:
+            tokens (Tensor): (..., D).
+            assigner (Centering | Sinkhorn): From :meth:`build_assigner`.
+            progress (float): Share of the run that is done, in [0, 1].
+
+        Returns:
+            PseudoLabels: One row a token.
+        """
+        embeddings, prototypes = self(tokens), self.unit_prototypes()
+        temperature = self.teacher_temp_at(progress)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return PseudoLabels(
+                embeddings, prototypes, temperature, assigner(embeddings, prototypes, temperature)
+            )
+
+    def loss(self, tokens: Tensor, labels: PseudoLabels, with_stats: bool = False) -> tuple[Tensor, LabelStats | None]:
+        """Mean cross-entropy between labels p and softmax(logits / T_s) over tokens.
+
+        Args:
+            tokens (Tensor): Tokens of the student, (..., D).
+            labels (PseudoLabels): One row for each of them.
+            with_stats (bool): Also sum up what the labels' health is read from.
+
+        Returns:
+            tuple[Tensor, LabelStats | None]: The loss (), and the sums.
+
+        Raises:
+            ValueError: If there are not as many labels as tokens.
+        """
+        embeddings, prototypes = self(tokens), self.unit_prototypes()
+        count = embeddings.shape[0]
+        if labels.embeddings.shape[0] != count:
+            raise ValueError(f'{count} tokens cannot learn {labels.embeddings.shape[0]} labels: there must be as many')
+        chunk_size = self.chunk_size or count
+        total, stats = embeddings.new_zeros(()), None
+        with torch.autocast(embeddings.device.type, enabled=False):
+            for start in range(0, count, chunk_size):
+                rows = slice(start, start + chunk_size)
+                if chunk_size < count and torch.is_grad_enabled():
+                    loss, chunk_stats = checkpoint(
+                        self._chunk_loss, embeddings[rows], prototypes, labels, rows, with_stats, use_reentrant=False
+                    )
+                else:
+                    loss, chunk_stats = self._chunk_loss(embeddings[rows], prototypes, labels, rows, with_stats)
+                total = total + loss
+                if with_stats:
+                    stats = chunk_stats if stats is None else LabelStats(*map(torch.add, stats, chunk_stats))
+        return total / count, stats
+
+    def _chunk_loss(
+        self, embeddings: Tensor, prototypes: Tensor, labels: PseudoLabels, rows: slice, with_stats: bool
+    ) -> tuple[Tensor, LabelStats | None]:
+        """Sum of the cross-entropies of some rows."""
+        logits = embeddings @ prototypes.t() / self.student_temp
+        with torch.no_grad():
+            probs = labels.probs(rows)
+        loss = -(probs * F.log_softmax(logits, dim=-1)).sum()
+        return loss, self._stats(probs, logits.detach()) if with_stats else None
+
+    @torch.no_grad()
+    def _stats(self, probs: Tensor, logits: Tensor) -> LabelStats:
+        choice = probs.argmax(-1)
+        return LabelStats(
+            count=probs.new_tensor(probs.shape[0]),
+            entropy=torch.special.entr(probs).sum(),
+            agreement=(choice == logits.argmax(-1)).sum().to(probs),
+            probs=probs.sum(0),
+            hits=torch.bincount(choice, minlength=self.num_prototypes).to(probs),
+        )

@@ -1,0 +1,61 @@
+"""The labelling teacher: encoder, labelling heads, and what balances the labels."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mmpl.models.utils.assignment import PseudoLabels
+
+from .ema_teacher import EMATeacher
+
+
+class LabelTeacher(EMATeacher):
+    """Labels tokens for the student (PL-MAE, labelling teacher).
+
+    Args:
+        backbone (nn.Module): The student's encoder.
+        heads (nn.ModuleDict): The student's labelling heads, ``'cls'`` for
+            class tokens, ``'data'`` for data tokens, or one of the two.
+    """
+
+    def __init__(self, backbone: nn.Module, heads: nn.ModuleDict) -> None:
+        super().__init__(backbone=backbone, heads=heads)
+        self.assigners = nn.ModuleDict({name: head.build_assigner() for name, head in heads.items()})
+
+    def label(self, name: str, tokens: Tensor, progress: float) -> PseudoLabels:
+        """Label the student's class or data tokens.
+
+        Args:
+            name (str): ``'cls'`` or ``'data'``.
+            tokens (Tensor): The teacher's tokens, (..., D).
+            progress (float): Share of the run that is done, in [0, 1].
+
+        Returns:
+            PseudoLabels: One row a token.
+        """
+        labels = self.heads[name].label(tokens, self.assigners[name], progress)
+        self.assigners[name].observe(labels.embeddings, labels.prototypes)
+        return labels
+
+    @torch.no_grad()
+    def predict(self, name: str, tokens: Tensor, progress: float) -> Tensor:
+        """Most likely prototypes, without a trace in any running statistic.
+
+        Args:
+            name (str): ``'cls'`` or ``'data'``.
+            tokens (Tensor): The teacher's tokens, (..., D).
+            progress (float): Share of the run that is done, in [0, 1].
+
+        Returns:
+            Tensor: Indices of prototypes, (...).
+        """
+        labels = self.heads[name].label(tokens, self.assigners[name], progress)
+        return labels.probs().argmax(-1).view(tokens.shape[:-1])
+
+    @torch.no_grad()
+    def update(self, students: Mapping[str, nn.Module], momentum: float) -> None:
+        """Move encoder and heads towards the student, and the centres towards what was seen."""
+        super().update(students, momentum)
+        for assigner in self.assigners.values():
+            assigner.update()

@@ -1,0 +1,39 @@
+"""Statistics over the batches of all processes; without distributed training, over the own one."""
+
+import torch
+from mmengine.dist import all_reduce, get_world_size
+from torch import Tensor
+
+
+def global_sum(x: Tensor) -> Tensor:
+    """Sum a tensor over all processes.
+
+    Args:
+        x (Tensor): Any shape; left as it is.
+
+    Returns:
+        Tensor: The sum, same shape.
+    """
+    if get_world_size() == 1:
+        return x
+    total = x.detach().clone()
+    all_reduce(total, 'sum')
+    return total
+
+
+def global_logsumexp(x: Tensor, dim: int) -> Tensor:
+    """Reduce a dimension by log-sum-exp, in this and in all other processes.
+
+    Args:
+        x (Tensor): Any shape.
+        dim (int): Dimension that is split over the processes.
+
+    Returns:
+        Tensor: ``x`` without ``dim``.
+    """
+    local = torch.logsumexp(x, dim)
+    if get_world_size() == 1:
+        return local
+    highest = local.clone()
+    all_reduce(highest, 'max')
+    return highest + global_sum((local - highest).exp()).log()
