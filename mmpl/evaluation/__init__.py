@@ -1,1 +1,19 @@
-"""TODO."""
+"""Evaluation of frozen features: extraction, kNN and linear probing."""
+
+from .evaluate import evaluate_features, load_backbone
+from .features import FeatureSet, extract_features
+from .knn import knn_accuracy, knn_predict
+from .linear_probe import LinearProbeResult, linear_probe
+from .probe import FeatureProbe
+
+__all__ = [
+    'FeatureProbe',
+    'FeatureSet',
+    'LinearProbeResult',
+    'evaluate_features',
+    'extract_features',
+    'knn_accuracy',
+    'knn_predict',
+    'linear_probe',
+    'load_backbone',
+]

@@ -1,0 +1,124 @@
+"""A hook that probes the frozen features while pre-training goes on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from mmpl.evaluation.features import preserve_rng_state
+from mmpl.evaluation.probe import FeatureProbe
+from mmpl.registry import HOOKS
+from mmpl.utils.checks import check_choice, check_number
+
+
+@HOOKS.register_module()
+class FeatureProbeHook(Hook):
+    """Measure kNN and linear-probe accuracy of the frozen features during pre-training.
+
+    Runs before training, every ``interval`` epochs (or iterations) and at the end. The scalars ``probe/knn_top1``,
+    ``probe/linear_top1`` (percent, best pooling) and one per pooling (``probe/knn_top1_cls``, ...) go to the text log, the
+    message hub and every visualisation backend (JSON, TensorBoard, W&B), at the step "iterations done".
+
+    Training is not disturbed: random states, training flags and gradients are left as they were, so that a run with this
+    hook ends with the same weights, bit for bit, as one without.
+
+    Under DDP every rank extracts its share of the features, and rank 0 scores them while the others wait: keep that
+    below the process group's timeout (``max_train_images``, ``linear='last'`` or ``linear=False`` for large data).
+
+    Args:
+        train_dataloader: Dataloader config of the labelled training images, see
+            :class:`mmpl.evaluation.FeatureProbe`.
+        val_dataloader: Dataloader config of the images to score.
+        interval: Probe every that many epochs (or iterations), >= 1.
+        by_epoch: Whether ``interval`` counts epochs.
+        before_train: Also probe before the first step: the baseline of random initialisation. Not repeated on resume.
+        linear: True: a linear probe each time; 'last': only at the start (``before_train``) and at the end; False: kNN
+            only.
+        **probe: Options of :class:`mmpl.evaluation.FeatureProbe`: ``pool``, ``k``, ``temperature``, ``C``, ``holdout``,
+            ``max_iter``, ``tol``, ``max_train_images``, ``target``, ``seed``.
+
+    Raises:
+        TypeError: If an option has the wrong type or does not exist.
+        ValueError: If an option is outside its range.
+    """
+
+    # After the teachers moved (NORMAL) and the step was logged (BELOW_NORMAL), before the checkpoint (VERY_LOW).
+    priority = 'LOW'
+
+    def __init__(
+        self,
+        train_dataloader: dict,
+        val_dataloader: dict,
+        interval: int = 1,
+        by_epoch: bool = True,
+        before_train: bool = True,
+        linear: bool | str = True,
+        **probe: Any,
+    ) -> None:
+        check_number('interval', interval, 1, integer=True)
+        check_choice('linear', linear, (True, False, 'last'))
+        self.interval = interval
+        self.by_epoch = by_epoch
+        self.probe_before_train = before_train
+        self.linear = linear
+        self.probe = FeatureProbe(train_dataloader, val_dataloader, linear=bool(linear), **probe)
+
+    def before_train(self, runner: Runner) -> None:
+        """Build the dataloaders, so that a fault in them shows at once, and probe the untrained model.
+
+        Args:
+            runner: The runner.
+        """
+        model = _unwrap(runner.model)
+        with preserve_rng_state():
+            self.probe.build(model)
+        if self.probe_before_train and runner.iter == 0:
+            self._run(runner, epoch=0, iteration=0, edge=True)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Probe every ``interval`` epochs and after the last.
+
+        Args:
+            runner: The runner.
+        """
+        last = self.is_last_train_epoch(runner)
+        if self.by_epoch and (last or self.every_n_epochs(runner, self.interval)):
+            self._run(runner, epoch=runner.epoch + 1, iteration=runner.iter, edge=last)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | tuple | list | None = None,
+        outputs: dict | Sequence | None = None,
+    ) -> None:
+        """Probe every ``interval`` iterations and after the last.
+
+        Args:
+            runner: The runner.
+            batch_idx: Index of the batch.
+            data_batch: Not used.
+            outputs: Not used.
+        """
+        last = self.is_last_train_iter(runner)
+        if not self.by_epoch and (last or self.every_n_train_iters(runner, self.interval)):
+            self._run(runner, epoch=runner.epoch, iteration=runner.iter + 1, edge=last)
+
+    def _run(self, runner: Runner, epoch: int, iteration: int, edge: bool) -> None:
+        linear = edge if self.linear == 'last' else bool(self.linear)
+        with preserve_rng_state():
+            scores = self.probe.run(_unwrap(runner.model), linear=linear)
+        scalars = {f'probe/{name}': value for name, value in scores.items()}
+        for name, value in scalars.items():
+            runner.message_hub.update_scalar(name, value)
+        text = '  '.join(f'{name}: {value:.2f}' for name, value in scalars.items())
+        runner.logger.info(f'Probe of {self.probe.target} features [epoch {epoch}][iter {iteration}]  {text}')
+        runner.visualizer.add_scalars(
+            dict(scalars, epoch=epoch, iter=iteration), step=iteration, file_path=f'{runner.timestamp}.json'
+        )
+
+
+def _unwrap(model):
+    return model.module if is_model_wrapper(model) else model

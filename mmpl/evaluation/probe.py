@@ -1,0 +1,210 @@
+"""kNN and linear probing of a model, from dataloader configs to accuracies: shared by the hook and the tool."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.dist import broadcast_object_list, get_rank
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+
+from mmpl.utils.checks import check_choice, check_number
+
+from .features import POOLS, TARGETS, FeatureSet, check_pool, extract_features, target_module
+from .knn import knn_accuracy
+from .linear_probe import check_probe_options, linear_probe
+
+__all__ = ['FeatureProbe']
+
+
+class FeatureProbe:
+    """Measures how well frozen features tell classes apart, by kNN and by a linear classifier.
+
+    Args:
+        train_dataloader: Dataloader config of the labelled training images: the kNN bank and what the linear classifier
+            learns from. ``sampler`` defaults to mmengine's ``DefaultSampler`` without shuffling or padding. The pipeline
+            should be deterministic and end with ``PackInputs``.
+        val_dataloader: The same for the images to score.
+        pool: 'cls' (class token), 'avg' (mean of the patch tokens), or both.
+        k: Number of neighbours, or several; the first one is the headline. Default 20, our choice.
+        temperature: Temperature of the neighbours' weights; 0.07 as Wu et al., CVPR 2018.
+        linear: Also train a linear probe.
+        C: Regularisation of the linear probe, see :func:`mmpl.evaluation.linear_probe`.
+        holdout: Share of the training features held out to choose among several C.
+        max_iter: Most iterations of the linear probe's solver.
+        tol: Tolerance of the linear probe's solver.
+        max_train_images: Use a random subset of that many training images, the same at every call; None: all of them.
+        target: Whose features: 'student', 'label_teacher' or 'recon_teacher'.
+        seed: Seed of the subset and of the held-out split.
+
+    Raises:
+        TypeError: If an option has the wrong type.
+        ValueError: If an option is outside its range or a dataloader config lacks a field.
+    """
+
+    def __init__(
+        self,
+        train_dataloader: dict,
+        val_dataloader: dict,
+        pool: str | Sequence[str] = POOLS,
+        k: int | Sequence[int] = 20,
+        temperature: float = 0.07,
+        linear: bool = True,
+        C: float | Sequence[float] = 0.1,  # noqa: N803
+        holdout: float = 0.2,
+        max_iter: int = 1000,
+        tol: float = 1e-4,
+        max_train_images: int | None = None,
+        target: str = 'student',
+        seed: int = 0,
+    ) -> None:
+        for name, loader in (('train_dataloader', train_dataloader), ('val_dataloader', val_dataloader)):
+            if not isinstance(loader, dict):
+                raise TypeError(f'`{name}` must be a dataloader config (a dict), but got {type(loader).__name__}')
+            for field in ('dataset', 'batch_size'):
+                if field not in loader:
+                    raise ValueError(f'`{name}` must have the field `{field}`, but got only {sorted(loader)}')
+        self.ks = list(k) if isinstance(k, Sequence) else [k]
+        if not self.ks or len(set(self.ks)) != len(self.ks):
+            raise ValueError(f'`k` must name each number of neighbours once, but got {k!r}')
+        for value in self.ks:
+            check_number('k', value, 1, integer=True)
+        check_number('temperature', temperature, 0, open_minimum=True)
+        check_probe_options(C, holdout, max_iter, tol)
+        if max_train_images is not None:
+            check_number('max_train_images', max_train_images, 1, integer=True)
+            if max(self.ks) > max_train_images:
+                raise ValueError(f'`k` must not exceed `max_train_images` ({max_train_images}), but got {max(self.ks)}')
+        check_choice('target', target, TARGETS)
+        self.pools = check_pool(pool)
+        self.temperature = temperature
+        self.linear = linear
+        self.linear_options: dict[str, Any] = dict(C=C, holdout=holdout, max_iter=max_iter, tol=tol, seed=seed)
+        self.max_train_images = max_train_images
+        self.target = target
+        self.seed = seed
+        self._configs = dict(train_dataloader=train_dataloader, val_dataloader=val_dataloader)
+        self._loaders: dict[str, DataLoader] = {}
+
+    def build(self, model: nn.Module) -> None:
+        """Build the dataloaders and check what can only be checked with them. Further calls do nothing.
+
+        Args:
+            model: The model that will be probed, without DDP wrapper.
+
+        Raises:
+            ValueError: If a dataset is empty, the classes of both differ, ``k`` exceeds the bank or the model has no such
+                ``target``.
+        """
+        if self._loaders:
+            return
+        target_module(model, self.target)
+        loaders = {name: self._build_loader(name) for name in self._configs}
+        train, val = (loader.dataset for loader in loaders.values())
+        train_classes, val_classes = _classes(train), _classes(val)
+        if train_classes != val_classes and None not in (train_classes, val_classes):
+            raise ValueError(
+                '`val_dataloader` must have the classes of `train_dataloader`, '
+                f'but got {_shorten(val_classes)} against {_shorten(train_classes)}'
+            )
+        bank_size = len(train)  # type: ignore[arg-type]
+        if max(self.ks) > bank_size:
+            raise ValueError(f'`k` must not exceed the number of training images ({bank_size}), but got {max(self.ks)}')
+        self._loaders = loaders
+
+    def _build_loader(self, name: str) -> DataLoader:
+        config = dict(self._configs[name])
+        dataset = config['dataset']
+        if isinstance(dataset, dict):
+            dataset = MMENGINE_DATASETS.build(dataset)
+            if hasattr(dataset, 'full_init'):
+                dataset.full_init()
+        if len(dataset) == 0:
+            raise ValueError(f'`{name}` must have at least one image, but its dataset is empty')
+        limit = self.max_train_images
+        if name == 'train_dataloader' and limit is not None and limit < len(dataset):
+            generator = torch.Generator().manual_seed(self.seed)
+            chosen = torch.randperm(len(dataset), generator=generator)[:limit].sort().values
+            dataset = Subset(dataset, chosen.tolist())
+        config['dataset'] = dataset
+        config.setdefault('sampler', dict(type='DefaultSampler', shuffle=False, round_up=False))
+        return Runner.build_dataloader(config, seed=self.seed)
+
+    def run(self, model: nn.Module, linear: bool | None = None) -> dict[str, float]:
+        """Extract the features of both datasets and score them.
+
+        All ranks extract; rank 0 scores and tells the others.
+
+        Args:
+            model: The model, without DDP wrapper; left exactly as it was.
+            linear: Whether to train the linear probe; None: as configured.
+
+        Returns:
+            Accuracies in percent, the same on every rank: ``knn_top1`` (first k, best pooling) and
+            ``knn_top1_<pool>``, with several k also ``knn_top1_<pool>_k<k>`` for each; ``linear_top1`` (best pooling) and
+            ``linear_top1_<pool>`` if there is a linear probe.
+
+        Raises:
+            RuntimeError: On the other ranks if rank 0 could not score the features.
+            TypeError: As :func:`extract_features`.
+            ValueError: As :func:`extract_features`, :func:`knn_accuracy` and :func:`linear_probe`, e.g. for features
+                that are not finite.
+        """
+        self.build(model)
+        train, val = (
+            extract_features(model, loader, pool=self.pools, target=self.target, dst=0)
+            for loader in (self._loaders['train_dataloader'], self._loaders['val_dataloader'])
+        )
+        message: list[Any] = [None]
+        error: Exception | None = None
+        if get_rank() == 0:
+            assert train is not None and val is not None
+            device = next(model.parameters()).device
+            try:
+                message = [self._score(train, val, self.linear if linear is None else linear, device)]
+            except Exception as caught:  # told to the other ranks, which would wait forever, and raised below
+                error, message = caught, [f'{type(caught).__name__}: {caught}']
+        broadcast_object_list(message, src=0)
+        if error is not None:
+            raise error
+        if isinstance(message[0], str):
+            raise RuntimeError(f'rank 0 could not score the features: {message[0]}')
+        return message[0]
+
+    def _score(self, train: FeatureSet, val: FeatureSet, linear: bool, device: torch.device) -> dict[str, float]:
+        scores: dict[str, float] = {}
+        for pool in self.pools:
+            features = (train.features[pool], train.labels, val.features[pool], val.labels)
+            accuracies = knn_accuracy(*features, k=self.ks, temperature=self.temperature, device=device)
+            scores[f'knn_top1_{pool}'] = accuracies[self.ks[0]]
+            if len(self.ks) > 1:
+                scores.update({f'knn_top1_{pool}_k{k}': value for k, value in accuracies.items()})
+            if linear:
+                result = linear_probe(*features, **self.linear_options)
+                if not result.converged:
+                    warnings.warn(
+                        f'the linear probe of the {pool!r} features did not reach tol={self.linear_options["tol"]} in '
+                        f'max_iter={self.linear_options["max_iter"]} iterations (C={result.C}): raise max_iter or lower C',
+                        stacklevel=2,
+                    )
+                scores[f'linear_top1_{pool}'] = result.accuracy
+        for kind in ('knn', 'linear') if linear else ('knn',):
+            scores[f'{kind}_top1'] = max(scores[f'{kind}_top1_{pool}'] for pool in self.pools)
+        return dict(sorted(scores.items(), key=lambda item: (item[0].split('_')[0] != 'knn', len(item[0]))))
+
+
+def _classes(dataset: Any) -> tuple | None:
+    """Class names of a dataset, if it has any."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
+    return tuple(classes) if classes is not None else None
+
+
+def _shorten(classes: tuple | None) -> str:
+    assert classes is not None
+    head = ', '.join(map(str, classes[:5]))
+    return f'{len(classes)} classes ({head}{", ..." if len(classes) > 5 else ""})'

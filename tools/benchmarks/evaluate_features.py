@@ -1,0 +1,80 @@
+"""Probe the frozen features of a pre-trained checkpoint: kNN and linear probe.
+
+Example::
+
+    python tools/benchmarks/evaluate_features.py CONFIG CHECKPOINT --linear
+    python tools/benchmarks/evaluate_features.py CONFIG --seed 1 --k 10 20    # random initialisation
+    torchrun --nproc_per_node 8 tools/benchmarks/evaluate_features.py CONFIG CHECKPOINT --k 10 20 200
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+from mmengine.dist import get_rank
+from torch import distributed
+
+from mmpl.evaluation import evaluate_features
+from mmpl.evaluation.features import POOLS, TARGETS
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='pre-training config with a FeatureProbeHook among its custom_hooks')
+    parser.add_argument('checkpoint', nargs='?', help='checkpoint file; without one: random initialisation')
+    parser.add_argument('--random-init', action='store_true', help='random initialisation (no checkpoint allowed)')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the random initialisation (default: 0)')
+    parser.add_argument('--probe-config', help='take the FeatureProbeHook from this config instead')
+    parser.add_argument('--pool', nargs='+', choices=POOLS, help='poolings of the tokens')
+    parser.add_argument('--target', choices=TARGETS, help='whose features')
+    parser.add_argument('--k', nargs='+', type=int, help='numbers of neighbours')
+    parser.add_argument('--temperature', type=float, help="temperature of the neighbours' weights")
+    parser.add_argument('--linear', action='store_true', help='also train a linear probe')
+    parser.add_argument('--C', nargs='+', type=float, help='regularisation of the linear probe (several: choose)')
+    parser.add_argument('--max-train-images', type=int, help='use a random subset of the training images')
+    parser.add_argument('--out', type=Path, help='write the results to this JSON file')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override fields of the config: key=value')
+    args = parser.parse_args()
+    if args.random_init and args.checkpoint:
+        parser.error(f'--random-init goes without a checkpoint, but got {args.checkpoint!r}')
+    return args
+
+
+def main() -> None:
+    """Run the tool."""
+    args = parse_args()
+    if int(os.environ.get('WORLD_SIZE', '1')) > 1:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
+        distributed.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')
+    report = evaluate_features(
+        args.config,
+        args.checkpoint,
+        probe_config=args.probe_config,
+        seed=args.seed,
+        pool=args.pool,
+        k=args.k,
+        temperature=args.temperature,
+        linear=args.linear,
+        C=args.C,
+        target=args.target,
+        max_train_images=args.max_train_images,
+        cfg_options=args.cfg_options,
+    )
+    if get_rank() == 0:
+        print(f'{args.checkpoint or f"random initialisation, seed {args.seed}"} ({report["target"]})')
+        for name, value in report['results'].items():
+            print(f'  {name:24s} {value:6.2f} %')
+        if args.out:
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            args.out.write_text(json.dumps(report, indent=2) + '\n')
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+if __name__ == '__main__':
+    main()
