@@ -1,0 +1,30 @@
+"""What differs between stacks and machines, made equal.
+
+Importing this package makes checkpoints that mmengine writes loadable by ``torch.load(weights_only=True)`` and keeps
+``mmpretrain.models`` importable next to transformers 5. ``mmpl.models`` and ``mmpl.engine`` import it before anything
+of mmpretrain, so it is in force wherever an mmpl type is built, whichever project's ``train.py`` runs.
+"""
+
+from .launch import init_distributed, shutdown_distributed
+from .multimodal import disable_broken_multimodal
+from .torch_load import (
+    UntrustedCheckpointError,
+    allow_mmengine_classes,
+    allow_unsafe_load,
+    forbid_unsafe_load,
+    load_checkpoint,
+)
+
+allow_mmengine_classes()
+disable_broken_multimodal()
+
+__all__ = [
+    'UntrustedCheckpointError',
+    'allow_mmengine_classes',
+    'allow_unsafe_load',
+    'disable_broken_multimodal',
+    'forbid_unsafe_load',
+    'init_distributed',
+    'load_checkpoint',
+    'shutdown_distributed',
+]

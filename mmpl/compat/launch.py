@@ -1,0 +1,102 @@
+"""Starting and ending distributed runs, on CPU as on GPUs.
+
+mmengine's own start calls ``torch.cuda.set_device`` and hands GPU ids to DistributedDataParallel, so it dies on a
+machine without a GPU. Here the process group is started before the Runner, which then leaves it alone.
+"""
+
+import datetime
+import os
+import subprocess
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.dist import init_dist
+
+LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+
+
+def _set_rank_environment(launcher: str) -> None:
+    """Translate what the launcher says into torch's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_*)."""
+    env = os.environ
+    wanted = {
+        'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+        'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+        'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+    }[launcher]
+    missing = [name for name in wanted if name not in env]
+    if missing:
+        raise RuntimeError(
+            f'launcher={launcher!r} needs {", ".join(missing)} in the environment: start the run with '
+            + {'pytorch': 'torchrun (tools/dist_train.sh)', 'slurm': 'srun (tools/slurm_train.sh)', 'mpi': 'mpirun'}[
+                launcher
+            ]
+        )
+    env['RANK'], env['WORLD_SIZE'], env['LOCAL_RANK'] = (env[name] for name in wanted)
+    if 'MASTER_ADDR' not in env:
+        if launcher == 'slurm':
+            hosts = subprocess.run(
+                ['scontrol', 'show', 'hostname', env['SLURM_NODELIST']], check=True, capture_output=True, text=True
+            )
+            env['MASTER_ADDR'] = hosts.stdout.split()[0]
+        elif launcher == 'mpi' and env.get('OMPI_COMM_WORLD_LOCAL_SIZE') != env['WORLD_SIZE']:
+            raise RuntimeError('launcher=\'mpi\' over several machines needs MASTER_ADDR in the environment')
+        else:
+            env['MASTER_ADDR'] = '127.0.0.1'
+    env.setdefault('MASTER_PORT', '29500')
+
+
+def init_distributed(launcher: str, cfg: Config | None = None) -> bool:
+    """Start the process group, with gloo where there is no GPU and mmengine's own way where there is one.
+
+    Set ``CUDA_VISIBLE_DEVICES=-1`` to run on the CPU of a machine with GPUs. Nothing is done for ``'none'``, when a
+    group exists already, or for a ``FlexibleRunner`` on GPUs, whose strategy starts its own.
+
+    Args:
+        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        cfg (Config, optional): The run's config. ``env_cfg.dist_cfg`` is read (``backend``, ``timeout`` in seconds).
+            On CPU its ``backend`` becomes ``gloo`` and its ``model_wrapper_cfg`` is made to name no GPU.
+
+    Returns:
+        bool: Whether a process group exists now.
+
+    Raises:
+        ValueError: If the launcher is not one of the four.
+        RuntimeError: If the launcher's environment variables are missing.
+    """
+    if launcher not in LAUNCHERS:
+        raise ValueError(f'launcher={launcher!r}: allowed are {", ".join(LAUNCHERS)}')
+    if launcher == 'none':
+        return False
+    cfg = Config() if cfg is None else cfg
+    on_gpu = torch.cuda.is_available()
+    dist_cfg = dict(cfg.get('env_cfg', {}).get('dist_cfg', {}))
+    if not on_gpu:
+        dist_cfg['backend'] = 'gloo'
+        cfg.merge_from_dict({'env_cfg': {'dist_cfg': {'backend': 'gloo'}}})
+        wrapper = dict(
+            type='MMDistributedDataParallel',
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
+        wrapper.update(cfg.get('model_wrapper_cfg') or {}, device_ids=None)
+        cfg.model_wrapper_cfg = wrapper
+    if dist.is_initialized():
+        return True
+    if on_gpu:
+        if cfg.get('runner_type') == 'FlexibleRunner':
+            return False
+        dist_cfg.setdefault('backend', 'nccl')
+        init_dist(launcher, **dist_cfg)
+        return True
+    _set_rank_environment(launcher)
+    timeout = dist_cfg.get('timeout')
+    dist.init_process_group('gloo', timeout=None if timeout is None else datetime.timedelta(seconds=timeout))
+    return True
+
+
+def shutdown_distributed() -> None:
+    """Wait for all ranks and end the process group, if there is one. For the end of a run that went well."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()

@@ -1,0 +1,163 @@
+"""Loading checkpoints without running code, on either OpenMMLab stack.
+
+A checkpoint is a pickle, and a pickle can run any program. ``torch.load(weights_only=True)`` reads tensors, plain
+containers and an allow-list of classes, nothing else. Three things stand between that and mmengine:
+
+- mmengine stores its ``HistoryBuffer`` and numpy arrays in every checkpoint. With torch >= 2.6 upstream mmengine
+  therefore cannot resume from what it wrote itself. :func:`allow_mmengine_classes` puts exactly these on the list.
+- OneDL's mmengine answers a refused file by loading it again, unsafely, and downloads are loaded unsafely by
+  ``torch.hub``. :func:`forbid_unsafe_load` closes both for the whole process and its children.
+- ``Runner.resume`` runs ``meta['config']`` of old checkpoints as Python source. :func:`forbid_unsafe_load` drops it.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer, print_log
+from mmengine.runner import CheckpointLoader
+from mmengine.runner import checkpoint as mmengine_checkpoint
+
+_FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+_FORCE_UNSAFE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
+_original_load = CheckpointLoader.load_checkpoint.__func__  # type: ignore[attr-defined]
+_original_local_load = getattr(mmengine_checkpoint, '_safe_torch_load', None)
+
+
+class UntrustedCheckpointError(RuntimeError):
+    """A checkpoint holds something other than weights and plain values. Nothing of it was run."""
+
+    def __init__(self, path: object, reason: object) -> None:
+        super().__init__(
+            f'checkpoint {str(path)!r} was refused, and none of its code was run: it holds more than weights and plain '
+            f'values. Load it only if you trust whoever wrote it, with --trust (trust=True). Reason: {reason}'
+        )
+
+
+def _statistics_method(owner: Any, name: str) -> Callable:
+    """Stand-in for ``getattr``, which a ``HistoryBuffer`` is pickled with to name its four statistics.
+
+    The real one must not be allowed: ``HistoryBuffer.__setstate__`` installs what the file names as the functions that
+    the logger calls later.
+    """
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
+        raise UnpicklingError(f'getattr({owner!r}, {name!r}) is not allowed in a checkpoint')
+    return getattr(owner, name)
+
+
+def _safe_globals() -> list[Any]:
+    """Classes and functions that mmengine's own checkpoints refer to, under the names of numpy 1 and numpy 2."""
+    core = getattr(np, '_core', None) or np.core
+    found: list[Any] = [HistoryBuffer, np.ndarray, np.dtype, (_statistics_method, 'builtins.getattr')]
+    for name in ('_reconstruct', 'scalar'):
+        function = getattr(core.multiarray, name)
+        found += [(function, f'{module}.multiarray.{name}') for module in ('numpy.core', 'numpy._core')]
+    kinds = (np.bool_, np.uint8, np.int32, np.int64, np.float16, np.float32, np.float64)
+    return found + [type(np.dtype(kind)) for kind in kinds]
+
+
+def allow_mmengine_classes() -> None:
+    """Let ``torch.load(weights_only=True)`` read what mmengine's hooks put into a checkpoint.
+
+    None of the classes runs code of the file when it is rebuilt. Calling it again changes nothing.
+    """
+    torch.serialization.add_safe_globals(_safe_globals())
+
+
+def _without_source(checkpoint: Any, path: object) -> Any:
+    """Drop ``meta['config']``: ``Runner.resume`` would run it as Python source.
+
+    It serves mmengine for one check only, of the number of GPUs of mmcv 1 runs.
+    """
+    meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
+    if isinstance(meta, dict) and meta.pop('config', None) is not None:
+        print_log(f'checkpoint {str(path)!r}: dropped meta["config"], which would have been run', logger='current')
+    return checkpoint
+
+
+def _refuses(load: Callable[[], Any], path: object) -> Any:
+    try:
+        return _without_source(load(), path)
+    except UnpicklingError as error:
+        raise UntrustedCheckpointError(path, error) from error
+
+
+def forbid_unsafe_load() -> None:
+    """Let nothing in this process, or in a child of it, unpickle a checkpoint unsafely.
+
+    mmpl's tools call it unless they are given ``--trust``. Every ``torch.load`` is weights-only from then on, also
+    where a library asks for the opposite (OneDL mmengine's second attempt, ``torch.hub``), and whatever goes through
+    mmengine's ``CheckpointLoader`` (``load_from``, ``resume``, ``init_cfg``) raises
+    :class:`UntrustedCheckpointError`.
+    """
+    allow_mmengine_classes()
+    os.environ.pop(_FORCE_UNSAFE, None)
+    os.environ[_FORCE_SAFE] = '1'
+    if _original_local_load is not None:
+        mmengine_checkpoint._safe_torch_load = functools.partial(torch.load, weights_only=True)
+
+    def load(cls: type, filename: str, map_location: Any = None, logger: Any = 'current') -> Any:
+        return _refuses(lambda: _original_load(cls, filename, map_location, logger), filename)
+
+    CheckpointLoader.load_checkpoint = classmethod(load)
+
+
+def allow_unsafe_load() -> None:
+    """Undo :func:`forbid_unsafe_load` and load anything: what ``--trust`` asks for."""
+    os.environ.pop(_FORCE_SAFE, None)
+    os.environ[_FORCE_UNSAFE] = '1'
+    if _original_local_load is not None:
+        mmengine_checkpoint._safe_torch_load = functools.partial(torch.load, weights_only=False)
+    CheckpointLoader.load_checkpoint = classmethod(_original_load)
+
+
+@contextmanager
+def _load_policy(trust: bool):
+    """Forbid or allow unsafe loading inside the block, then restore what was in force before."""
+    environ = {name: os.environ.get(name) for name in (_FORCE_SAFE, _FORCE_UNSAFE)}
+    loader = CheckpointLoader.load_checkpoint.__func__  # type: ignore[attr-defined]
+    local = getattr(mmengine_checkpoint, '_safe_torch_load', None)
+    (allow_unsafe_load if trust else forbid_unsafe_load)()
+    try:
+        yield
+    finally:
+        CheckpointLoader.load_checkpoint = classmethod(loader)
+        if local is not None:
+            mmengine_checkpoint._safe_torch_load = local
+        for name, value in environ.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu', trust: bool = False) -> dict[str, Any]:
+    """Load a checkpoint file, or anything that mmengine's ``CheckpointLoader`` knows (``https://`` ...).
+
+    Args:
+        path (str | PathLike): File or URL.
+        map_location: As in ``torch.load``. Defaults to ``'cpu'``.
+        trust (bool): Whether the file may run code. Defaults to False.
+
+    Returns:
+        dict: The checkpoint, as it was saved.
+
+    Raises:
+        FileNotFoundError: If a local path does not exist.
+        UntrustedCheckpointError: If the file holds anything but weights, plain values and mmengine's log buffers. None
+            of its code was run.
+        ValueError: If the file holds no dict.
+    """
+    name = os.fspath(path)
+    if '://' not in name and not Path(name).is_file():
+        raise FileNotFoundError(f'checkpoint {name!r} does not exist')
+    with _load_policy(trust):
+        checkpoint = CheckpointLoader.load_checkpoint(name, map_location=map_location, logger='silent')
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f'checkpoint {name!r} holds a {type(checkpoint).__name__}; a dict was expected')
+    return checkpoint
