@@ -1,0 +1,44 @@
+"""Export the encoder of a PL-MAE checkpoint to mmpretrain, timm or Hugging Face.
+
+python tools/model_converters/export_backbone.py work_dirs/run/epoch_400.pth vit.pth --source student --to timm
+"""
+
+import argparse
+
+from mmpl.apis.export import SOURCES, TARGETS, export_backbone
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('checkpoint', help='checkpoint file of a pre-training run')
+    parser.add_argument('out', help='file to write (mmpretrain, timm) or directory (huggingface)')
+    parser.add_argument('--source', choices=list(SOURCES), default='student', help='which encoder (default: student)')
+    parser.add_argument('--to', choices=list(TARGETS), default='mmpretrain', help='library (default: mmpretrain)')
+    parser.add_argument('--num-heads', type=int, help='attention heads, if the checkpoint carries no config')
+    parser.add_argument(
+        '--verify',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='load the result with the library and compare the features of random images (default: on)',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Export, and say what was written."""
+    args = parse_args()
+    try:
+        result = export_backbone(args.checkpoint, args.out, args.source, args.to, args.num_heads, args.verify)
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        raise SystemExit(f'error: {error}') from error
+    for file in result.files:
+        print(f'wrote {file}')
+    if result.max_difference is None:
+        print('not verified')
+    else:
+        print(f'verified: largest difference of any feature {result.max_difference:.3g}')
+
+
+if __name__ == '__main__':
+    main()
