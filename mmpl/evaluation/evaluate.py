@@ -3,18 +3,17 @@
 import copy
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from torch import nn
+
+from mmpl.compat.torch_load import load_checkpoint
 
 from .features import target_module
 from .probe import FeatureProbe
@@ -23,14 +22,6 @@ _HOOK = 'FeatureProbeHook'
 _HOOK_ONLY_OPTIONS = ('type', 'interval', 'by_epoch', 'before_train', 'priority', 'linear')
 
 __all__ = ['build_model', 'evaluate_features', 'find_probe', 'load_backbone', 'load_state_dict']
-
-
-def _history_method(owner: Any, name: str) -> Any:
-    """Stand in for ``getattr`` inside a checkpoint: look up a method of mmengine's HistoryBuffer and nothing else."""
-    allowed = ('min', 'max', 'mean', 'current', 'statistics')
-    if not (owner is HistoryBuffer or isinstance(owner, HistoryBuffer)) or name not in allowed:
-        raise ValueError(f'the checkpoint asks for the attribute {name!r} of {owner!r}, which is not allowed')
-    return getattr(owner, name)
 
 
 def load_state_dict(checkpoint: str | os.PathLike) -> dict[str, torch.Tensor]:
@@ -44,20 +35,11 @@ def load_state_dict(checkpoint: str | os.PathLike) -> dict[str, torch.Tensor]:
 
     Raises:
         FileNotFoundError: If there is no such file.
+        mmpl.compat.torch_load.UntrustedCheckpointError: If the file holds more than weights and plain values.
         ValueError: If the file holds no state dict.
-        pickle.UnpicklingError: If it holds objects other than tensors, plain containers and mmengine's log history.
     """
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(f'`checkpoint` must be a file, but there is none at {str(checkpoint)!r}')
-    core = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
-    allowed: list[Any] = [HistoryBuffer, (_history_method, 'builtins.getattr'), np.ndarray, np.dtype]
-    # numpy 1 and 2 name their module differently in the files they write.
-    for function in (core._reconstruct, core.scalar):
-        allowed += [(function, f'numpy.{core_name}.multiarray.{function.__name__}') for core_name in ('core', '_core')]
-    allowed += [type(np.dtype(name)) for name in ('f2', 'f4', 'f8', 'i4', 'i8', 'u1', 'bool')]
-    with torch.serialization.safe_globals(allowed):
-        content = torch.load(checkpoint, map_location='cpu', weights_only=True)
-    state = content.get('state_dict', content) if isinstance(content, dict) else None
+    content = load_checkpoint(checkpoint)
+    state = content.get('state_dict', content)
     if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise ValueError(f'`checkpoint` must hold a `state_dict` of tensors, but {str(checkpoint)!r} does not')
     if all(key.startswith('module.') for key in state):

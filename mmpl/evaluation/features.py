@@ -123,7 +123,7 @@ def target_module(model: nn.Module, target: str = 'student') -> tuple[nn.Module,
     return teacher.backbone, f'{target}.backbone.'
 
 
-def _forward_tokens(module: nn.Module, images: Tensor) -> Tensor:
+def _forward_tokens(module: Any, images: Tensor) -> Tensor:
     if hasattr(module, 'extract_feat'):
         output = module.extract_feat(images)
     else:
@@ -137,7 +137,7 @@ def _forward_tokens(module: nn.Module, images: Tensor) -> Tensor:
     return output
 
 
-def _num_extra_tokens(module: nn.Module) -> int | None:
+def _num_extra_tokens(module: Any) -> int | None:
     backbone = module.backbone if hasattr(module, 'extract_feat') else module
     if hasattr(backbone, 'num_extra_tokens'):
         return int(backbone.num_extra_tokens)
@@ -223,7 +223,9 @@ def _unpack(batch: Any) -> tuple[Tensor, Tensor]:
     if isinstance(inputs, list | tuple):
         shapes = {tuple(item.shape) if isinstance(item, Tensor) else type(item).__name__ for item in inputs}
         if len(shapes) != 1 or not all(isinstance(item, Tensor) for item in inputs):
-            raise ValueError(f'`inputs` must be one image of equal shape per sample, but got {sorted(map(str, shapes))}')
+            raise ValueError(
+                f'`inputs` must be one image of equal shape per sample, but got {sorted(map(str, shapes))}'
+            )
         inputs = torch.stack(list(inputs))
     samples = batch['data_samples']
     if inputs.ndim != 4 or len(inputs) != len(samples):
@@ -274,13 +276,12 @@ def extract_features(
     The model runs in eval mode, without gradients and in its own precision; the training flag of each of its modules
     and all random states are as before when this returns. Images pass through the model's own ``data_preprocessor``.
 
-    Every rank handles what its sampler gives it. Samples are told apart by their index in ``dataloader.dataset``:
-    those that a sampler repeats to fill up the last batch count once, and a sample that no rank saw is an error. The
-    result is in the dataset's order, whatever the number of ranks or the shuffling.
+    Every rank handles what its sampler gives it. Samples are told apart by their index in ``dataloader.dataset``: those
+    that a sampler repeats to fill up the last batch count once, and a sample that no rank saw is an error. The result is in the dataset's order, whatever the number of ranks or the shuffling.
 
     Args:
-        model: A self-supervised model with ``extract_feat`` (PLMAE, mmpretrain's MAE, ...), a bare backbone, or either of
-            them inside a DDP wrapper.
+        model: A self-supervised model with ``extract_feat`` (PLMAE, mmpretrain's MAE, ...), a bare backbone, or either
+            of them inside a DDP wrapper.
         dataloader: Batches of ``dict(inputs, data_samples)``, collated by mmengine's ``pseudo_collate`` or
             ``default_collate``; ``inputs`` are raw images, ``data_samples[i].gt_label`` the class index.
         device: Where to compute; default: where the model is. The model is not moved.

@@ -218,6 +218,7 @@ def knn_accuracy(
         TypeError: As :func:`knn_predict`.
         ValueError: As :func:`knn_predict`.
     """
+    check_features('train_features', train_features, train_labels, 'train_labels')
     check_features('val_features', val_features, val_labels, 'val_labels')
     predictions = knn_predict(train_features, train_labels, val_features, k, temperature, **kwargs)
     truth = val_labels.cpu()

@@ -25,8 +25,8 @@ class FeatureProbe:
 
     Args:
         train_dataloader: Dataloader config of the labelled training images: the kNN bank and what the linear classifier
-            learns from. ``sampler`` defaults to mmengine's ``DefaultSampler`` without shuffling or padding. The pipeline
-            should be deterministic and end with ``PackInputs``.
+            learns from. ``sampler`` defaults to mmengine's ``DefaultSampler`` without shuffling or padding. The
+            pipeline should be deterministic and end with ``PackInputs``.
         val_dataloader: The same for the images to score.
         pool: 'cls' (class token), 'avg' (mean of the patch tokens), or both.
         k: Number of neighbours, or several; the first one is the headline. Default 20, our choice.
@@ -53,7 +53,7 @@ class FeatureProbe:
         k: int | Sequence[int] = 20,
         temperature: float = 0.07,
         linear: bool = True,
-        C: float | Sequence[float] = 0.1,  # noqa: N803
+        C: float | Sequence[float] = 1.0,  # noqa: N803
         holdout: float = 0.2,
         max_iter: int = 1000,
         tol: float = 1e-4,
@@ -96,8 +96,8 @@ class FeatureProbe:
             model: The model that will be probed, without DDP wrapper.
 
         Raises:
-            ValueError: If a dataset is empty, the classes of both differ, ``k`` exceeds the bank or the model has no such
-                ``target``.
+            ValueError: If a dataset is empty, the classes of both differ, ``k`` exceeds the bank or the model has no
+                such ``target``.
         """
         if self._loaders:
             return
@@ -144,8 +144,8 @@ class FeatureProbe:
 
         Returns:
             Accuracies in percent, the same on every rank: ``knn_top1`` (first k, best pooling) and
-            ``knn_top1_<pool>``, with several k also ``knn_top1_<pool>_k<k>`` for each; ``linear_top1`` (best pooling) and
-            ``linear_top1_<pool>`` if there is a linear probe.
+            ``knn_top1_<pool>``, with several k also ``knn_top1_<pool>_k<k>`` for each; ``linear_top1`` (best pooling)
+            and ``linear_top1_<pool>`` if there is a linear probe.
 
         Raises:
             RuntimeError: On the other ranks if rank 0 could not score the features.
@@ -187,7 +187,8 @@ class FeatureProbe:
                 if not result.converged:
                     warnings.warn(
                         f'the linear probe of the {pool!r} features did not reach tol={self.linear_options["tol"]} in '
-                        f'max_iter={self.linear_options["max_iter"]} iterations (C={result.C}): raise max_iter or lower C',
+                        f'max_iter={self.linear_options["max_iter"]} iterations (C={result.C}): '
+                        'raise max_iter or lower C',
                         stacklevel=2,
                     )
                 scores[f'linear_top1_{pool}'] = result.accuracy

@@ -12,11 +12,10 @@ import json
 import os
 from pathlib import Path
 
-import torch
 from mmengine.config import DictAction
 from mmengine.dist import get_rank
-from torch import distributed
 
+from mmpl.compat.launch import init_distributed, shutdown_distributed
 from mmpl.evaluation import evaluate_features
 from mmpl.evaluation.features import POOLS, TARGETS
 
@@ -48,9 +47,7 @@ def main() -> None:
     """Run the tool."""
     args = parse_args()
     if int(os.environ.get('WORLD_SIZE', '1')) > 1:
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ['LOCAL_RANK']))
-        distributed.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')
+        init_distributed('pytorch')
     report = evaluate_features(
         args.config,
         args.checkpoint,
@@ -72,8 +69,7 @@ def main() -> None:
         if args.out:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             args.out.write_text(json.dumps(report, indent=2) + '\n')
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    shutdown_distributed()
 
 
 if __name__ == '__main__':

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmpl.evaluation.features import preserve_rng_state
 from mmpl.evaluation.probe import FeatureProbe
@@ -18,11 +18,11 @@ class FeatureProbeHook(Hook):
     """Measure kNN and linear-probe accuracy of the frozen features during pre-training.
 
     Runs before training, every ``interval`` epochs (or iterations) and at the end. The scalars ``probe/knn_top1``,
-    ``probe/linear_top1`` (percent, best pooling) and one per pooling (``probe/knn_top1_cls``, ...) go to the text log, the
-    message hub and every visualisation backend (JSON, TensorBoard, W&B), at the step "iterations done".
+    ``probe/linear_top1`` (percent, best pooling) and one per pooling (``probe/knn_top1_cls``, ...) go to the text log,
+    the message hub and every visualisation backend (JSON, TensorBoard, W&B), at the step "iterations done".
 
-    Training is not disturbed: random states, training flags and gradients are left as they were, so that a run with this
-    hook ends with the same weights, bit for bit, as one without.
+    Training is not disturbed: random states, training flags and gradients are left as they were, so that a run with
+    this hook ends with the same weights, bit for bit, as one without.
 
     Under DDP every rank extracts its share of the features, and rank 0 scores them while the others wait: keep that
     below the process group's timeout (``max_train_images``, ``linear='last'`` or ``linear=False`` for large data).
@@ -70,7 +70,12 @@ class FeatureProbeHook(Hook):
 
         Args:
             runner: The runner.
+
+        Raises:
+            ValueError: If epochs are to be counted in a loop that has none, or the datasets do not fit the options.
         """
+        if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
+            raise ValueError('`by_epoch` must be False in an iteration-based training loop, but got True')
         model = _unwrap(runner.model)
         with preserve_rng_state():
             self.probe.build(model)

@@ -1,0 +1,77 @@
+"""A folder of tiny images and a tiny MAE to probe."""
+
+import numpy as np
+from PIL import Image
+
+CLASSES = ('bright', 'dark', 'red')
+
+
+def write_images(root, per_class=6, size=16, seed=0):
+    """Write class folders of noisy PNGs, 3 classes whose colours overlap."""
+    rng = np.random.default_rng(seed)
+    colours = {'bright': (200, 200, 200), 'dark': (40, 40, 40), 'red': (200, 40, 40)}
+    for name in CLASSES:
+        folder = root / name
+        folder.mkdir(parents=True)
+        for index in range(per_class):
+            colour = rng.normal(colours[name], 70)
+            image = np.clip(rng.normal(colour, 30, (size, size, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(image).save(folder / f'{index:03d}.png')
+    return root
+
+
+def loader_cfg(root, batch_size=4, **kwargs):
+    """Dataloader config of a class folder, as a mmpretrain user writes it."""
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+    dataset = dict(type='mmpretrain.CustomDataset', data_root=str(root), pipeline=pipeline)
+    return dict(batch_size=batch_size, num_workers=0, dataset=dataset, **kwargs)
+
+
+def mae_cfg():
+    """A tiny mmpretrain MAE for 16 x 16 images."""
+    arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
+    return dict(
+        type='MAE',
+        data_preprocessor=dict(
+            type='SelfSupDataPreprocessor', mean=[123.0, 117.0, 104.0], std=[58.0, 57.0, 57.0], bgr_to_rgb=True
+        ),
+        backbone=dict(type='MAEViT', arch=arch, img_size=16, patch_size=4, mask_ratio=0.75, drop_rate=0.1),
+        neck=dict(
+            type='MAEPretrainDecoder',
+            num_patches=16,
+            patch_size=4,
+            embed_dim=16,
+            decoder_embed_dim=16,
+            decoder_depth=1,
+            decoder_num_heads=2,
+        ),
+        head=dict(
+            type='MAEPretrainHead',
+            norm_pix=True,
+            patch_size=4,
+            loss=dict(type='PixelReconstructionLoss', criterion='L2'),
+        ),
+    )
+
+
+def build_mae(seed=0):
+    """Build and initialise the tiny MAE."""
+    from mmengine.registry import init_default_scope
+    from mmengine.runner import set_random_seed
+    from mmpretrain.registry import MODELS
+
+    init_default_scope('mmpretrain')
+    set_random_seed(seed)
+    model = MODELS.build(mae_cfg())
+    model.init_weights()
+    return model
+
+
+def build_loader(root, **kwargs):
+    """Build a dataloader; the sampler is mmengine's default unless given."""
+    from mmengine.registry import init_default_scope
+    from mmengine.runner import Runner
+
+    init_default_scope('mmpretrain')
+    kwargs.setdefault('sampler', dict(type='DefaultSampler', shuffle=False))
+    return Runner.build_dataloader(loader_cfg(root, **kwargs), seed=0)
