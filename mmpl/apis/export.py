@@ -468,7 +468,7 @@ def load_timm(weights: str | Path, args_file: str | Path | None = None) -> nn.Mo
     return model
 
 
-def _features(model: nn.Module, images: Tensor, target: str) -> Tensor:
+def _features(model: Any, images: Tensor, target: str) -> Tensor:
     if target == 'timm':
         return model.forward_features(images)
     output = model(images)

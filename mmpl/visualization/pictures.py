@@ -1,0 +1,193 @@
+"""Pictures from features: colours of labels, principal components, nearest neighbours."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image to show.
+
+    Attributes:
+        pixels: (H, W, 3) uint8, RGB.
+        name: File name, for the tooltip.
+        class_name: Name of its class, or ''.
+    """
+
+    pixels: np.ndarray
+    name: str = ''
+    class_name: str = ''
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An image that was found.
+
+    Attributes:
+        picture: The image.
+        similarity: Cosine similarity to the query, in [-1, 1].
+        correct: Whether it is of the query's class.
+    """
+
+    picture: Picture
+    similarity: float
+    correct: bool
+
+
+def principal_components(features: Tensor, k: int = 3) -> Tensor:
+    """Project features onto their first principal components.
+
+    The sign of each component is made deterministic: its loading with the largest absolute value is positive.
+
+    Args:
+        features: (M, D) features, M samples.
+        k: Number of components, at most min(M, D).
+
+    Returns:
+        (M, k) projections in float64.
+
+    Raises:
+        ValueError: If the features are not a finite (M, D) matrix or ``k`` does not fit.
+    """
+    if features.ndim != 2 or not torch.isfinite(features).all():
+        raise ValueError(f'features must be a finite (M, D) matrix, got shape {tuple(features.shape)}')
+    if not 1 <= k <= min(features.shape):
+        raise ValueError(f'k={k} must be in [1, {min(features.shape)}] for features of shape {tuple(features.shape)}')
+    centred = features.double() - features.double().mean(dim=0)
+    _, _, loadings = torch.linalg.svd(centred, full_matrices=False)
+    loadings = loadings[:k]
+    largest = loadings.gather(1, loadings.abs().argmax(dim=1, keepdim=True))
+    return centred @ (loadings * torch.where(largest < 0, -1.0, 1.0)).T
+
+
+def pca_rgb(features: Tensor, quantile: float = 0.02) -> Tensor:
+    """Colour patch features by their first three principal components, fit over the whole batch.
+
+    Each component is stretched so that its ``quantile`` and ``1 - quantile`` are 0 and 1 (our choice: outliers would
+    wash all else out).
+
+    Args:
+        features: (B, N, D) patch features, D and B * N at least 3.
+        quantile: Share of the patches that is clipped at either end, in [0, 0.5).
+
+    Returns:
+        (B, N, 3) colours in [0, 1], float32.
+
+    Raises:
+        ValueError: If the features have another rank, are not finite, or are fewer than 3.
+    """
+    if features.ndim != 3:
+        raise ValueError(f'features must be (B, N, D), got shape {tuple(features.shape)}')
+    if not 0 <= quantile < 0.5:
+        raise ValueError(f'quantile={quantile} must be in [0, 0.5)')
+    projected = principal_components(features.flatten(0, 1))
+    low = projected.quantile(quantile, dim=0)
+    high = projected.quantile(1 - quantile, dim=0)
+    scaled = (projected - low) / (high - low).clamp_min(torch.finfo(torch.float64).tiny)
+    return scaled.clamp(0, 1).float().unflatten(0, features.shape[:2])
+
+
+def label_colours(k: int) -> np.ndarray:
+    """Distinct colours, the most different ones first.
+
+    Hues follow the golden ratio, which keeps any first n of them apart; saturation and brightness change from one
+    round of hues to the next.
+
+    Args:
+        k: How many, at least 1 and at most 16384.
+
+    Returns:
+        (k, 3) uint8, no colour twice.
+
+    Raises:
+        ValueError: If ``k`` is out of range.
+    """
+    if not 1 <= k <= 16384:
+        raise ValueError(f'k={k} must be in [1, 16384]')
+    import colorsys
+
+    tones = ((0.70, 0.95), (0.95, 0.70), (0.40, 0.90), (0.85, 0.50), (0.25, 0.65), (0.60, 0.35))
+    colours: dict[tuple[int, ...], None] = {}
+    index = 0
+    while len(colours) < k:
+        saturation, value = tones[(index // 8) % len(tones)]
+        value -= 0.2 * (index // 4096) / 8
+        rgb = colorsys.hsv_to_rgb((0.05 + index * 0.6180339887498949) % 1, saturation, value)
+        colours.setdefault(tuple(round(255 * channel) for channel in rgb))
+        index += 1
+    return np.array(list(colours), dtype=np.uint8)
+
+
+def nearest_neighbours(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k bank features with the largest cosine similarity to each query.
+
+    Args:
+        queries: (Q, D) features.
+        bank: (M, D) features.
+        k: How many, at most M.
+
+    Returns:
+        (Q, k) similarities, falling, and (Q, k) indices into the bank.
+
+    Raises:
+        ValueError: If the widths differ or ``k`` does not fit.
+    """
+    if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1]:
+        raise ValueError(f'queries {tuple(queries.shape)} and bank {tuple(bank.shape)} must be (Q, D) and (M, D)')
+    if not 1 <= k <= len(bank):
+        raise ValueError(f'k={k} must be in [1, {len(bank)}], the size of the bank')
+    normalised = torch.nn.functional.normalize(bank.float(), dim=1)
+    similarity = torch.nn.functional.normalize(queries.float(), dim=1) @ normalised.T
+    values, indices = similarity.topk(k, dim=1)
+    return values, indices
+
+
+def resize_nearest(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize (h, w, 3) uint8 without mixing colours."""
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.NEAREST))
+
+
+def overlay_labels(image: np.ndarray, labels: np.ndarray, colours: np.ndarray, alpha: float = 0.55) -> np.ndarray:
+    """Lay a label map as colours over an image.
+
+    Args:
+        image: (H, W, 3) uint8.
+        labels: (h, w) indices into ``colours``.
+        colours: (K, 3) uint8.
+        alpha: Weight of the colour, in [0, 1].
+
+    Returns:
+        (H, W, 3) uint8; the image itself is shown in grey, so that colours are labels only.
+    """
+    painted = resize_nearest(colours[labels], *image.shape[:2]).astype(np.float64)
+    grey = image.astype(np.float64).mean(axis=2, keepdims=True)
+    return np.rint((1 - alpha) * grey + alpha * painted).astype(np.uint8)
+
+
+def rank_labels(label_maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Number the labels that occur by how often they do: 0 is the most frequent.
+
+    Args:
+        label_maps: Integer array of any shape.
+
+    Returns:
+        The renumbered array, and the (n,) labels by falling frequency.
+    """
+    values, inverse, counts = np.unique(label_maps, return_inverse=True, return_counts=True)
+    order = np.argsort(-counts, kind='stable')
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank[inverse].reshape(label_maps.shape), values[order]
+
+
+def png_data_uri(pixels: np.ndarray) -> str:
+    """A uint8 image as a ``data:`` URI in PNG format."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format='PNG', optimize=True, pnginfo=PngImagePlugin.PngInfo())
+    return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode('ascii')

@@ -1,0 +1,134 @@
+"""Read the scalars that a run logged, across resumes."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_AXES = frozenset({'step', 'epoch', 'iter'})
+
+
+@dataclass
+class Scalars:
+    """Everything a run logged.
+
+    Attributes:
+        series: Name -> list of (iterations done, value), in rising order.
+        iters_per_epoch: Iterations of an epoch, or None if the log tells no epochs.
+        max_epoch: Largest epoch seen, 0 if none.
+    """
+
+    series: dict[str, list[tuple[int, float]]]
+    iters_per_epoch: float | None = None
+    max_epoch: int = 0
+
+    def last(self, name: str) -> float | None:
+        """Last value of a series, or None if it was never logged."""
+        points = self.series.get(name)
+        return points[-1][1] if points else None
+
+    def curve(self, name: str) -> tuple[list[float], list[float]]:
+        """Series as (x, y); x in epochs where the log tells them, else in iterations."""
+        points = self.series.get(name, [])
+        scale = self.iters_per_epoch or 1.0
+        return [step / scale for step, _ in points], [value for _, value in points]
+
+    @property
+    def x_label(self) -> str:
+        """What x of :meth:`curve` counts."""
+        return 'epoch' if self.iters_per_epoch else 'iteration'
+
+
+def log_files(work_dir: str | Path) -> list[Path]:
+    """The JSON log of each start of a run, oldest first.
+
+    mmengine makes a folder named by the time of each start, with ``vis_data/scalars.json`` and, with the same lines,
+    ``vis_data/<time>.json``; the first that exists is taken.
+    """
+    files = []
+    for folder in sorted(path.parent for path in Path(work_dir).glob('*/vis_data') if path.is_dir()):
+        candidates = [folder / 'vis_data' / 'scalars.json', folder / 'vis_data' / f'{folder.name}.json']
+        found = next((path for path in candidates if path.is_file()), None)
+        if found is not None:
+            files.append(found)
+    return files
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    lines = path.read_text(encoding='utf-8').splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                return  # a killed run may leave half a line at the end
+            raise ValueError(f'line {number} of {path.name} is not JSON: {error}') from error
+        if isinstance(entry, dict):
+            yield entry
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _iteration(entry: Mapping[str, Any]) -> int | None:
+    """Iterations done. Lines of mmengine's validation loop have only a step, which counts epochs: None."""
+    step = entry.get('iter', entry.get('step') if 'loss' in entry else None)
+    return step if isinstance(step, int) else None
+
+
+def _drop_redone(series: dict[str, list[tuple[int, float]]], start: int) -> None:
+    for name in list(series):
+        kept = [point for point in series[name] if point[0] < start]
+        if kept:
+            series[name] = kept
+        else:
+            del series[name]
+
+
+def _epoch_length(entries: list[Mapping[str, Any]]) -> float | None:
+    """Iterations per epoch: line (epoch e, iter i) says that e epochs have at least i iterations."""
+    ratios = [
+        entry['iter'] / entry['epoch']
+        for entry in entries
+        if entry.get('iter', 0) > 0 and isinstance(entry.get('epoch'), int) and entry['epoch'] > 0
+    ]
+    return max(ratios, default=None)
+
+
+def read_scalars(work_dir: str | Path) -> Scalars:
+    """Read all scalars of a run, of all its starts.
+
+    A run that was killed and resumed has one log per start. What an earlier start logged at or after the first step of
+    a later one was done again, and only the later values are kept.
+
+    Args:
+        work_dir: The run's directory.
+
+    Returns:
+        The scalars. Without any log, no series.
+
+    Raises:
+        ValueError: If a line before the last of a log is not JSON.
+    """
+    series: dict[str, list[tuple[int, float]]] = {}
+    seen: list[Mapping[str, Any]] = []
+    for path in log_files(work_dir):
+        entries = list(_lines(path))
+        timed = [(step, entry) for entry in entries if (step := _iteration(entry)) is not None]
+        if timed:
+            _drop_redone(series, min(step for step, _ in timed))
+        for step, entry in timed:
+            for name, value in entry.items():
+                number = _number(value)
+                if name not in _AXES and number is not None:
+                    series.setdefault(name, []).append((step, number))
+            if 'loss' in entry:
+                seen.append(entry)
+    for name, points in series.items():
+        series[name] = sorted(dict(points).items())
+    epochs = [entry['epoch'] for entry in seen if isinstance(entry.get('epoch'), int)]
+    return Scalars(series, _epoch_length(seen), max(epochs, default=0))

@@ -1,0 +1,36 @@
+"""Draw the report of a pre-training run: one HTML page and the same as a PNG.
+
+python tools/visualizations/report.py work_dirs/pl_mae_demo
+"""
+
+import argparse
+
+from mmpl.visualization import ReportOptions, build_report
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('work_dir', help='directory of the run')
+    parser.add_argument('--config', help='config of the run (default: the one in the directory)')
+    parser.add_argument('--checkpoint', help='checkpoint (default: the last one in the directory)')
+    parser.add_argument('--out', help='HTML file to write, the PNG goes beside it (default: WORK_DIR/report.html)')
+    parser.add_argument('--max-train-images', type=int, default=5000, help='training images to search (default: 5000)')
+    parser.add_argument('--device', default='cpu', help='where to compute features (default: cpu)')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Draw the report, and say where it is."""
+    args = parse_args()
+    options = ReportOptions(max_train_images=args.max_train_images)
+    try:
+        files = build_report(args.work_dir, args.config, args.checkpoint, args.out, options, args.device)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f'error: {error}') from error
+    for file in files:
+        print(f'wrote {file}')
+
+
+if __name__ == '__main__':
+    main()
