@@ -1,0 +1,14 @@
+# PL-MAE, ViT-B/16, ImageNet-1K, 400 epochs.
+#
+#   tools/dist_train.sh configs/pl_mae_vitb.py 8
+#
+# Not run at this scale yet: no result to expect is stated. The paper's reference points are in METHOD notes of the
+# README. Memory falls with train_dataloader.batch_size; the learning rate follows it.
+_base_ = [
+    './_base_/models/pl_mae_vitb.py',
+    './_base_/datasets/imagenet.py',
+    './_base_/schedules/adamw_400e.py',
+    './_base_/default_runtime.py',
+]
+
+custom_hooks = [_base_.teacher_hook, _base_.probe]
