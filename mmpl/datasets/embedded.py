@@ -192,7 +192,7 @@ VARIANTS: dict[str, RenderParams] = {
         background_contrast=0.4,
         background_colour=0.6,
         clutter=(1, 3),
-        clutter_opacity=0.6,
+        clutter_opacity=0.5,
     ),
 }
 SIZES: dict[str, SizeParams] = {
@@ -470,17 +470,15 @@ class _Builder:
         """
         if source not in self.enlarged:
             side = 4 * _SOURCE_SIDE
-            self.enlarged[source] = Image.fromarray(self.images[source]).resize(
-                (side, side), Image.Resampling.LANCZOS
-            )
+            self.enlarged[source] = Image.fromarray(self.images[source]).resize((side, side), Image.Resampling.LANCZOS)
         image = self.enlarged[source]
         over = 2  # rendered twice as large, then averaged over 2x2 pixels
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
-        forward = np.array([[cos, -sin], [sin, cos]]) @ np.array([[1, shear], [0, 1]]) * (over * field / image.width)
-        inverse = np.linalg.inv(forward)
-        centre_out = over * (canvas / 2 + np.array(shift))
-        offset = image.width / 2 - inverse @ centre_out
-        matrix = (*inverse[0], offset[0], *inverse[1], offset[1])
+        scale = image.width / (over * field)  # output -> source: the inverse of scale * rotation * shear
+        xx, xy, yx, yy = scale * (cos + shear * sin), scale * (sin - shear * cos), -scale * sin, scale * cos
+        cx, cy = over * (canvas / 2 + shift[0]), over * (canvas / 2 + shift[1])
+        middle = image.width / 2
+        matrix = (xx, xy, middle - xx * cx - xy * cy, yx, yy, middle - yx * cx - yy * cy)
         size = (over * canvas, over * canvas)
         warped = image.transform(size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
         return np.asarray(warped.reduce(over), dtype=np.float32) / 255
@@ -571,7 +569,8 @@ class _Builder:
         }
         for folder in folders.values():
             folder.mkdir(parents=True, exist_ok=True)
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         side = self.params.scene_size
         for index in range(count):
             rng = np.random.default_rng([self.seed, 3, SPLITS.index(split), index])

@@ -52,7 +52,9 @@ class EmbeddedClassification(CustomDataset):
             raise ValueError(f'fraction={fraction!r} is not allowed: expected a number in (0, 1]')
         for name in ('ann_file', 'data_prefix'):
             if name in kwargs:
-                raise ValueError(f'{name}={kwargs[name]!r} is not allowed: the folder follows from size, variant, split')
+                raise ValueError(
+                    f'{name}={kwargs[name]!r} is not allowed: the folder follows from size, variant, split'
+                )
         self.fraction = fraction
         folder = build_embedded_dataset(data_root, size=size, variant=variant, seed=seed, progress=progress)
         super().__init__(data_root=str(folder / 'cls' / split), **kwargs)
