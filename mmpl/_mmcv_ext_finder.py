@@ -21,7 +21,9 @@ class MMCVExtFinder:
     @classmethod
     def find_spec(cls, fullname, path=None, target=None):
         """Answer for ``mmcv._ext`` and for nothing else."""
-        return importlib.machinery.ModuleSpec(fullname, cls, origin='mmpl') if fullname == EXT_NAME else None
+        if fullname != EXT_NAME:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, cls, origin='mmpl')  # type: ignore[arg-type]
 
     @staticmethod
     def create_module(spec):

@@ -3,10 +3,10 @@
 ``mmcv.ops`` reaches all its compiled operators through one extension module. Where that module was not built, this one
 takes its place (see :mod:`mmpl._mmcv_ext_finder` for how) with the operators that UperNet and Mask R-CNN need: NMS and
 RoIAlign, forward and backward, from torchvision, for CPU and CUDA. Every other operator can be imported, as mmcv's
-modules require, and raises :class:`NotImplementedError` when it is called.
+modules require, and raises :class:`NotImplementedError` when it is called. mmengine's report of the environment, at the
+head of every log, shows the replacement as mmcv's compiler.
 """
 
-import warnings
 from collections.abc import Callable
 from types import ModuleType
 
@@ -183,8 +183,3 @@ def fill_ext_module(module: ModuleType) -> None:
         return missing_op(name)
 
     module.__dict__.update(PROVIDED, __doc__=__doc__, __getattr__=other)
-    warnings.warn(
-        "mmcv was installed without its compiled operators: mmpl provides nms and roi_align through torchvision's; "
-        'other operators raise NotImplementedError when called.',
-        stacklevel=2,
-    )

@@ -1,5 +1,6 @@
 """Decoders and feature pyramids."""
 
+from .simple_fpn import SimpleFPN
 from .token_decoder import TokenDecoder
 
-__all__ = ['TokenDecoder']
+__all__ = ['SimpleFPN', 'TokenDecoder']
