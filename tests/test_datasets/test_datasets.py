@@ -110,7 +110,7 @@ def test_unlabelled_folder_feeds_the_self_supervised_preprocessor(tmp_path: Path
     save(tmp_path / '2.png', 30)
     dataset = DATASETS.build(dict(type='mmpl.UnlabelledFolder', data_root=str(tmp_path), pipeline=PIPELINE))
     batch = default_collate([dataset[0], dataset[1]])
-    images = SelfSupDataPreprocessor(mean=[10.0] * 3, std=[20.0] * 3, to_rgb=True)(batch)['inputs'][0]
+    images = SelfSupDataPreprocessor(mean=[10.0] * 3, std=[20.0] * 3, to_rgb=True)(batch)['inputs']
     assert torch.equal(images, torch.stack([torch.zeros(3, 6, 5), torch.ones(3, 6, 5)]))
 
 
