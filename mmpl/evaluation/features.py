@@ -277,7 +277,8 @@ def extract_features(
     and all random states are as before when this returns. Images pass through the model's own ``data_preprocessor``.
 
     Every rank handles what its sampler gives it. Samples are told apart by their index in ``dataloader.dataset``: those
-    that a sampler repeats to fill up the last batch count once, and a sample that no rank saw is an error. The result is in the dataset's order, whatever the number of ranks or the shuffling.
+    that a sampler repeats to fill up the last batch count once, and a sample that no rank saw is an error. The result
+    is in the dataset's order, whatever the number of ranks or the shuffling.
 
     Args:
         model: A self-supervised model with ``extract_feat`` (PLMAE, mmpretrain's MAE, ...), a bare backbone, or either

@@ -32,7 +32,7 @@ class LinearProbeResult:
     converged: bool
 
 
-def check_probe_options(C: float | Sequence[float], holdout: float, max_iter: int, tol: float) -> list[float]:  # noqa: N803
+def check_probe_options(C: float | Sequence[float], holdout: float, max_iter: int, tol: float) -> list[float]:
     """Check the options of :func:`linear_probe` and return the candidates for C.
 
     Args:
@@ -98,8 +98,8 @@ def linear_probe(
     scikit-learn's ``LogisticRegression`` (multinomial, L2, solver lbfgs) in float64 on features standardised with the
     training set's mean and deviation. ``C`` is scikit-learn's: the weight of the summed loss against half the squared
     norm of the weights. The default 1 is our choice (and scikit-learn's): a light regulariser on a few thousand images,
-    with which lbfgs still converges in well under a second on the nearly collinear features of an untrained network. Made
-    for small data; for ImageNet use the stochastic recipe of the linear-probe configs.
+    with which lbfgs still converges in well under a second on the nearly collinear features of an untrained network.
+    Made for small data; for ImageNet use the stochastic recipe of the linear-probe configs.
 
     Args:
         train_features: (N, D) features to learn from.
