@@ -40,7 +40,7 @@ def _set_rank_environment(launcher: str) -> None:
             )
             env['MASTER_ADDR'] = hosts.stdout.split()[0]
         elif launcher == 'mpi' and env.get('OMPI_COMM_WORLD_LOCAL_SIZE') != env['WORLD_SIZE']:
-            raise RuntimeError('launcher=\'mpi\' over several machines needs MASTER_ADDR in the environment')
+            raise RuntimeError("launcher='mpi' over several machines needs MASTER_ADDR in the environment")
         else:
             env['MASTER_ADDR'] = '127.0.0.1'
     env.setdefault('MASTER_PORT', '29500')

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 from mmengine.utils import digit_version
 
@@ -38,5 +39,6 @@ def disable_broken_multimodal() -> bool:
     """
     if 'mmpretrain.models' in sys.modules or not _transformers_lacks_name():
         return False
-    importlib.import_module('mmpretrain.utils.dependency').WITH_MULTIMODAL = False
+    dependency: Any = importlib.import_module('mmpretrain.utils.dependency')
+    dependency.WITH_MULTIMODAL = False
     return True

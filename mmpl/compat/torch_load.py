@@ -12,7 +12,7 @@ containers and an allow-list of classes, nothing else. Three things stand betwee
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -118,12 +118,11 @@ def allow_unsafe_load() -> None:
 
 
 @contextmanager
-def _load_policy(trust: bool):
-    """Forbid or allow unsafe loading inside the block, then restore what was in force before."""
+def restored_load_policy() -> Iterator[None]:
+    """Restore at the end of the block what was forbidden or allowed at its beginning."""
     environ = {name: os.environ.get(name) for name in (_FORCE_SAFE, _FORCE_UNSAFE)}
     loader = CheckpointLoader.load_checkpoint.__func__  # type: ignore[attr-defined]
     local = getattr(mmengine_checkpoint, '_safe_torch_load', None)
-    (allow_unsafe_load if trust else forbid_unsafe_load)()
     try:
         yield
     finally:
@@ -156,7 +155,8 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu', trust: b
     name = os.fspath(path)
     if '://' not in name and not Path(name).is_file():
         raise FileNotFoundError(f'checkpoint {name!r} does not exist')
-    with _load_policy(trust):
+    with restored_load_policy():
+        (allow_unsafe_load if trust else forbid_unsafe_load)()
         checkpoint = CheckpointLoader.load_checkpoint(name, map_location=map_location, logger='silent')
     if not isinstance(checkpoint, dict):
         raise ValueError(f'checkpoint {name!r} holds a {type(checkpoint).__name__}; a dict was expected')

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Helpers without a home of their own; import the module you need."""

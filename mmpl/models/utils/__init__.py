@@ -2,6 +2,7 @@
 
 from .assignment import Centering, PseudoLabels, Sinkhorn
 from .codebook import OnlineCodebook
+from .init import StrictPretrained
 from .masking import Masks, RandomMasking, gather_tokens
 
-__all__ = ['Centering', 'Masks', 'OnlineCodebook', 'PseudoLabels', 'RandomMasking', 'Sinkhorn', 'gather_tokens']
+__all__ = ['Centering', 'Masks', 'OnlineCodebook', 'PseudoLabels', 'RandomMasking', 'Sinkhorn', 'StrictPretrained', 'gather_tokens']

@@ -1,0 +1,191 @@
+"""The work behind ``tools/train.py``: a config and command-line options become a run.
+
+The options are those of mmpretrain's ``tools/train.py``, plus ``--trust``. One script serves the configs of all three
+projects (``default_scope`` mmpretrain, mmseg or mmdet); none of them is imported before the config asks for it.
+"""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner, find_latest_checkpoint
+
+from mmpl.compat import allow_unsafe_load, forbid_unsafe_load, init_distributed, shutdown_distributed
+from mmpl.compat.launch import LAUNCHERS
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that ``train.py`` and ``test.py`` share."""
+    parser.add_argument('--work-dir', help='folder of logs and checkpoints; default: ./work_dirs/<name of the config>')
+    parser.add_argument(
+        '--no-pin-memory', action='store_true', help='do not pin memory in data loaders (it is pinned with a GPU only)'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override fields of the config: key=value, key.sub=value, list="[a,b]", without white space',
+    )
+    parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started this process')
+    parser.add_argument(
+        '--trust', action='store_true', help='let checkpoints run code while they load: only for files you trust'
+    )
+    # Given by older launchers; torchrun sets LOCAL_RANK instead.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def parse_train_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line of ``tools/train.py``.
+
+    Args:
+        argv (list[str], optional): Arguments; those of the process by default.
+
+    Returns:
+        argparse.Namespace: The options.
+    """
+    parser = argparse.ArgumentParser(description='Train a model from a config')
+    parser.add_argument('config', help='path of the config')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='resume from this checkpoint, or, without a value, from the latest one in the work folder, if any',
+    )
+    parser.add_argument('--amp', action='store_true', help='mixed precision: bf16 for mmpl wrappers, else fp16')
+    parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate by the batch size, as auto_scale_lr says'
+    )
+    parser.add_argument(
+        '--no-persistent-workers', action='store_true', help='start new data loader workers in every epoch'
+    )
+    add_common_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def load_config(path: str, options: argparse.Namespace) -> Config:
+    """Read a config and apply the options that training and testing share, ``--cfg-options`` excepted.
+
+    Args:
+        path (str): Path of the config.
+        options (argparse.Namespace): The parsed command line.
+
+    Returns:
+        Config: With ``launcher`` and ``work_dir`` set.
+    """
+    cfg = Config.fromfile(path)
+    cfg.launcher = options.launcher
+    if options.work_dir is not None:
+        cfg.work_dir = options.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(path).stem))
+    return cfg
+
+
+def set_loader_defaults(cfg: Config, pin_memory: bool, persistent_workers: bool) -> None:
+    """Give every data loader the defaults of mmpretrain's tools, where they can hold.
+
+    Memory is pinned only with a GPU, workers persist only where there are any. What the config says wins, except that
+    an option that was switched off stays off.
+
+    Args:
+        cfg (Config): Changed in place.
+        pin_memory (bool): Whether memory may be pinned.
+        persistent_workers (bool): Whether workers may persist.
+    """
+    for field in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(field)
+        if loader is None:
+            continue
+        loader.setdefault('pin_memory', torch.cuda.is_available())
+        loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
+        if cfg.get('default_scope') == 'mmpretrain':
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+        if not pin_memory:
+            loader.pin_memory = False
+        if not persistent_workers or loader.get('num_workers', 0) == 0:
+            loader.persistent_workers = False
+
+
+def _enable_amp(cfg: Config) -> None:
+    wrapper = cfg.optim_wrapper
+    if wrapper.get('type', 'OptimWrapper') in ('OptimWrapper', 'mmengine.OptimWrapper'):
+        # mmengine's wrapper asserts a GPU; ours runs bf16 on either.
+        wrapper.type = 'AmpOptimWrapper' if torch.cuda.is_available() else 'mmpl.AutocastOptimWrapper'
+    if wrapper.type == 'AmpOptimWrapper':
+        wrapper.setdefault('loss_scale', 'dynamic')
+    elif wrapper.type == 'mmpl.AutocastOptimWrapper':
+        wrapper.dtype = 'bfloat16'
+    else:
+        raise ValueError(
+            f'--amp: optim_wrapper.type={wrapper.type!r} is not known to run in mixed precision; allowed are '
+            'OptimWrapper, AmpOptimWrapper and mmpl.AutocastOptimWrapper'
+        )
+
+
+def train_config(options: argparse.Namespace) -> Config:
+    """Read the config that ``options`` name and merge the options into it.
+
+    Args:
+        options (argparse.Namespace): As from :func:`parse_train_args`.
+
+    Returns:
+        Config: Ready for a Runner.
+
+    Raises:
+        ValueError: If ``--amp`` or ``--auto-scale-lr`` is asked for and the config has no place for it.
+    """
+    cfg = load_config(options.config, options)
+    if options.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if options.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if options.resume == 'auto' else options.resume
+    if options.auto_scale_lr:
+        if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
+            raise ValueError('--auto-scale-lr: the config lacks auto_scale_lr=dict(base_batch_size=...)')
+        cfg.auto_scale_lr.enable = True
+    if options.amp:
+        _enable_amp(cfg)
+    if options.cfg_options is not None:
+        cfg.merge_from_dict(options.cfg_options)
+    set_loader_defaults(cfg, not options.no_pin_memory, not options.no_persistent_workers)
+    return cfg
+
+
+def build_runner(cfg: Config) -> Any:
+    """Build mmengine's Runner, or the one that ``runner_type`` names."""
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def resume_after_restart(cfg: Config) -> None:
+    """Let a process that torchrun started again resume by itself, from the latest checkpoint of its work folder."""
+    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')) > 0 and find_latest_checkpoint(cfg.work_dir):
+        cfg.resume = True
+        cfg.load_from = None
+
+
+def train(argv: list[str] | None = None) -> Any:
+    """Run ``tools/train.py``.
+
+    Unless ``--trust`` is given, no checkpoint runs code: see :mod:`mmpl.compat.torch_load`.
+
+    Args:
+        argv (list[str], optional): Arguments; those of the process by default.
+
+    Returns:
+        nn.Module: The trained model.
+    """
+    options = parse_train_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
+    (allow_unsafe_load if options.trust else forbid_unsafe_load)()
+    cfg = train_config(options)
+    resume_after_restart(cfg)
+    init_distributed(cfg.launcher, cfg)
+    model = build_runner(cfg).train()
+    shutdown_distributed()
+    return model

@@ -1,0 +1,59 @@
+"""What every test shares."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmpl.compat.torch_load import restored_load_policy
+
+
+@pytest.fixture(autouse=True)
+def _load_policy() -> Iterator[None]:
+    """Undo what a test forbids or allows for the whole process."""
+    with restored_load_policy():
+        yield
+
+
+@pytest.fixture(scope='session')
+def noise_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of sixteen 16x16 noise images, ``0.png`` to ``15.png``."""
+    folder = tmp_path_factory.mktemp('noise')
+    rng = np.random.default_rng(0)
+    for i in range(16):
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / f'{i}.png')
+    return folder
+
+
+@pytest.fixture
+def tiny_mae_config(noise_images: Path, tmp_path: Path) -> Path:
+    """Config file of mmpretrain's MAE, small enough to train two epochs of four steps in a second."""
+    path = tmp_path / 'tiny_mae.py'
+    path.write_text(f"""
+default_scope = 'mmpretrain'
+model = dict(
+    type='MAE',
+    data_preprocessor=dict(type='SelfSupDataPreprocessor', mean=[127.0] * 3, std=[127.0] * 3, to_rgb=True),
+    backbone=dict(
+        type='MAEViT', img_size=16, patch_size=4, mask_ratio=0.75,
+        arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)),
+    neck=dict(
+        type='MAEPretrainDecoder', num_patches=16, patch_size=4, in_chans=3, embed_dim=16, decoder_embed_dim=16,
+        decoder_depth=1, decoder_num_heads=2, mlp_ratio=2.0),
+    head=dict(type='MAEPretrainHead', norm_pix=True, patch_size=4,
+              loss=dict(type='PixelReconstructionLoss', criterion='L2')))
+train_dataloader = dict(
+    batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(type='CustomDataset', data_root={str(noise_images)!r}, with_label=False,
+                 pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
+param_scheduler = [dict(type='CosineAnnealingLR', T_max=4, by_epoch=True)]
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=2)
+default_hooks = dict(logger=dict(type='LoggerHook', interval=1), checkpoint=dict(type='CheckpointHook', interval=1))
+auto_scale_lr = dict(base_batch_size=8)
+randomness = dict(seed=0)
+work_dir = {str(tmp_path / 'work')!r}
+""")
+    return path

@@ -1,0 +1,114 @@
+"""The command line of tools/train.py and tools/test.py becomes a config."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmpl.apis import test as test_api
+from mmpl.apis import train as train_api
+from mmpl.compat.launch import init_distributed
+
+
+def parsed(config: Path, *options: str):
+    return train_api.train_config(train_api.parse_train_args([str(config), *options]))
+
+
+@pytest.mark.smoke
+def test_defaults(tiny_mae_config: Path) -> None:
+    cfg = parsed(tiny_mae_config)
+    assert cfg.launcher == 'none' and 'resume' not in cfg
+    assert cfg.work_dir == str(tiny_mae_config.parent / 'work')
+    loader = cfg.train_dataloader
+    assert loader.pin_memory is torch.cuda.is_available()
+    assert loader.persistent_workers is False  # there are no workers
+    assert loader.collate_fn.type == 'default_collate'
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+
+
+def test_work_dir(tiny_mae_config: Path) -> None:
+    assert parsed(tiny_mae_config, '--work-dir', 'x/y').work_dir == 'x/y'
+    text = tiny_mae_config.read_text()
+    tiny_mae_config.write_text(text[: text.index('work_dir =')])
+    assert parsed(tiny_mae_config).work_dir == 'work_dirs/tiny_mae'
+
+
+def test_resume(tiny_mae_config: Path) -> None:
+    cfg = parsed(tiny_mae_config, '--resume')
+    assert cfg.resume is True and cfg.load_from is None
+    cfg = parsed(tiny_mae_config, '--resume', 'a.pth')
+    assert cfg.resume is True and cfg.load_from == 'a.pth'
+
+
+def test_options_come_last(tiny_mae_config: Path) -> None:
+    cfg = parsed(tiny_mae_config, '--cfg-options', 'train_dataloader.num_workers=2', 'a.b=[1,2]')
+    assert cfg.a.b == [1, 2]
+    assert cfg.train_dataloader.persistent_workers is True
+    cfg = parsed(
+        tiny_mae_config, '--no-persistent-workers', '--no-pin-memory', '--cfg-options', 'train_dataloader.num_workers=2'
+    )
+    assert cfg.train_dataloader.persistent_workers is False and cfg.train_dataloader.pin_memory is False
+
+
+def test_auto_scale_lr(tiny_mae_config: Path) -> None:
+    assert parsed(tiny_mae_config, '--auto-scale-lr').auto_scale_lr.enable is True
+    tiny_mae_config.write_text(tiny_mae_config.read_text().replace('auto_scale_lr', 'unused'))
+    with pytest.raises(ValueError, match='--auto-scale-lr: the config lacks auto_scale_lr'):
+        parsed(tiny_mae_config, '--auto-scale-lr')
+
+
+def test_amp(tiny_mae_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert parsed(tiny_mae_config, '--amp').optim_wrapper.type == 'mmpl.AutocastOptimWrapper'
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    cfg = parsed(tiny_mae_config, '--amp')
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper' and cfg.optim_wrapper.loss_scale == 'dynamic'
+    tiny_mae_config.write_text(tiny_mae_config.read_text().replace("'OptimWrapper'", "'Other'"))
+    with pytest.raises(ValueError, match="optim_wrapper.type='Other'"):
+        parsed(tiny_mae_config, '--amp')
+
+
+def test_other_projects_keep_their_collate(tiny_mae_config: Path) -> None:
+    tiny_mae_config.write_text(tiny_mae_config.read_text().replace("'mmpretrain'", "'mmdet'"))
+    assert 'collate_fn' not in parsed(tiny_mae_config).train_dataloader
+
+
+def test_restart_resumes(tiny_mae_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that torchrun starts again goes on from its checkpoint; without one it starts as it was told to."""
+    cfg = parsed(tiny_mae_config, '--cfg-options', 'load_from=start.pth')
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
+    Path(cfg.work_dir).mkdir()
+    train_api.resume_after_restart(cfg)
+    assert cfg.load_from == 'start.pth' and not cfg.get('resume')
+    (Path(cfg.work_dir) / 'last_checkpoint').write_text('epoch_1.pth')
+    (Path(cfg.work_dir) / 'epoch_1.pth').touch()
+    train_api.resume_after_restart(cfg)
+    assert cfg.load_from is None and cfg.resume is True
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '0')
+    cfg = parsed(tiny_mae_config)
+    train_api.resume_after_restart(cfg)
+    assert not cfg.get('resume')
+
+
+def test_nothing_to_test(tiny_mae_config: Path) -> None:
+    options = test_api.parse_test_args([str(tiny_mae_config), 'a.pth'])
+    with pytest.raises(ValueError, match='test_dataloader, test_cfg, test_evaluator missing'):
+        test_api.test_config(options)
+    with pytest.raises(ValueError, match='--show-dir'):
+        tiny_mae_config.write_text(tiny_mae_config.read_text().replace('default_hooks', 'unused'))
+        test_api.test_config(test_api.parse_test_args([str(tiny_mae_config), 'a.pth', '--show-dir', 'x']))
+    with pytest.raises(SystemExit):
+        test_api.parse_test_args(['a.py', 'a.pth', '--out-item', 'metrics'])
+
+
+def test_launcher_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'SLURM_PROCID', 'SLURM_NTASKS'):
+        monkeypatch.delenv(name, raising=False)
+    assert init_distributed('none') is False
+    with pytest.raises(ValueError, match="launcher='magic': allowed are none, pytorch, slurm, mpi"):
+        init_distributed('magic')
+    with pytest.raises(RuntimeError, match='needs RANK, WORLD_SIZE, LOCAL_RANK .*torchrun'):
+        init_distributed('pytorch')
+    with pytest.raises(RuntimeError, match='SLURM_PROCID.*srun'):
+        init_distributed('slurm')

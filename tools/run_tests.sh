@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Checks style and types, then runs every test (unit, slow, dist):
+#
+#   bash tools/run_tests.sh [arguments of pytest]
+#
+# Makes .venv on the first run (see setup_env.sh). SKIP_LINT=1 runs pytest only. MMPL_STACK=upstream uses the upstream
+# OpenMMLab packages. The last line is pytest's; a failed check before it fails the whole run too.
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+# shellcheck source=tools/setup_env.sh
+source tools/setup_env.sh tests || exit 1
+
+failed=()
+check() {
+    echo "== $*"
+    "$@" || failed+=("$3")
+}
+if [ "${SKIP_LINT:-0}" != 1 ]; then
+    check "$PYTHON" -m ruff check .
+    check "$PYTHON" -m ruff format --check .
+    check "$PYTHON" -m mypy
+    check "$PYTHON" -m codespell_lib
+fi
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "!! failed before the tests: ${failed[*]} (see above)" >&2
+fi
+
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
+"$PYTHON" -m pytest "$@"
+status=$?
+[ $status -ne 0 ] && exit $status
+[ ${#failed[@]} -eq 0 ]
