@@ -5,4 +5,13 @@ from .codebook import OnlineCodebook
 from .init import StrictPretrained
 from .masking import Masks, RandomMasking, gather_tokens
 
-__all__ = ['Centering', 'Masks', 'OnlineCodebook', 'PseudoLabels', 'RandomMasking', 'Sinkhorn', 'StrictPretrained', 'gather_tokens']
+__all__ = [
+    'Centering',
+    'Masks',
+    'OnlineCodebook',
+    'PseudoLabels',
+    'RandomMasking',
+    'Sinkhorn',
+    'StrictPretrained',
+    'gather_tokens',
+]
