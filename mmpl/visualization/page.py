@@ -23,7 +23,7 @@ h1{font-size:2rem;line-height:1.2;margin:0 0 .75rem;letter-spacing:-.015em;overf
 h2{font-size:1.3rem;margin:2.75rem 0 .3rem;letter-spacing:-.01em}
 h3{font-size:1rem;margin:0 0 .25rem}
 p{margin:.25rem 0}
-.caption{color:var(--soft);font-size:.92rem;max-width:75ch;margin-bottom:.9rem}
+.caption{color:var(--soft);font-size:.92rem;max-width:95ch;margin-bottom:.9rem}
 .summary{display:flex;flex-wrap:wrap;gap:.5rem 1.75rem;margin:0}
 .summary dt{color:var(--soft);font-size:.8rem}.summary dd{margin:0;font-weight:600;overflow-wrap:anywhere}
 .grid{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,25rem),1fr))}
@@ -112,7 +112,7 @@ def _neighbours(data: ReportData) -> str:
         cells = [_cell(query.pixels, _describe(query), f'query<br>{escape(query.class_name)}', 'query')]
         for item in found:
             mark = '✓' if item.correct else '✗'
-            text = f'<b>{mark}</b> {item.similarity:.2f}<br>{escape(item.picture.class_name)}'
+            text = f'<b>{mark}</b> {item.similarity:.3f}<br>{escape(item.picture.class_name)}'
             kind = 'good' if item.correct else 'bad'
             cells.append(_cell(item.picture.pixels, _describe(item.picture), text, kind))
         rows.append(_row(cells))

@@ -134,7 +134,7 @@ def _neighbours(poster: _Poster, data: ReportData) -> None:
         items = [(query, 'query', _LINE, _SOFT)]
         for item in found:
             colour = _GOOD if item.correct else _BAD
-            items.append((item.picture, f'{"✓" if item.correct else "✗"} {item.similarity:.2f}', colour, colour))
+            items.append((item.picture, f'{"✓" if item.correct else "✗"} {item.similarity:.3f}', colour, colour))
         for column, (picture, text, frame, ink) in enumerate(items):
             left, side = x + column * cell, cell - 0.1
             poster.image(left, poster.y, side, picture.pixels, frame)

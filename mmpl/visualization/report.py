@@ -203,6 +203,7 @@ class _Gallery:
         """Rows of neighbours, the pooling that they were found by, and the validation images for the maps."""
         bank = extract_features(self.model, self.train_loader)
         queries = extract_features(self.model, self.val_loader)
+        assert bank is not None and queries is not None  # without `dst` every rank gets them
         k = min(20, len(bank))
         scores = {
             pool: knn_accuracy(bank.features[pool], bank.labels, queries.features[pool], queries.labels, k=k)[k]
@@ -314,7 +315,7 @@ def _results(work_dir: Path, data: ReportData) -> list[ResultRow]:
         return read_results(file)
     rows = []
     for name, index in (('this run', -1), ('before training', 0)):
-        scores = {}
+        scores: dict[str, tuple[float, ...]] = {}
         for metric in ('knn', 'linear'):
             points = data.scalars.series.get(f'probe/{metric}_top1', [])
             if points and (index == -1 or points[0][0] == 0):
@@ -365,7 +366,7 @@ def collect_report(
     if not scalars.series:
         data.notes.append('Curves: there is no log (*/vis_data/*.json) in the work directory.')
     file = Path(checkpoint) if checkpoint is not None else find_checkpoint(work_dir)
-    if checkpoint is not None and not file.is_file():
+    if file is not None and not file.is_file():
         raise FileNotFoundError(f'checkpoint {str(file)!r} does not exist')
     if file is None:
         data.notes.append('Pictures: there is no checkpoint (*.pth) in the work directory.')

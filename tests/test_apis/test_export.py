@@ -47,6 +47,7 @@ CFG = (
 
 
 def save(path: Path, models: dict[str, nn.Module], cfg: str | None = CFG, extra: dict | None = None) -> Path:
+    """Write a checkpoint that holds the encoders under the prefixes of PL-MAE."""
     state_dict = {
         f'{PREFIXES[name]}{key}': value for name, model in models.items() for key, value in model.state_dict().items()
     }
@@ -58,6 +59,7 @@ def save(path: Path, models: dict[str, nn.Module], cfg: str | None = CFG, extra:
 
 @pytest.fixture
 def models() -> dict[str, nn.Module]:
+    """Three different encoders: the student and both teachers."""
     return {name: make_vit(seed=seed) for seed, name in enumerate(PREFIXES)}
 
 
