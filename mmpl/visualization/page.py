@@ -43,7 +43,7 @@ table{border-collapse:collapse;width:100%}
 th,td{padding:.55rem .75rem;text-align:right;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
 th:first-child,td:first-child{text-align:left}thead th{color:var(--soft);font-weight:600;font-size:.88rem}
 tbody tr:last-child td{border-bottom:0}td.best{font-weight:700;color:var(--accent)}
-.scroll{overflow-x:auto}
+.scroll{overflow-x:auto}td{white-space:nowrap}
 .notes{color:var(--soft);font-size:.9rem;padding-left:1.2rem}
 @media print{body{background:#fff}.card{break-inside:avoid}}
 """
