@@ -1,0 +1,1 @@
+"""Independent implementations that the tests compare with; slow, plain and in float64."""

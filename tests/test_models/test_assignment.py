@@ -1,0 +1,62 @@
+"""Assignments against plain numpy ones."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from mmpl.models.utils.assignment import Centering, PseudoLabels, Sinkhorn
+from tests.reference import labels as reference
+
+
+@pytest.fixture
+def unit():
+    generator = torch.Generator().manual_seed(0)
+    embeddings = F.normalize(torch.randn(40, 6, generator=generator) + 1, dim=-1)
+    return embeddings, F.normalize(torch.randn(9, 6, generator=generator), dim=-1)
+
+
+@pytest.mark.parametrize('temperature', [0.04, 0.5])
+@pytest.mark.parametrize('iters', [1, 3, 10])
+def test_sinkhorn_equals_the_matrix_form(unit, temperature, iters):
+    embeddings, prototypes = unit
+    shift = Sinkhorn(iters)(embeddings, prototypes, temperature)
+    probs = PseudoLabels(embeddings, prototypes, temperature, shift).probs()
+    logits = (embeddings.double() @ prototypes.double().t()).numpy()
+    np.testing.assert_allclose(probs, reference.sinkhorn(logits, temperature, iters), atol=2e-6)
+
+
+def test_sinkhorn_balances(unit):
+    embeddings, prototypes = unit
+    probs = PseudoLabels(embeddings, prototypes, 0.1, Sinkhorn(200)(embeddings, prototypes, 0.1)).probs()
+    np.testing.assert_allclose(probs.mean(0), 1 / 9, atol=1e-4)
+
+
+def test_centering_equals_its_formula_over_steps(unit):
+    embeddings, prototypes = unit
+    logits = (embeddings.double() @ prototypes.double().t()).numpy()
+    centering, center = Centering(9, momentum=0.9), np.zeros(9)
+    for _ in range(4):
+        probs = PseudoLabels(embeddings, prototypes, 0.05, centering(embeddings, prototypes, 0.05)).probs()
+        np.testing.assert_allclose(probs, reference.centering(logits, center, 0.05), atol=2e-6)
+        # two halves of a batch, as gradient accumulation brings them, are one batch for the centre
+        centering.observe(embeddings[:10], prototypes)
+        centering.observe(embeddings[10:], prototypes)
+        centering.update()
+        center = 0.9 * center + 0.1 * logits.mean(axis=0)
+        np.testing.assert_allclose(centering.center, center, atol=1e-6)
+
+
+def test_nothing_seen_moves_no_center(unit):
+    centering = Centering(9)
+    centering.center += 1
+    centering.observe(*unit)
+    centering.forget()
+    centering.update()
+    assert torch.equal(centering.center, torch.ones(9))
+
+
+def test_labels_of_rows_and_repeats(unit):
+    labels = PseudoLabels(*unit, 0.1, torch.randn(9))
+    torch.testing.assert_close(labels.probs(slice(5, 20)), labels.probs()[5:20])
+    torch.testing.assert_close(labels.repeat(3).probs(), labels.probs().repeat_interleave(3, 0))

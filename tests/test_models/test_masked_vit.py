@@ -1,0 +1,93 @@
+"""The encoder against mmpretrain's, and its two ways to embed against each other."""
+
+import pytest
+import torch
+from mmpretrain.models.backbones import VisionTransformer
+from mmpretrain.models.selfsup import MAEViT
+
+from mmpl.models.backbones import MaskedViT
+from mmpl.models.utils.masking import RandomMasking
+from tests.test_models.helpers import ARCH, scramble
+
+
+def make(**kwargs):
+    model = MaskedViT(**{**dict(arch=ARCH, img_size=16, patch_size=4), **kwargs})
+    model.init_weights()
+    scramble(model)
+    model.eval()  # mmpretrain's returns nothing
+    return model
+
+
+def test_unmasked_it_is_mmpretrains_vit():
+    model = make()
+    peer = VisionTransformer(arch=ARCH, img_size=16, patch_size=4, out_type='raw', norm_cfg=dict(type='LN', eps=1e-6))
+    assert set(peer.state_dict()) == set(model.state_dict())
+    peer.load_state_dict(model.state_dict())
+    peer.eval()
+    for size in (16, 24):  # the second one interpolates the position embedding
+        images = torch.randn(2, 3, size, size)
+        torch.testing.assert_close(model(images)[0], peer(images)[0], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(model.encode(images)[0], peer(images)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_masked_it_is_mmpretrains_mae_vit():
+    model = make()
+    peer = MAEViT(arch=ARCH, img_size=16, patch_size=4, mask_ratio=0.75)
+    peer.load_state_dict(model.state_dict())
+    images = torch.randn(3, 3, 16, 16)
+    torch.manual_seed(5)
+    expected, _, ids_restore = peer(images)
+    ids_keep = torch.argsort(ids_restore, dim=1)[:, :4]
+    assert torch.equal(model(images, ids_keep), expected)
+
+
+@pytest.mark.parametrize('num_masks', [1, 3])
+def test_embedding_only_what_is_visible_is_the_same(num_masks):
+    plain, lean = make(), make(embed_visible_only=True)
+    lean.load_state_dict(plain.state_dict())
+    masks, images = RandomMasking(num_masks=num_masks)(2, 16), torch.randn(2, 3, 16, 16)
+    outputs = [model(images, masks.ids_keep) for model in (plain, lean)]
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-5)
+    for output in outputs:
+        output.square().sum().backward()
+    for (name, a), b in zip(plain.named_parameters(), lean.parameters(), strict=True):
+        if a.requires_grad:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_last_blocks():
+    model, images = make(), torch.randn(1, 3, 16, 16)
+    tokens, blocks = model.encode(images, last_blocks=2)
+    assert len(blocks) == 2
+    torch.testing.assert_close(model.norm1(blocks[-1]), tokens)
+    torch.testing.assert_close(model.layers[-1](blocks[-2]), blocks[-1])
+
+
+def test_the_order_of_patches_does_not_matter():
+    model, images = make(), torch.randn(2, 3, 16, 16)
+    ids = RandomMasking()(2, 16).ids_keep
+    forwards, backwards = model(images, ids), model(images, ids.flip(1))
+    torch.testing.assert_close(forwards[:, 0], backwards[:, 0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(forwards[:, 1:], backwards[:, 1:].flip(1), rtol=1e-5, atol=1e-5)
+
+
+def test_checkpointed_activations_give_the_same_gradients():
+    plain, cheap = make(), make(with_cp=True)
+    cheap.load_state_dict(plain.state_dict())
+    images, ids = torch.randn(2, 3, 16, 16), RandomMasking()(2, 16).ids_keep
+    for model in (plain, cheap):
+        model.train()
+        model(images, ids).square().sum().backward()
+    for a, b in zip(plain.parameters(), cheap.parameters(), strict=True):
+        assert a.grad is None or torch.equal(a.grad, b.grad)
+
+
+def test_refuses():
+    with pytest.raises(ValueError, match='`img_size` must be a multiple of `patch_size` 16, but got 230'):
+        MaskedViT(img_size=230)
+    with pytest.raises(TypeError, match='`img_size` must be a positive integer'):
+        MaskedViT(img_size=(224, 192))
+    with pytest.raises(TypeError, match=r'masking=dict\(mask_ratio='):
+        MaskedViT(mask_ratio=0.75)
+    with pytest.raises(ValueError, match='18x16 pixels, which is not a multiple of `patch_size` 4'):
+        make().encode(torch.randn(1, 3, 18, 16))

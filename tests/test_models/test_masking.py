@@ -1,0 +1,92 @@
+"""Masks: what they hold, and that they are drawn again after a resume."""
+
+import pytest
+import torch
+
+from mmpl.models.utils.masking import Masks, RandomMasking, gather_tokens
+
+
+def test_masks_partition_the_patches():
+    masks = RandomMasking(mask_ratio=0.75, num_masks=3, predict_ratio=0.5)(4, 64)
+    assert masks.ids_keep.shape == (12, 16)
+    assert masks.ids_predict.shape == (12, 24)
+    order = torch.cat((masks.ids_keep, masks.ids_masked), 1)
+    assert torch.equal(order.sort(1).values, torch.arange(64).expand(12, -1))
+    assert torch.equal(torch.gather(order, 1, masks.ids_restore), torch.arange(64).expand(12, -1))
+    assert torch.equal(masks.ids_predict, masks.ids_masked[:, :24])
+    assert len({tuple(row.sort().values.tolist()) for row in masks.ids_keep}) == 12, 'all masks differ'
+
+
+def test_every_patch_is_as_often_visible():
+    masks = RandomMasking(mask_ratio=0.75)(20_000, 16)
+    share = torch.bincount(masks.ids_keep.flatten(), minlength=16) / 20_000
+    assert torch.allclose(share, torch.full((16,), 0.25), atol=5 * (0.25 * 0.75 / 20_000) ** 0.5)
+
+
+def test_resumed_masks_are_the_ones_that_would_have_been():
+    straight = RandomMasking(seed=3)
+    drawn = [straight(2, 36).ids_keep for _ in range(5)]
+    killed = RandomMasking(seed=3)
+    for _ in range(3):
+        killed(2, 36)
+    resumed = RandomMasking(seed=3)
+    resumed.load_state_dict(killed.state_dict())
+    assert torch.equal(resumed(2, 36).ids_keep, drawn[3])
+    assert torch.equal(resumed(2, 36).ids_keep, drawn[4])
+    assert not torch.equal(drawn[3], drawn[4])
+    assert not torch.equal(RandomMasking(seed=4)(2, 36).ids_keep, drawn[0])
+
+
+def test_ranks_draw_slices_of_the_joint_batch(monkeypatch):
+    joint = RandomMasking(num_masks=2)(6, 49).ids_keep
+    for rank in (0, 1):
+        monkeypatch.setattr('mmpl.models.utils.masking.get_rank', lambda rank=rank: rank)
+        assert torch.equal(RandomMasking(num_masks=2)(3, 49).ids_keep, joint[6 * rank : 6 * rank + 6])
+
+
+def test_masks_do_not_touch_the_global_generators():
+    state = torch.get_rng_state()
+    RandomMasking()(2, 16)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize('repeats', [1, 3])
+def test_gather_tokens(repeats):
+    tokens = torch.randn(2, 5, 4, requires_grad=True)
+    ids = torch.randint(5, (2 * repeats, 3))
+    picked = gather_tokens(tokens, ids)
+    for row in range(2 * repeats):
+        for place in range(3):
+            assert torch.equal(picked[row, place], tokens[row // repeats, ids[row, place]])
+    picked.sum().backward()
+    counts = torch.stack([torch.bincount(ids[repeats * b : repeats * (b + 1)].flatten(), minlength=5) for b in (0, 1)])
+    assert torch.equal(tokens.grad[..., 0], counts.float())
+
+
+def test_from_noise_keeps_the_least():
+    masks = Masks.from_noise(torch.tensor([[0.9, 0.1, 0.5, 0.3]]), num_visible=2)
+    assert masks.ids_keep.tolist() == [[1, 3]]
+    assert masks.ids_masked.tolist() == [[2, 0]]
+    assert masks.predicts_all
+
+
+@pytest.mark.parametrize('ratio', [0, 1, -0.5, 1.5, float('nan')])
+def test_refuses_mask_ratio(ratio):
+    with pytest.raises(ValueError, match=r'`mask_ratio` must be a number in \(0, 1\)'):
+        RandomMasking(mask_ratio=ratio)
+
+
+@pytest.mark.parametrize(('ratio', 'patches'), [(0.99, 16), (0.9, 4), (1e-17, 16)])
+def test_refuses_a_mask_that_hides_all_or_nothing(ratio, patches):
+    with pytest.raises(ValueError, match='patches visible; at least one must be visible and one masked'):
+        RandomMasking(mask_ratio=ratio).split(patches)
+
+
+@pytest.mark.parametrize(
+    ('field', 'value', 'error'),
+    [('num_masks', 0, ValueError), ('num_masks', 1.5, TypeError), ('predict_ratio', 0, ValueError),
+     ('predict_ratio', 1.1, ValueError), ('mask_ratio', '0.75', TypeError), ('seed', -1, ValueError)],
+)  # fmt: skip
+def test_refuses(field, value, error):
+    with pytest.raises(error, match=f'`{field}`'):
+        RandomMasking(**{field: value})

@@ -1,0 +1,139 @@
+"""The labelling head against plain numpy, and its chunks against the whole."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmpl.models.heads import PseudoLabelHead
+from mmpl.models.heads.pseudo_label_head import LabelStats
+from tests.reference import labels as reference
+
+
+def make(seed=0, **kwargs):
+    torch.manual_seed(seed)
+    head = PseudoLabelHead(**{**dict(in_dims=12, num_prototypes=10, hidden_dims=16, bottleneck_dims=6), **kwargs})
+    head.init_weights()
+    for parameter in head.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    return head
+
+
+@pytest.mark.parametrize('assignment', ['centering', 'sinkhorn'])
+@pytest.mark.parametrize('student_temp', [0.1, 0.3])
+def test_loss_equals_the_reference(assignment, student_temp):
+    student, teacher = make(0, assignment=assignment, student_temp=student_temp), make(1, assignment=assignment)
+    tokens, seen = torch.randn(5, 4, 12), torch.randn(5, 4, 12)
+    labels = teacher.label(seen, teacher.build_assigner(), progress=1.0)
+    loss, stats = student.loss(tokens, labels, with_stats=True)
+
+    def logits(head, x):
+        z = head.projector(x.flatten(0, 1)).detach().double().numpy()
+        w = head.prototypes.detach().double().numpy()
+        return (z / np.linalg.norm(z, axis=1, keepdims=True)) @ (w / np.linalg.norm(w, axis=1, keepdims=True)).T
+
+    scores = logits(teacher, seen)
+    probs = (
+        reference.sinkhorn(scores, 0.07, 3) if assignment == 'sinkhorn' else reference.centering(scores, 0, 0.07)
+    )
+    assert loss.item() == pytest.approx(reference.cross_entropy(probs, logits(student, tokens), student_temp), rel=1e-5)
+
+    assert isinstance(stats, LabelStats)
+    assert stats.count.item() == 20
+    assert stats.entropy.item() == pytest.approx(-(probs * np.log(probs)).sum(), rel=1e-4)
+    np.testing.assert_allclose(stats.probs, probs.sum(0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(stats.hits, np.bincount(probs.argmax(1), minlength=10))
+    assert stats.agreement.item() == (probs.argmax(1) == logits(student, tokens).argmax(1)).sum()
+
+
+@pytest.mark.parametrize('chunk_size', [1, 7, 20, 64])
+@pytest.mark.parametrize('assignment', ['centering', 'sinkhorn'])
+def test_chunks_equal_the_whole(chunk_size, assignment):
+    results = []
+    for size in (None, chunk_size):
+        student, teacher = make(0, chunk_size=size), make(1, assignment=assignment)
+        torch.manual_seed(2)
+        tokens = torch.randn(20, 12, requires_grad=True)
+        labels = teacher.label(torch.randn(20, 12), teacher.build_assigner(), 0.5)
+        loss, stats = student.loss(tokens, labels, with_stats=True)
+        loss.backward()
+        results.append([loss, tokens.grad, *(p.grad for p in student.parameters()), *stats])
+    for whole, chunked in zip(*results, strict=True):
+        torch.testing.assert_close(whole, chunked, rtol=1e-5, atol=1e-7)
+
+
+def test_chunks_need_a_quarter_of_the_memory():
+    """Peak of what autograd keeps for the backward pass, and of what a chunk holds at once."""
+    kept = {}
+    for size in (None, 256):
+        head = make(num_prototypes=2048, chunk_size=size)
+        teacher = make(1, num_prototypes=2048)
+        labels = teacher.label(torch.randn(2048, 12), teacher.build_assigner(), 1.0)
+        total = 0
+
+        def pack(x):
+            nonlocal total
+            total += x.numel() * x.element_size()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            head.loss(torch.randn(2048, 12), labels)
+        kept[size] = total
+    assert kept[256] < 0.25 * kept[None], kept
+
+
+def test_gradients_by_finite_differences():
+    head, teacher = make().double(), make(1).double()
+    tokens = torch.randn(6, 12, dtype=torch.double)
+    labels = teacher.label(torch.randn(6, 12).double(), teacher.build_assigner(), 1.0)
+    head.prototypes.grad = None
+    direction = torch.randn_like(head.prototypes)
+    loss, _ = head.loss(tokens, labels)
+    (gradient,) = torch.autograd.grad(loss, head.prototypes)
+    values = []
+    for step in (1e-2, -1e-2):
+        head.prototypes.data += step * direction
+        values.append(head.loss(tokens, labels)[0].item())
+        head.prototypes.data -= step * direction
+    assert (values[0] - values[1]) / 2e-2 == pytest.approx((gradient * direction).sum().item(), rel=2e-3)
+
+
+def test_teacher_temp_rises_linearly_and_stays():
+    head = make(warmup_teacher_temp=0.04, teacher_temp=0.07, warmup_ratio=0.2)
+    assert [head.teacher_temp_at(p) for p in (0, 0.1, 0.2, 1)] == pytest.approx([0.04, 0.055, 0.07, 0.07])
+    assert make(warmup_ratio=0).teacher_temp_at(0) == pytest.approx(0.07)
+
+
+def test_under_autocast_the_labels_stay_in_fp32():
+    head, teacher = make(), make(1)
+    with torch.autocast('cpu', torch.bfloat16):
+        labels = teacher.label(torch.randn(4, 12), teacher.build_assigner(), 1.0)
+        loss, _ = head.loss(torch.randn(4, 12), labels)
+    assert labels.probs().dtype == loss.dtype == torch.float32
+    torch.testing.assert_close(labels.probs().sum(1), torch.ones(4))
+
+
+def test_refuses_other_numbers_of_labels():
+    head = make()
+    labels = head.label(torch.randn(4, 12), head.build_assigner(), 1.0)
+    with pytest.raises(ValueError, match='5 tokens cannot learn 4 labels'):
+        head.loss(torch.randn(5, 12), labels)
+
+
+@pytest.mark.parametrize(
+    ('fields', 'message'),
+    [
+        (dict(num_prototypes=1), r'`num_prototypes` must be an integer in \[2, inf\), but got 1'),
+        (dict(student_temp=0), r'`student_temp` must be a number in \(0, inf\), but got 0'),
+        (dict(teacher_temp=-0.1), r'`teacher_temp` must be a number in \(0, inf\)'),
+        (dict(warmup_teacher_temp=0), '`warmup_teacher_temp`'),
+        (dict(warmup_teacher_temp=0.08), '`warmup_teacher_temp`, the start of the schedule, must be at most its end'),
+        (dict(assignment='kmeans'), r"`assignment` must be one of \['centering', 'sinkhorn'\], but got 'kmeans'"),
+        (dict(center_momentum=1.1), '`center_momentum`'),
+        (dict(sinkhorn_iters=0), '`sinkhorn_iters`'),
+        (dict(chunk_size=0), '`chunk_size`'),
+        (dict(warmup_ratio=2), '`warmup_ratio`'),
+    ],
+)
+def test_refuses(fields, message):
+    with pytest.raises(ValueError, match=message):
+        make(**fields)
