@@ -1,5 +1,7 @@
 """Hooks, schedules, optimizer wrappers and their constructors."""
 
+from mmpl import compat  # noqa: F401  (first: it repairs what the imports below need)
+
 from .hooks import *  # noqa: F403
 from .optimizers import *  # noqa: F403
 from .schedules import MomentumSchedule  # noqa: F401

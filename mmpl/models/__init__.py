@@ -1,5 +1,7 @@
 """Models: importing this package registers all of them."""
 
+from mmpl import compat  # noqa: F401  (first: it repairs what the imports below need)
+
 from .algorithms import *  # noqa: F403
 from .backbones import *  # noqa: F403
 from .heads import *  # noqa: F403

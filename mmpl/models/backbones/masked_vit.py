@@ -64,6 +64,13 @@ class MaskedViT(MAEViT):
         self.embed_visible_only = embed_visible_only
         self.with_cp = with_cp
 
+    def init_weights(self) -> None:
+        """MAE's initialisation, unless pre-trained weights have been loaded."""
+        if isinstance(self.init_cfg, dict) and self.init_cfg.get('type') == 'Pretrained':
+            super(MAEViT, self).init_weights()  # MAEViT's own would draw anew what was loaded
+        else:
+            super().init_weights()
+
     def forward(self, x: Tensor, ids: Tensor | None = None) -> tuple[Tensor, ...] | Tensor:
         """Encode images, or the patches of them that ``ids`` names.
 
