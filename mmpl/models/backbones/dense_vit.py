@@ -102,6 +102,34 @@ def _attend(
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
 
 
+def _attend_all_windows(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Attention of the class token to all windows at once, on their own keys and values: no second copy is kept.
+
+    Args:
+        query: (B, h, E, d), E class tokens.
+        key: (B * w, h, E + S * S, d), the class tokens first, in every window.
+        value: Same shape.
+        mask: (B * w, 1, 1, E + S * S), True where there is no padding; None for no padding.
+        dropout: Share of the attention weights that are dropped.
+
+    Returns:
+        (B, h, E, d).
+    """
+    batch, heads, extra, dim = query.shape
+    if extra == 0:
+        return query
+    key, value = (t.reshape(batch, -1, *t.shape[1:]) for t in (key, value))  # (B, w, h, E + S * S, d)
+    logits = (query * dim**-0.5)[:, None] @ key.mT  # (B, w, h, E, E + S * S)
+    windows, length = logits.shape[1], logits.shape[-1]
+    allowed = torch.ones(batch, windows, 1, 1, length, dtype=torch.bool, device=query.device)
+    if mask is not None:
+        allowed = mask.reshape(allowed.shape).clone()
+    allowed[:, 1:, ..., :extra] = False  # the class token's own key counts once
+    logits = logits.masked_fill(~allowed, float('-inf')).permute(0, 2, 3, 1, 4).flatten(3)
+    weights = F.dropout(logits.softmax(-1), dropout).reshape(batch, heads, extra, windows, length)
+    return (weights.permute(0, 3, 1, 2, 4) @ value).sum(1)
+
+
 @MODELS.register_module()
 class DenseViT(VisionTransformer):
     """mmpretrain's ``VisionTransformer`` for segmentation and detection.
@@ -247,21 +275,22 @@ class DenseViT(VisionTransformer):
         extra, size = self.num_extra_tokens, self.window_size
         qkv = attn.qkv(x).reshape(batch, length, 3, attn.num_heads, attn.head_dims)
         query, key, value = (t.transpose(1, 2) for t in qkv.unbind(2))  # (B, h, E + N, d)
+        dropout = attn.attn_drop if attn.training else 0.0
         if windowed:
             q, k, v = (_windows(t[:, extra:], grid, size) for t in qkv.unbind(2))
             count = q.shape[0] // batch
-            if extra:
-                # Every window sees the class token: (B, h, E, d) -> (B * w, h, E, d).
-                cls_k, cls_v = (t[:, :, :extra].repeat_interleave(count, dim=0) for t in (key, value))
-                k, v = torch.cat([cls_k, k], dim=2), torch.cat([cls_v, v], dim=2)
-            out = _attend(q, k, v, (size, size), attn, self._padding_mask(grid, batch, x.device))
-            out = _unwindows(out, grid, size)
+            # Every window sees the class token: (B, h, E, d) -> (B * w, h, E, d).
+            k, v = (
+                torch.cat([t[:, :, :extra].repeat_interleave(count, dim=0), w], dim=2)
+                for t, w in ((key, k), (value, v))
+            )
+            mask = self._padding_mask(grid, batch, x.device)
+            out = _unwindows(_attend(q, k, v, (size, size), attn, mask), grid, size)
+            of_cls = _attend_all_windows(query[:, :, :extra], k, v, mask, dropout)
         else:
             out = _attend(query[:, :, extra:], key, value, grid, attn, None).transpose(1, 2)
-        if extra:
-            dropout = attn.attn_drop if attn.training else 0.0
             of_cls = F.scaled_dot_product_attention(query[:, :, :extra], key, value, dropout_p=dropout)
-            out = torch.cat([of_cls.transpose(1, 2), out], dim=1)
+        out = torch.cat([of_cls.transpose(1, 2), out], dim=1)
         out = attn.proj(out.reshape(batch, length, -1))
         return attn.out_drop(attn.gamma1(attn.proj_drop(out)))
 

@@ -1,0 +1,216 @@
+"""The downstream configs: they build, their optimizers group, and the full-size ones run on real folder formats."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / 'configs' / 'downstream'
+ALL = sorted(str(p.relative_to(FOLDER)) for p in FOLDER.rglob('*.py'))
+FULL = [name for name in ALL if 'embedded' not in name]
+SMALL = [name for name in ALL if 'embedded' in name]
+PROJECTS = {'classification': 'mmpretrain', 'segmentation': 'mmseg', 'detection': 'mmdet'}
+
+
+def _load(name: str) -> Config:
+    pytest.importorskip(PROJECTS[name.split('/')[0]])
+    cfg = Config.fromfile(str(FOLDER / name))
+    init_default_scope(cfg.default_scope)
+    if cfg.model.get('data_preprocessor') is None:
+        cfg.model.data_preprocessor = cfg.data_preprocessor
+    return cfg
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_header_and_scope(name) -> None:
+    """Each states command, cost and reference, and runs in the scope of the project that its folder names."""
+    text = (FOLDER / name).read_text()
+    header = '\n'.join(line for line in text.splitlines() if line.startswith('#'))
+    assert 'Cost:' in header or 'cost' in header
+    assert 'reference' in header.lower() or 'sibling' in header
+    assert 'tools/train.py' in header or 'vitb_finetune_100e_in1k.py' in header
+    for path in re.findall(r'configs/\S+\.py', header):
+        assert (ROOT / path).is_file(), path
+    cfg = _load(name)
+    assert cfg.default_scope == PROJECTS[name.split('/')[0]]
+    assert cfg.model.backbone.init_cfg.type == 'mmpl.StrictPretrained'
+    assert 'mmpl' in cfg.custom_imports.imports
+
+
+@pytest.mark.parametrize('name', SMALL)
+def test_small_siblings_build(name) -> None:
+    """A sibling's model and optimizer build; every trained parameter is in a group; heads have the data's classes."""
+    cfg = _load(name)
+    cfg.model.backbone.init_cfg = None
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    trained = [p for g in wrapper.optimizer.param_groups for p in g['params']]
+    assert {id(p) for p in trained} >= {id(p) for p in model.parameters() if p.requires_grad}
+    dataset_classes = 11 if cfg.default_scope == 'mmseg' else 10
+    counts = {
+        m.num_classes
+        for n, m in model.named_modules()
+        if isinstance(getattr(m, 'num_classes', None), int) and not n.endswith('rpn_head')
+    }
+    assert counts == {dataset_classes}
+
+
+def _images(folder: Path, count: int, size: tuple[int, int], suffix: str = '.jpg') -> list[Path]:
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f'{i:012d}{suffix}' for i in range(count)]
+    for path in paths:
+        cv2.imwrite(str(path), cv2.resize(rng.integers(0, 255, (8, 10, 3), dtype=np.uint8), size[::-1]))
+    return paths
+
+
+def make_ade20k(root: Path) -> None:
+    """Four images in ADE20K's folders, with its 150 classes and 0 for 'other'."""
+    rng = np.random.default_rng(0)
+    for split in ('training', 'validation'):
+        (root / 'annotations' / split).mkdir(parents=True)
+        for path in _images(root / 'images' / split, 4, (512, 640)):
+            mask = cv2.resize(
+                rng.integers(0, 151, (8, 10), dtype=np.uint8), (640, 512), interpolation=cv2.INTER_NEAREST
+            )
+            cv2.imwrite(str(root / 'annotations' / split / f'{path.stem}.png'), mask)
+
+
+def make_coco(root: Path) -> None:
+    """Four images in COCO's folders, with its 80 categories and polygon masks."""
+    from mmdet.datasets import CocoDataset
+
+    ids = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+    categories = [{'id': i, 'name': n} for i, n in zip(ids, CocoDataset.METAINFO['classes'], strict=True)]
+    (root / 'annotations').mkdir(parents=True)
+    for split in ('train2017', 'val2017'):
+        images, annotations = [], []
+        for i, path in enumerate(_images(root / split, 4, (480, 640))):
+            images.append({'id': i, 'file_name': path.name, 'height': 480, 'width': 640})
+            for j in range(3):
+                x, y, w, h = 60 + 170 * j, 80 + 40 * i, 140, 160
+                annotations.append({
+                    'id': 10 * i + j, 'image_id': i, 'category_id': ids[7 * j + i], 'bbox': [x, y, w, h],
+                    'area': w * h, 'iscrowd': 0, 'segmentation': [[x, y, x + w, y, x + w, y + h, x, y + h]],
+                })  # fmt: skip
+        content = {'images': images, 'annotations': annotations, 'categories': categories}
+        (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
+
+
+def make_imagenet(root: Path) -> None:
+    """Four images of two classes in ImageNet's folders, with the list of its thousand."""
+    for split in ('train', 'val'):
+        for wnid in ('n01440764', 'n01443537'):
+            _images(root / split / wnid, 2, (256, 300), '.JPEG')
+        (root / 'meta').mkdir(exist_ok=True)
+        lines = [f'{p.parent.name}/{p.name} {i // 2}' for i, p in enumerate(sorted((root / split).rglob('*.JPEG')))]
+        (root / 'meta' / f'{split}.txt').write_text('\n'.join(lines))
+        for percent in ('1', '10'):
+            (root / 'meta' / f'train_{percent}percent.txt').write_text('\n'.join(lines))
+
+
+def pretrained_vitb(path: Path) -> str:
+    """A checkpoint with the keys that PL-MAE's student has, ViT-B/16 at 224."""
+    from mmpretrain.models.backbones import VisionTransformer
+
+    state = VisionTransformer(arch='base', out_type='raw').state_dict()
+    torch.save({'state_dict': {f'backbone.{k}': v for k, v in state.items()}}, path)
+    return str(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', [n for n in FULL if 'ema' not in n])
+def test_full_size_on_real_folder_formats(name, tmp_path, monkeypatch) -> None:
+    """Two iterations at full size on four images in the folder format of the real data set."""
+    monkeypatch.chdir(tmp_path)
+    cfg = _load(name)
+    {
+        'classification': lambda: make_imagenet(tmp_path / 'data/imagenet'),
+        'segmentation': lambda: make_ade20k(tmp_path / 'data/ade/ADEChallengeData2016'),
+        'detection': lambda: make_coco(tmp_path / 'data/coco'),
+    }[name.split('/')[0]]()
+    cfg.model.backbone.init_cfg.checkpoint = pretrained_vitb(tmp_path / 'pretrained.pth')
+    cfg.work_dir = str(tmp_path / 'work')
+    loader = cfg.train_dataloader
+    loader.update(batch_size=1 if cfg.default_scope == 'mmdet' else 2, num_workers=0, persistent_workers=False)
+    cfg.train_cfg = {'type': 'IterBasedTrainLoop', 'max_iters': 2, 'val_interval': 10}
+    for part in ('val', 'test'):
+        for suffix in ('dataloader', 'cfg', 'evaluator'):
+            cfg[f'{part}_{suffix}'] = None
+    cfg.param_scheduler = []
+    cfg.default_hooks.checkpoint = None
+    cfg.default_hooks.logger = {'type': 'LoggerHook', 'interval': 1, 'log_metric_by_epoch': False}
+    cfg.log_processor = {'type': 'LogProcessor', 'by_epoch': False}
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    losses = [
+        json.loads(line)['loss'] for line in next(Path(cfg.work_dir).rglob('scalars.json')).read_text().splitlines()
+    ]
+    assert len(losses) == 2 and np.isfinite(losses).all()
+
+
+# What an installed mmpl does when the interpreter starts; the tests also run from a checkout that is only on the path.
+START = (
+    'import runpy, site, sys; site.addsitedir(sys.argv[1]); del sys.argv[:2]; '
+    'runpy.run_path(sys.argv[0], run_name="__main__")'
+)
+
+
+OWN_TOOLS = [
+    ('mmseg', 'segmentation/upernet_vit_embedded.py', 'mIoU'),
+    ('mmdet', 'detection/mask_rcnn_vit_embedded.py', 'coco/segm_mAP'),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('project', 'name', 'metric'), OWN_TOOLS)
+def test_under_their_own_train_and_test_py(project, name, metric, tmp_path) -> None:
+    """mmseg's and mmdet's own tools train the small siblings and evaluate them, with no compiled operator."""
+    module = pytest.importorskip(project)
+    tools = Path(module.__file__).parent / '.mim' / 'tools'
+    if not tools.is_dir():
+        pytest.skip(f'{project} was installed without its tools')
+    work = tmp_path / 'work'
+    schedule = (
+        ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2']
+        if project == 'mmseg'
+        else ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1']
+    )
+    if project == 'mmdet':
+        ann = 'data/mmpl_embedded/test/coco/annotations/instances_val.json'
+        schedule += [f'{part}_evaluator.ann_file={ann}' for part in ('val', 'test')]
+    options = [
+        '--work-dir',
+        str(work),
+        '--cfg-options',
+        'model.backbone.init_cfg=None',
+        *(f'{part}_dataloader.dataset.size=test' for part in ('train', 'val', 'test')),
+        *schedule,
+    ]
+    text = re.search(r"PTH_TEXT = '(.+)\\\\n'", (ROOT / 'setup.py').read_text())
+    assert text is not None
+    (tmp_path / 'site').mkdir()
+    (tmp_path / 'site' / 'mmpl_mmcv_ext.pth').write_text(text[1] + '\n')
+    start = [sys.executable, '-c', START, str(tmp_path / 'site')]
+    env_free = {'cwd': tmp_path, 'capture_output': True, 'text': True}
+    config = str(FOLDER / name)
+    train = subprocess.run([sys.executable, str(tools / 'train.py'), config, *options], **env_free)
+    assert train.returncode == 0, train.stderr[-3000:]
+    assert metric in train.stdout + train.stderr
+    checkpoint = (work / 'last_checkpoint').read_text().strip()
+    test = subprocess.run([*start, str(tools / 'test.py'), config, checkpoint, *options], **env_free)
+    assert test.returncode == 0, test.stderr[-3000:]
+    assert metric in test.stdout + test.stderr
