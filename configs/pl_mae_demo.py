@@ -1,0 +1,54 @@
+# PL-MAE on the embedded digits, ViT 96 x 4 with 64 patches; for two CPU cores.
+#
+#   tools/demo.sh                                  (three seeds, and the report)
+#   python tools/train.py configs/pl_mae_demo.py   (one)
+_base_ = ['./_base_/models/pl_mae_vitb.py', './_base_/datasets/embedded.py', './_base_/default_runtime.py']
+
+max_epochs = 5
+lr = 2e-3
+
+model = dict(
+    data_preprocessor=_base_.data_preprocessor,
+    backbone=dict(
+        arch=dict(embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384),
+        img_size=32,
+        patch_size=4),
+    neck=dict(decoder_embed_dims=64, depth=2, num_heads=4),
+    head=dict(target_norm='batch'),
+    label_head=dict(
+        num_prototypes=256,
+        hidden_dims=256,
+        bottleneck_dims=64,
+        assignment='sinkhorn',
+        warmup_teacher_temp=0.05,
+        teacher_temp=0.05),
+    loss_weights=dict(label_cls=0.5, label_data=0.5))
+
+optim_wrapper = dict(
+    type='OptimWrapper',
+    constructor='mmpl.StrictOptimWrapperConstructor',
+    optimizer=dict(type='AdamW', lr=lr, betas=(0.9, 0.95), weight_decay=0.05),
+    clip_grad=dict(max_norm=3.0),
+    paramwise_cfg=dict(
+        norm_decay_mult=0.0,
+        bias_decay_mult=0.0,
+        custom_keys=dict(mask_token=dict(decay_mult=0.0), cls_token=dict(decay_mult=0.0))))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=True, end=0.1 * max_epochs, convert_to_iter_based=True),
+    dict(
+        type='CosineAnnealingLR',
+        by_epoch=True,
+        begin=0.1 * max_epochs,
+        end=max_epochs,
+        convert_to_iter_based=True),
+]
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs)
+
+custom_hooks = [
+    dict(
+        _base_.teacher_hook,
+        momentum_label=dict(start=0.99, end=1.0),  # a short run: teachers that start slowly start too late
+        momentum_recon=dict(start=0.99, end=1.0)),
+    _base_.probe,
+]
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=1))

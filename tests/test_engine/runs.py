@@ -1,0 +1,60 @@
+"""Tiny training runs in this process."""
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+from mmengine.runner import Runner
+from torch.utils.data import Dataset
+
+from tests.test_models.helpers import plmae_cfg
+
+
+@DATASETS.register_module(force=True)
+class NoiseImages(Dataset):
+    """Images that are a function of their index."""
+
+    def __init__(self, size: int = 16, side: int = 16) -> None:
+        self.size, self.side = size, side
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict:
+        rng = np.random.default_rng(index)
+        image = rng.normal(size=(3, self.side, self.side)).astype(np.float32)
+        return dict(inputs=torch.from_numpy(image), data_samples=index)
+
+
+def run_cfg(work_dir, model: dict | None = None, hook: dict | None = None, **kwargs) -> Config:
+    """Config of a PL-MAE run of four iterations an epoch."""
+    cfg = dict(
+        default_scope='mmpretrain',
+        work_dir=str(work_dir),
+        model=plmae_cfg(data_preprocessor=dict(type='SelfSupDataPreprocessor'), **(model or {})),
+        train_dataloader=dict(
+            batch_size=4,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            collate_fn=dict(type='default_collate'),
+            dataset=dict(type='mmengine.NoiseImages', _scope_='mmengine'),
+        ),
+        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3)),
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=2),
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1), checkpoint=dict(type='CheckpointHook', interval=1)
+        ),
+        custom_hooks=[dict(type='mmpl.DualTeacherHook', health_interval=1, **(hook or {}))],
+        randomness=dict(seed=0, deterministic=True),
+        log_level='WARNING',
+        experiment_name=f'run_{np.random.default_rng().integers(1 << 60)}',
+    )
+    cfg.update(kwargs)
+    return Config(cfg)
+
+
+def train(*args, **kwargs) -> Runner:
+    """Build and run one."""
+    runner = Runner.from_cfg(run_cfg(*args, **kwargs))
+    runner.train()
+    return runner

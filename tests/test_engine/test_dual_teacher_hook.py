@@ -1,0 +1,243 @@
+"""When the teachers move, and what the log says."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmpl.engine.hooks import DualTeacherHook, label_health
+from mmpl.models.heads import LabelStats
+from tests.test_engine.runs import run_cfg, train
+
+
+class Recorder(Hook):
+    """Recomputes both teachers in float64 from the student's weights after each optimizer step."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, accumulation: int, label=(0.9, 1.0), recon=(0.95, 0.999)) -> None:
+        self.accumulation, self.starts_ends = accumulation, dict(label=label, recon=recon)
+        self.updates = 0
+
+    @staticmethod
+    def student(model) -> dict:
+        keys = ('backbone.', 'label_heads.')
+        return {n: p.detach().double().clone() for n, p in model.named_parameters() if n.startswith(keys)}
+
+    def before_train(self, runner) -> None:
+        self.teachers = dict(label=self.student(runner.model), recon=self.student(runner.model))
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if (runner.iter + 1) % self.accumulation and runner.iter + 1 != runner.max_iters:
+            return
+        self.updates += 1
+        progress = (runner.iter + 1) / runner.max_iters
+        for name, (start, end) in self.starts_ends.items():
+            momentum = end - (end - start) * (math.cos(math.pi * progress) + 1) / 2
+            for key, value in self.student(runner.model).items():
+                self.teachers[name][key].mul_(momentum).add_(value, alpha=1 - momentum)
+
+
+@pytest.mark.parametrize(('accumulation', 'epochs'), [(4, 100), (3, 5)])
+def test_both_teachers_follow_their_schedules_after_optimizer_steps(tmp_path, accumulation, epochs):
+    hook = dict(momentum_label=dict(start=0.9, end=1.0), momentum_recon=dict(start=0.95, end=0.999))
+    cfg = run_cfg(
+        tmp_path,
+        hook=hook,
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs),
+        optim_wrapper=dict(
+            type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3), accumulative_counts=accumulation
+        ),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1000)),
+    )
+    runner = Runner.from_cfg(cfg)
+    recorder = Recorder(accumulation)
+    runner.register_hook(recorder)
+    runner.train()
+    assert recorder.updates == -(-4 * epochs // accumulation)
+    own = dict(runner.model.named_parameters())
+    moved = 0.0
+    for key, value in recorder.teachers['label'].items():
+        name = f'label_teacher.{key.replace("label_heads.", "heads.")}'
+        torch.testing.assert_close(own[name].double(), value, rtol=0, atol=1e-6, msg=name)
+        moved = max(moved, (own[name].double() - own[key].double()).abs().max().item())
+    for key, value in recorder.teachers['recon'].items():
+        if key.startswith('backbone.'):
+            torch.testing.assert_close(own[f'recon_teacher.{key}'].double(), value, rtol=0, atol=1e-6, msg=key)
+    assert moved > 1e-4, 'a teacher that equals its student would prove nothing'
+
+
+def test_a_skipped_step_moves_no_teacher(tmp_path):
+    """As a loss scaler does on overflow: the wrapper goes on, the optimizer takes no step."""
+
+    class SkipSecond(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            wrapper = runner.optim_wrapper
+            if runner.iter == 1:
+                wrapper.step = lambda **kwargs: None
+            elif 'step' in vars(wrapper):
+                del wrapper.step
+
+    class Watch(Hook):
+        priority = 'LOWEST'
+        seen: list
+
+        def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            self.seen.append(runner.model.label_teacher.backbone.layers[0].ln1.weight.clone())
+
+    runner = Runner.from_cfg(run_cfg(tmp_path, hook=dict(momentum_label=dict(start=0.5, end=0.5))))
+    watch = Watch()
+    watch.seen = []
+    runner.register_hook(SkipSecond())
+    runner.register_hook(watch)
+    runner.train()
+    assert torch.equal(watch.seen[0], watch.seen[1])
+    assert not torch.equal(watch.seen[1], watch.seen[2])
+
+
+def test_log_holds_losses_momenta_and_health(tmp_path):
+    runner = train(tmp_path)
+    (log,) = tmp_path.glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(lines) == 8
+    for line in lines:
+        parts = sum(line[f'loss_{name}'] for name in ('recon', 'label_cls', 'label_data'))
+        assert line['loss'] == pytest.approx(parts, rel=1e-5)
+        for name in ('cls', 'data'):
+            for figure in ('entropy_mean', 'entropy_marginal', 'usage', 'agreement'):
+                assert 0 <= line[f'{name}_{figure}'] <= 1 + 1e-6
+        assert line['target_norm'] > 0
+    momenta = runner.message_hub.get_scalar('train/momentum_recon').data[0]
+    expected = [1 - 0.0005 * (math.cos(math.pi * (i + 1) / 8) + 1) / 2 for i in range(8)]
+    np.testing.assert_allclose(momenta, expected, atol=1e-9)
+    temps = runner.message_hub.get_scalar('train/teacher_temp').data[0]
+    assert temps[0] == pytest.approx(0.04)
+    assert temps[-1] == pytest.approx(0.07)
+
+
+def test_health_figures():
+    probs = np.array([[0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1]])
+    stats = LabelStats(
+        count=torch.tensor(3.0),
+        entropy=torch.tensor(-(probs * np.log(probs)).sum()),
+        agreement=torch.tensor(2.0),
+        probs=torch.tensor(probs.sum(0)),
+        hits=torch.tensor([2.0, 1.0, 0.0, 0.0]),
+    )
+    health = label_health(stats)
+    mean = probs.mean(0)
+    assert health['entropy_mean'] == pytest.approx(-(probs * np.log(probs)).sum() / 3 / math.log(4))
+    assert health['entropy_marginal'] == pytest.approx(-(mean * np.log(mean)).sum() / math.log(4))
+    assert health['usage'] == pytest.approx(2 / 3)
+    assert health['agreement'] == pytest.approx(2 / 3)
+
+
+def test_collapse_is_warned_of_once(tmp_path, caplog):
+    """Prototypes that are all alike give labels that say nothing."""
+    cfg = run_cfg(tmp_path, hook=dict(patience=3), log_level='INFO')
+    runner = Runner.from_cfg(cfg)
+    warned = []
+    runner.logger.warning = lambda text, *args, **kwargs: warned.append(text)
+
+    class Collapse(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            for head in runner.model.label_teacher.heads.values():
+                head.prototypes.data[:] = head.prototypes.data[0]
+
+    runner.register_hook(Collapse())
+    runner.train()
+    collapses = [text for text in warned if 'have collapsed or say nothing' in text]
+    assert len(collapses) == 2, warned  # one for each labelling head
+    assert 'at iteration 3' in collapses[0]
+    assert 'entropy_mean 1.0000' in collapses[0]
+
+
+def test_a_run_without_teachers_needs_no_hook_but_bears_one(tmp_path):
+    pixel = dict(head=dict(target='pixel'), loss_weights=dict(label_cls=0, label_data=0))
+    train(tmp_path / 'with', model=pixel)
+    train(tmp_path / 'without', model=pixel, custom_hooks=[])
+
+
+def test_refuses_none_and_two(tmp_path):
+    with pytest.raises(RuntimeError, match='nobody updates the teachers'):
+        train(tmp_path, custom_hooks=[])
+    with pytest.raises(RuntimeError, match='updated by DualTeacherHook already.*keep one DualTeacherHook'):
+        train(tmp_path, custom_hooks=[dict(type='mmpl.DualTeacherHook')] * 2)
+
+
+def test_refuses_a_model_without_teachers(tmp_path):
+    class Runnerlike:
+        model = torch.nn.Linear(1, 1)
+
+    with pytest.raises(TypeError, match='needs a model with teachers, such as mmpl.PLMAE, but got Linear'):
+        DualTeacherHook().before_train(Runnerlike())
+
+
+@pytest.mark.parametrize(
+    ('fields', 'message'),
+    [
+        (dict(momentum_label=dict(start=1.0, end=0.9)), '`momentum_label.start` must be at most'),
+        (dict(momentum_recon=dict(start=1.5)), r'`momentum_recon.start` must be a number in \[0, 1\], but got 1.5'),
+        (dict(health_interval=0), '`health_interval`'),
+        (dict(min_usage=2), '`min_usage`'),
+        (dict(patience=0), '`patience`'),
+    ],
+)
+def test_refuses(fields, message):
+    with pytest.raises(ValueError, match=message):
+        DualTeacherHook(**fields)
+
+
+@pytest.mark.smoke
+def test_resumed_teachers_and_masks_are_those_of_the_checkpoint(tmp_path):
+    first = train(tmp_path)
+    saved = {k: v.clone() for k, v in first.model.state_dict().items()}
+    cfg = run_cfg(tmp_path, resume=True, train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=3))
+    resumed = Runner.from_cfg(cfg)
+
+    class Compare(Hook):
+        priority = 'LOWEST'
+
+        def before_train_epoch(self, runner):
+            for key, value in runner.model.state_dict().items():
+                assert torch.equal(value, saved[key]), key
+            assert runner.model.masking._step == 8
+            assert runner.iter == 8
+
+    resumed.register_hook(Compare())
+    resumed.train()
+    assert resumed.iter == 12
+
+
+def test_teachers_start_as_the_student_of_a_checkpoint_without_teachers(tmp_path):
+    pixel = dict(head=dict(target='pixel'), loss_weights=dict(label_cls=0, label_data=0))
+    mae = train(tmp_path / 'mae', model=pixel)
+    runner = Runner.from_cfg(run_cfg(tmp_path / 'pl', load_from=str(tmp_path / 'mae' / 'epoch_2.pth')))
+
+    class Compare(Hook):
+        priority = 'LOWEST'
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter == 0:
+                for name, value in mae.model.backbone.state_dict().items():
+                    assert torch.equal(runner.model.label_teacher.backbone.state_dict()[name], value)
+                    assert torch.equal(runner.model.recon_teacher.backbone.state_dict()[name], value)
+
+    runner.register_hook(Compare())
+    runner.train()
+
+
+def test_bf16_run(tmp_path):
+    runner = train(
+        tmp_path, optim_wrapper=dict(type='mmpl.AutocastOptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
+    )
+    assert all(torch.isfinite(p).all() and p.dtype == torch.float32 for p in runner.model.parameters())
+    with pytest.raises(ValueError, match='`optim_wrapper.dtype` must be one of'):
+        train(
+            tmp_path,
+            optim_wrapper=dict(type='mmpl.AutocastOptimWrapper', dtype='fp8', optimizer=dict(type='AdamW', lr=1e-3)),
+        )
