@@ -10,9 +10,8 @@ lr = 2e-3
 model = dict(
     data_preprocessor=_base_.data_preprocessor,
     backbone=dict(
-        arch=dict(embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384),
-        img_size=32,
-        patch_size=4),
+        arch=dict(embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384), img_size=32, patch_size=4
+    ),
     neck=dict(decoder_embed_dims=64, depth=2, num_heads=4),
     head=dict(target_norm='batch'),
     label_head=dict(
@@ -21,8 +20,10 @@ model = dict(
         bottleneck_dims=64,
         assignment='sinkhorn',
         warmup_teacher_temp=0.05,
-        teacher_temp=0.05),
-    loss_weights=dict(label_cls=0.5, label_data=0.5))
+        teacher_temp=0.05,
+    ),
+    loss_weights=dict(label_cls=0.5, label_data=0.5),
+)
 
 optim_wrapper = dict(
     type='OptimWrapper',
@@ -32,15 +33,12 @@ optim_wrapper = dict(
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
         bias_decay_mult=0.0,
-        custom_keys=dict(mask_token=dict(decay_mult=0.0), cls_token=dict(decay_mult=0.0))))
+        custom_keys=dict(mask_token=dict(decay_mult=0.0), cls_token=dict(decay_mult=0.0)),
+    ),
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=True, end=0.1 * max_epochs, convert_to_iter_based=True),
-    dict(
-        type='CosineAnnealingLR',
-        by_epoch=True,
-        begin=0.1 * max_epochs,
-        end=max_epochs,
-        convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=0.1 * max_epochs, end=max_epochs, convert_to_iter_based=True),
 ]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs)
 
@@ -48,7 +46,8 @@ custom_hooks = [
     dict(
         _base_.teacher_hook,
         momentum_label=dict(start=0.99, end=1.0),  # a short run: teachers that start slowly start too late
-        momentum_recon=dict(start=0.99, end=1.0)),
+        momentum_recon=dict(start=0.99, end=1.0),
+    ),
     _base_.probe,
 ]
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=1))

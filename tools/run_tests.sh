@@ -3,7 +3,8 @@
 #
 #   bash tools/run_tests.sh [arguments of pytest]
 #
-# Makes .venv on the first run (see setup_env.sh). SKIP_LINT=1 runs pytest only. MMPL_STACK=upstream uses the upstream
+# Makes .venv on the first run (see setup_env.sh). SKIP_LINT=1 runs pytest only; WORKERS=n sets the
+# processes (default: the cores). MMPL_STACK=upstream uses the upstream
 # OpenMMLab packages. The last line is pytest's; a failed check before it fails the whole run too.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -26,8 +27,9 @@ if [ ${#failed[@]} -gt 0 ]; then
     echo "!! failed before the tests: ${failed[*]} (see above)" >&2
 fi
 
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
-"$PYTHON" -m pytest "$@"
+# One process a core, each with one thread: tiny models gain nothing from threads. A file's tests stay together.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+"$PYTHON" -m pytest -n "${WORKERS:-$(nproc)}" --dist loadfile "$@"
 status=$?
 [ $status -ne 0 ] && exit $status
 [ ${#failed[@]} -eq 0 ]

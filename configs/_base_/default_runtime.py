@@ -5,18 +5,19 @@ default_hooks = dict(
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
-    sampler_seed=dict(type='DistSamplerSeedHook'))
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+)
 
 teacher_hook = dict(
     type='mmpl.DualTeacherHook',
     momentum_label=dict(start=0.996, end=1.0),  # labelling teacher, cosine over the run
     momentum_recon=dict(start=0.9995, end=1.0),  # reconstruction teacher
-    health_interval=10)  # iterations between two looks at the labels
+    health_interval=10,
+)  # iterations between two looks at the labels
 
 env_cfg = dict(
-    cudnn_benchmark=False,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'))
+    cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl')
+)
 
 vis_backends = [
     dict(type='LocalVisBackend'),

@@ -51,6 +51,11 @@ def test_pixel_targets_are_mae_bit_for_bit(norm_pix, batch_size):
         assert (a is None and b is None) or torch.equal(a, b), name
 
 
+def score(head, x):
+    """Logits of a labelling head."""
+    return F.normalize(head.projector(x), dim=-1) @ F.normalize(head.prototypes, dim=-1).t()
+
+
 def by_hand(model, images, masks):
     """The losses of full images, one image and one token at a time."""
     cls_losses, data_losses, recon = [], [], []
@@ -66,9 +71,6 @@ def by_hand(model, images, masks):
             recon.append(F.smooth_l1_loss(value, F.layer_norm(raw[place], (32,))))
 
         def entropy(name, token, target):
-            def score(head, x):
-                return F.normalize(head.projector(x), dim=-1) @ F.normalize(head.prototypes, dim=-1).t()
-
             probs = torch.softmax(score(label.heads[name], target) / 0.04, -1)
             return -(probs * torch.log_softmax(score(student.label_heads[name], token) / 0.1, -1)).sum()
 

@@ -32,9 +32,7 @@ def test_loss_equals_the_reference(assignment, student_temp):
         return (z / np.linalg.norm(z, axis=1, keepdims=True)) @ (w / np.linalg.norm(w, axis=1, keepdims=True)).T
 
     scores = logits(teacher, seen)
-    probs = (
-        reference.sinkhorn(scores, 0.07, 3) if assignment == 'sinkhorn' else reference.centering(scores, 0, 0.07)
-    )
+    probs = reference.sinkhorn(scores, 0.07, 3) if assignment == 'sinkhorn' else reference.centering(scores, 0, 0.07)
     assert loss.item() == pytest.approx(reference.cross_entropy(probs, logits(student, tokens), student_temp), rel=1e-5)
 
     assert isinstance(stats, LabelStats)

@@ -17,7 +17,8 @@ train_dataloader = dict(
     drop_last=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(type='mmpl.EmbeddedClassification', data_root=data_root, split='train', pipeline=train_pipeline))
+    dataset=dict(type='mmpl.EmbeddedClassification', data_root=data_root, split='train', pipeline=train_pipeline),
+)
 
 probe = dict(
     type='mmpl.FeatureProbeHook',
@@ -30,8 +31,11 @@ probe = dict(
     train_dataloader=dict(
         batch_size=250,
         num_workers=0,
-        dataset=dict(type='mmpl.EmbeddedClassification', data_root=data_root, split='train', pipeline=probe_pipeline)),
+        dataset=dict(type='mmpl.EmbeddedClassification', data_root=data_root, split='train', pipeline=probe_pipeline),
+    ),
     val_dataloader=dict(
         batch_size=250,
         num_workers=0,
-        dataset=dict(type='mmpl.EmbeddedClassification', data_root=data_root, split='test', pipeline=probe_pipeline)))
+        dataset=dict(type='mmpl.EmbeddedClassification', data_root=data_root, split='test', pipeline=probe_pipeline),
+    ),
+)

@@ -4,12 +4,7 @@ data_root = 'data/imagenet/'
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(
-        type='RandomResizedCrop',
-        scale=224,
-        crop_ratio_range=(0.2, 1.0),
-        backend='pillow',
-        interpolation='bicubic'),
+    dict(type='RandomResizedCrop', scale=224, crop_ratio_range=(0.2, 1.0), backend='pillow', interpolation='bicubic'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PackInputs'),
 ]
@@ -28,7 +23,8 @@ train_dataloader = dict(
     drop_last=True,
     sampler=dict(type='DefaultSampler', shuffle=True),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(type=dataset_type, data_root=data_root, split='train', pipeline=train_pipeline))
+    dataset=dict(type=dataset_type, data_root=data_root, split='train', pipeline=train_pipeline),
+)
 
 # kNN on frozen features while pre-training goes on; the linear probe has its own recipe in configs/downstream
 probe = dict(
@@ -42,8 +38,11 @@ probe = dict(
     train_dataloader=dict(
         batch_size=128,
         num_workers=8,
-        dataset=dict(type=dataset_type, data_root=data_root, split='train', pipeline=probe_pipeline)),
+        dataset=dict(type=dataset_type, data_root=data_root, split='train', pipeline=probe_pipeline),
+    ),
     val_dataloader=dict(
         batch_size=128,
         num_workers=8,
-        dataset=dict(type=dataset_type, data_root=data_root, split='val', pipeline=probe_pipeline)))
+        dataset=dict(type=dataset_type, data_root=data_root, split='val', pipeline=probe_pipeline),
+    ),
+)

@@ -2,24 +2,24 @@
 model = dict(
     type='mmpl.PLMAE',
     data_preprocessor=dict(
-        type='SelfSupDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True),
+        type='SelfSupDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True
+    ),
     backbone=dict(type='mmpl.MaskedViT', arch='b', img_size=224, patch_size=16),
     masking=dict(
         type='mmpl.RandomMasking',
         mask_ratio=0.75,  # share of the patches hidden from the student
         num_masks=1,  # masks of one image per step; more of them share the teachers' forward passes
         predict_ratio=1.0,  # share of the masked places that the decoder predicts
-        seed=0),
+        seed=0,
+    ),
     neck=dict(type='mmpl.TokenDecoder', decoder_embed_dims=512, depth=8, num_heads=16),
     head=dict(
         type='mmpl.TokenReconHead',
         target='feature',  # 'feature' | 'discrete' | 'pixel'
         loss='smooth_l1',  # 'smooth_l1' | 'l2' | 'cosine'
         target_norm='layer',  # 'layer' | 'batch' | 'none'
-        target_blocks=1),  # mean of the teacher's last blocks
+        target_blocks=1,
+    ),  # mean of the teacher's last blocks
     label_head=dict(
         type='mmpl.PseudoLabelHead',
         num_prototypes=8192,
@@ -31,10 +31,12 @@ model = dict(
         warmup_ratio=0.1,
         assignment='centering',  # 'centering' | 'sinkhorn'
         center_momentum=0.9,
-        chunk_size=4096),  # tokens whose logits are in memory at once
+        chunk_size=4096,
+    ),  # tokens whose logits are in memory at once
     data_label_head=None,  # fields in which the head of data tokens differs from label_head
     share_label_head=False,
     data_tokens='visible',  # 'visible' | 'masked' | 'all'
     teacher_input='full',  # 'full' | 'folds'
     single_teacher=False,
-    loss_weights=dict(recon=1.0, label_cls=1.0, label_data=1.0))
+    loss_weights=dict(recon=1.0, label_cls=1.0, label_data=1.0),
+)

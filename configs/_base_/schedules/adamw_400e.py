@@ -10,7 +10,8 @@ optim_wrapper = dict(
         type='AdamW',
         lr=1.5e-4 * 4096 / 256,  # for a batch of 4096; see auto_scale_lr
         betas=(0.9, 0.95),
-        weight_decay=0.05),
+        weight_decay=0.05,
+    ),
     paramwise_cfg=dict(
         custom_keys={
             'ln': dict(decay_mult=0.0),
@@ -18,22 +19,13 @@ optim_wrapper = dict(
             'pos_embed': dict(decay_mult=0.0),
             'mask_token': dict(decay_mult=0.0),
             'cls_token': dict(decay_mult=0.0),
-        }))
+        }
+    ),
+)
 auto_scale_lr = dict(enable=True, base_batch_size=4096)  # linear in GPUs x batch_size
 
 param_scheduler = [
-    dict(
-        type='LinearLR',
-        start_factor=1e-4,
-        by_epoch=True,
-        begin=0,
-        end=warmup_epochs,
-        convert_to_iter_based=True),
-    dict(
-        type='CosineAnnealingLR',
-        by_epoch=True,
-        begin=warmup_epochs,
-        end=max_epochs,
-        convert_to_iter_based=True),
+    dict(type='LinearLR', start_factor=1e-4, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=warmup_epochs, end=max_epochs, convert_to_iter_based=True),
 ]
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs)

@@ -11,9 +11,11 @@ model = dict(
         arch=dict(_delete_=True, embed_dims=128, num_layers=4, num_heads=4, feedforward_channels=512),
         img_size=32,
         patch_size=4,
-        frozen_stages=4),
+        frozen_stages=4,
+    ),
     neck=dict(input_features=128),
-    head=dict(num_classes=10, in_channels=128))
+    head=dict(num_classes=10, in_channels=128),
+)
 
 # No flips, mixup or RandAugment: a mirrored digit is another one.
 data_preprocessor = dict(num_classes=10)
@@ -25,20 +27,23 @@ train_dataloader = dict(
     batch_size=64,
     sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(split='train', **dataset),
-    **loader)
+    **loader,
+)
 val_dataloader = dict(
     _delete_=True,
     batch_size=250,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(split='val', **dataset),
-    **loader)
+    **loader,
+)
 test_dataloader = dict(
     _delete_=True,
     batch_size=250,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(split='test', **dataset),
-    **loader)
-val_evaluator = dict(type='Accuracy', topk=(1, ))
+    **loader,
+)
+val_evaluator = dict(type='Accuracy', topk=(1,))
 test_evaluator = val_evaluator
 
 optim_wrapper = dict(optimizer=dict(lr=0.4))

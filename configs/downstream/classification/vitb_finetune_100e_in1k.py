@@ -17,10 +17,13 @@ model = dict(
             checkpoint='work_dirs/pl_mae_vitb/epoch_400.pth',
             prefix='backbone.',
             # The mean of the patch tokens has a norm of its own, ln2; the one of pre-training is not used.
-            ignore=('ln1.*', 'ln2.*'))))
+            ignore=('ln1.*', 'ln2.*'),
+        )
+    )
+)
 
 optim_wrapper = dict(
-    constructor='mmpl.LayerDecayOptimWrapperConstructor',
-    paramwise_cfg=dict(_delete_=True, layer_decay_rate=0.65))
+    constructor='mmpl.LayerDecayOptimWrapperConstructor', paramwise_cfg=dict(_delete_=True, layer_decay_rate=0.65)
+)
 
 custom_hooks = [dict(type='mmpl.ClassCountHook')]

@@ -14,7 +14,6 @@ model = dict(train_cfg=None)  # no mixup, no CutMix: with few labels they hide t
 optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(layer_decay_rate=0.75))
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-4, by_epoch=True, begin=0, end=20, convert_to_iter_based=True),
-    dict(
-        type='CosineAnnealingLR', by_epoch=True, begin=20, end=200, eta_min=1e-6, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=20, end=200, eta_min=1e-6, convert_to_iter_based=True),
 ]
 train_cfg = dict(by_epoch=True, max_epochs=200, val_interval=20)

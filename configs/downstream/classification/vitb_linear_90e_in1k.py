@@ -16,7 +16,10 @@ model = dict(
             _delete_=True,
             type='mmpl.StrictPretrained',
             checkpoint='work_dirs/pl_mae_vitb/epoch_400.pth',
-            prefix='backbone.')))
+            prefix='backbone.',
+        )
+    )
+)
 
 # --amp switches mixed precision on; the stock config does so by itself and cannot run without a GPU.
 optim_wrapper = dict(type='OptimWrapper')

@@ -13,19 +13,19 @@ model = dict(
         patch_size=4,
         window_size=8,
         global_attn_indexes=[1, 3],
-        drop_path_rate=0.0),
+        drop_path_rate=0.0,
+    ),
     neck=dict(in_channels=128, out_channels=64, scale_factors=(1, 0.5, 0.25), num_outs=3),
-    rpn_head=dict(
-        in_channels=64,
-        feat_channels=64,
-        anchor_generator=dict(scales=[4], strides=[4, 8, 16])),
+    rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4], strides=[4, 8, 16])),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64, featmap_strides=[4, 8, 16], finest_scale=28),
         bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=10),
         mask_roi_extractor=dict(out_channels=64, featmap_strides=[4, 8, 16], finest_scale=28),
-        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=10)),
+        mask_head=dict(num_convs=2, in_channels=64, conv_out_channels=64, num_classes=10),
+    ),
     train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=64))),
-    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)))
+    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)),
+)
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 
 # No flips: a mirrored digit is another one.
@@ -47,13 +47,15 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(split='train', pipeline=train_pipeline, **dataset))
+    dataset=dict(split='train', pipeline=train_pipeline, **dataset),
+)
 val_dataloader = dict(
     _delete_=True,
     batch_size=8,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(split='val', test_mode=True, pipeline=test_pipeline, **dataset))
+    dataset=dict(split='val', test_mode=True, pipeline=test_pipeline, **dataset),
+)
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/mmpl_embedded/demo/coco/annotations/instances_val.json')
 test_evaluator = val_evaluator

@@ -18,8 +18,8 @@ image_size = (1024, 1024)
 norm_cfg = dict(type='mmpretrain.LN2d', eps=1e-6)
 model = dict(
     data_preprocessor=dict(
-        pad_size_divisor=32,
-        batch_augments=[dict(type='BatchFixedSizePad', size=image_size, pad_mask=True)]),
+        pad_size_divisor=32, batch_augments=[dict(type='BatchFixedSizePad', size=image_size, pad_mask=True)]
+    ),
     backbone=dict(
         _delete_=True,
         type='mmpl.DenseViT',
@@ -33,18 +33,23 @@ model = dict(
             type='mmpl.StrictPretrained',
             checkpoint='work_dirs/pl_mae_vitb/epoch_400.pth',
             prefix='backbone.',
-            ignore=('layers.*.attn.rel_pos_*', ))),
+            ignore=('layers.*.attn.rel_pos_*',),
+        ),
+    ),
     neck=dict(
         _delete_=True,
         type='mmpl.SimpleFPN',
         in_channels=768,
         out_channels=256,
         scale_factors=(4, 2, 1, 0.5),
-        num_outs=5),
+        num_outs=5,
+    ),
     rpn_head=dict(num_convs=2),
     roi_head=dict(
         bbox_head=dict(type='Shared4Conv1FCBBoxHead', conv_out_channels=256, norm_cfg=norm_cfg),
-        mask_head=dict(norm_cfg=norm_cfg)))
+        mask_head=dict(norm_cfg=norm_cfg),
+    ),
+)
 
 test_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -62,7 +67,8 @@ optim_wrapper = dict(
     type='OptimWrapper',
     constructor='mmpl.LayerDecayOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1),
-    paramwise_cfg=dict(layer_decay_rate=0.7))
+    paramwise_cfg=dict(layer_decay_rate=0.7),
+)
 # 25 epochs of a data set repeated four times are 184,375 iterations; the rate falls at 163,889 and 177,546 of them.
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=250),

@@ -13,9 +13,11 @@ model = dict(
         img_size=32,
         patch_size=4,
         frozen_stages=4,
-        out_indices=[3]),
+        out_indices=[3],
+    ),
     decode_head=dict(in_channels=128, channels=128, num_classes=11),
-    test_cfg=dict(_delete_=True, mode='whole'))
+    test_cfg=dict(_delete_=True, mode='whole'),
+)
 optim_wrapper = dict(optimizer=dict(lr=1e-2))
 
 # Eleven classes: the background and ten digits. No flips: a mirrored digit is another one.
@@ -29,19 +31,22 @@ dataset = dict(
     data_root='data/mmpl_embedded/',
     size='demo',
     reduce_zero_label=False,
-    pipeline=train_pipeline)
+    pipeline=train_pipeline,
+)
 train_dataloader = dict(
     _delete_=True,
     batch_size=8,
     num_workers=0,
     sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=dict(split='train', **dataset))
+    dataset=dict(split='train', **dataset),
+)
 val_dataloader = dict(
     _delete_=True,
     batch_size=1,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(split='val', test_mode=True, **dataset))
+    dataset=dict(split='val', test_mode=True, **dataset),
+)
 test_dataloader = val_dataloader
 
 param_scheduler = [

@@ -13,11 +13,13 @@ model = dict(
         img_size=32,
         patch_size=4,
         drop_path_rate=0.0,
-        out_indices=[0, 1, 2, 3]),
+        out_indices=[0, 1, 2, 3],
+    ),
     neck=dict(embed_dim=128, rescales=[2, 1, 0.5, 0.25]),
     decode_head=dict(in_channels=[128, 128, 128, 128], num_classes=11, channels=64),
     auxiliary_head=dict(in_channels=128, num_classes=11, channels=64),
-    test_cfg=dict(_delete_=True, mode='whole'))
+    test_cfg=dict(_delete_=True, mode='whole'),
+)
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 
 # Eleven classes: the background and ten digits. No flips: a mirrored digit is another one.
@@ -31,19 +33,22 @@ dataset = dict(
     data_root='data/mmpl_embedded/',
     size='demo',
     reduce_zero_label=False,
-    pipeline=train_pipeline)
+    pipeline=train_pipeline,
+)
 train_dataloader = dict(
     _delete_=True,
     batch_size=8,
     num_workers=0,
     sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=dict(split='train', **dataset))
+    dataset=dict(split='train', **dataset),
+)
 val_dataloader = dict(
     _delete_=True,
     batch_size=1,
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(split='val', test_mode=True, **dataset))
+    dataset=dict(split='val', test_mode=True, **dataset),
+)
 test_dataloader = val_dataloader
 
 param_scheduler = [

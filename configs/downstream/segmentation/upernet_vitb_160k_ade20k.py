@@ -5,7 +5,7 @@
 #
 # Runs under mmseg's own tools/train.py too, and without mmcv's compiled operators.
 # Data: data/ade/ADEChallengeData2016/{images,annotations}/{training,validation}.
-# Cost: 9e18 FLOP (606 GMAC, BEiT's figure, x 2 x 3 x 2.56 M images), some 40 A100 hours at 20 %: computed, not measured.
+# Cost: 9e18 FLOP (606 GMAC, BEiT's figure, x 2 x 3 x 2.56 M images), some 40 A100 hours at 20 % (computed).
 # Reference, mIoU: MAE, 1600 epochs: 48.1; SdAE, 300: 48.6; iBOT, 1600: 50.0; CAE, 1600: 50.3. PL-MAE: not run by us.
 #
 # Written out: OneDL's mmengine does not find `mmseg::...` bases.
@@ -24,7 +24,8 @@ model = dict(
         bgr_to_rgb=True,
         pad_val=0,
         seg_pad_val=255,
-        size=crop_size),
+        size=crop_size,
+    ),
     backbone=dict(
         type='mmpl.DenseViT',
         arch='base',
@@ -34,9 +35,9 @@ model = dict(
         out_indices=[3, 5, 7, 11],
         out_norm='none',
         init_cfg=dict(
-            type='mmpl.StrictPretrained',
-            checkpoint='work_dirs/pl_mae_vitb/epoch_400.pth',
-            prefix='backbone.')),
+            type='mmpl.StrictPretrained', checkpoint='work_dirs/pl_mae_vitb/epoch_400.pth', prefix='backbone.'
+        ),
+    ),
     neck=dict(type='Feature2Pyramid', embed_dim=768, rescales=[4, 2, 1, 0.5], norm_cfg=norm_cfg),
     decode_head=dict(
         type='UPerHead',
@@ -48,7 +49,8 @@ model = dict(
         num_classes=150,
         norm_cfg=norm_cfg,
         align_corners=False,
-        loss_decode=dict(loss_weight=1.0, **loss)),
+        loss_decode=dict(loss_weight=1.0, **loss),
+    ),
     auxiliary_head=dict(
         type='FCNHead',
         in_channels=768,
@@ -60,9 +62,11 @@ model = dict(
         num_classes=150,
         norm_cfg=norm_cfg,
         align_corners=False,
-        loss_decode=dict(loss_weight=0.4, **loss)),
+        loss_decode=dict(loss_weight=0.4, **loss),
+    ),
     train_cfg=dict(),
-    test_cfg=dict(mode='slide', crop_size=crop_size, stride=(341, 341)))
+    test_cfg=dict(mode='slide', crop_size=crop_size, stride=(341, 341)),
+)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -89,7 +93,9 @@ train_dataloader = dict(
         type='ADE20KDataset',
         data_root=data_root,
         data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
-        pipeline=train_pipeline))
+        pipeline=train_pipeline,
+    ),
+)
 val_dataloader = dict(
     batch_size=1,
     num_workers=4,
@@ -99,7 +105,9 @@ val_dataloader = dict(
         type='ADE20KDataset',
         data_root=data_root,
         data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
-        pipeline=test_pipeline))
+        pipeline=test_pipeline,
+    ),
+)
 test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
@@ -108,7 +116,8 @@ optim_wrapper = dict(
     type='OptimWrapper',
     constructor='mmpl.LayerDecayOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    paramwise_cfg=dict(layer_decay_rate=0.65))
+    paramwise_cfg=dict(layer_decay_rate=0.65),
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=1500),
     dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=1500, end=160000),
@@ -123,12 +132,12 @@ default_hooks = dict(
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=16000),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='SegVisualizationHook'))
+    visualization=dict(type='SegVisualizationHook'),
+)
 custom_hooks = [dict(type='mmpl.ClassCountHook')]
 env_cfg = dict(
-    cudnn_benchmark=True,
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'))
+    cudnn_benchmark=True, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl')
+)
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
 log_processor = dict(by_epoch=False)

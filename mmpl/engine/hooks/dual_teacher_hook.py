@@ -1,7 +1,7 @@
 """When the teachers move, and what the log says of them and of their labels."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.dist import all_reduce_dict
@@ -96,7 +96,9 @@ class DualTeacherHook(Hook):
         """Take charge of the teachers."""
         model = self._model(runner)
         if not hasattr(model, 'update_teachers'):
-            raise TypeError(f'DualTeacherHook needs a model with teachers, such as mmpl.PLMAE, but got {type(model).__name__}')
+            raise TypeError(
+                f'DualTeacherHook needs a model with teachers, such as mmpl.PLMAE, but got {type(model).__name__}'
+            )
         model.attach_updater(type(self).__name__)
         if self._teachers_missing and model.has_teachers:
             runner.logger.info('The checkpoint brings no teachers: they start as copies of its student.')
@@ -150,7 +152,7 @@ class DualTeacherHook(Hook):
 
     def _health(self, runner: Runner, model) -> dict[str, float]:
         """Figures of the labels over all processes, with a warning if they are ill."""
-        figures = {}
+        figures: dict[str, float] = {}
         for name, stats in model.label_stats.items():
             sums = stats._asdict()
             all_reduce_dict(sums, 'sum')
@@ -176,7 +178,7 @@ class DualTeacherHook(Hook):
         if self._ill[name] == self.patience:
             runner.logger.warning(
                 f'The {name} labels have collapsed or say nothing ({"; ".join(ills)}) at iteration {runner.iter + 1}, '
-                f'{self.patience} looks in a row. Try a lower `teacher_temp`, `assignment=\'sinkhorn\'`, fewer '
+                f"{self.patience} looks in a row. Try a lower `teacher_temp`, `assignment='sinkhorn'`, fewer "
                 f'`num_prototypes` or a lower learning rate.'
             )
 
@@ -194,10 +196,9 @@ def label_health(stats: LabelStats) -> dict[str, float]:
     count = stats.count.item()
     num_prototypes = len(stats.probs)
     marginal = stats.probs.double() / stats.probs.double().sum()
-    used: Sequence = stats.hits > 0
     return dict(
         entropy_mean=stats.entropy.item() / count / math.log(num_prototypes),
         entropy_marginal=-(marginal * marginal.clamp_min(1e-30).log()).sum().item() / math.log(num_prototypes),
-        usage=used.sum().item() / min(num_prototypes, count),
+        usage=(stats.hits > 0).sum().item() / min(num_prototypes, count),
         agreement=stats.agreement.item() / count,
     )

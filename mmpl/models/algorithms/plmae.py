@@ -86,7 +86,9 @@ class PLMAE(BaseSelfSupervisor):
         check_choice('data_tokens', data_tokens, DATA_TOKENS)
         check_choice('teacher_input', teacher_input, TEACHER_INPUTS)
         if share_label_head and data_label_head:
-            raise ValueError(f'`data_label_head` must be left out with `share_label_head=True`, but got {data_label_head}')
+            raise ValueError(
+                f'`data_label_head` must be left out with `share_label_head=True`, but got {data_label_head}'
+            )
         labelled = [name for name in ('cls', 'data') if weights[f'label_{name}'] > 0]
         if 'data' in labelled and teacher_input == 'folds' and data_tokens != 'masked':
             raise ValueError(
@@ -96,9 +98,11 @@ class PLMAE(BaseSelfSupervisor):
 
         encoder = MODELS.build(backbone)
         dims, num_patches = encoder.embed_dims, encoder.num_patches
-        head = MODELS.build(with_defaults(head, embed_dims=dims, patch_size=encoder.patch_size))
-        neck = MODELS.build(with_defaults(neck, embed_dims=dims, num_patches=num_patches, out_dims=head.out_dims))
-        super().__init__(encoder, neck, head, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        recon_head = MODELS.build(with_defaults(head, embed_dims=dims, patch_size=encoder.patch_size))
+        decoder = MODELS.build(
+            with_defaults(neck, embed_dims=dims, num_patches=num_patches, out_dims=recon_head.out_dims)
+        )
+        super().__init__(encoder, decoder, recon_head, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.masking = MODELS.build(with_defaults(masking or {}, type='mmpl.RandomMasking'))
         self.label_heads = ModuleDict(
             self._build_label_heads(labelled, label_head, data_label_head, share_label_head, dims)
@@ -108,9 +112,11 @@ class PLMAE(BaseSelfSupervisor):
         self.loss_weights = weights
         self._check_fit()
 
-        self.label_teacher = LabelTeacher(self.backbone, self.label_heads) if labelled else None
+        self.label_teacher: LabelTeacher | None = LabelTeacher(self.backbone, self.label_heads) if labelled else None
         share_teacher = single_teacher and labelled
-        self.recon_teacher = EMATeacher(backbone=self.backbone) if head.needs_teacher and not share_teacher else None
+        self.recon_teacher = (
+            EMATeacher(backbone=self.backbone) if recon_head.needs_teacher and not share_teacher else None
+        )
 
         self.progress = 0.0
         self.track_health = False
@@ -148,16 +154,8 @@ class PLMAE(BaseSelfSupervisor):
             target = self._recon_targets(images, masks, recon_view)
 
         losses = {'loss_recon': self.head.loss(pred, target, masks)}
-        if 'cls' in self.label_heads:
-            losses['loss_label_cls'] = self._label_loss('cls', latent[:, 0], label_view.cls)
-        if 'data' in self.label_heads:
-            student = dict(visible=latent[:, 1:], masked=pred)
-            which = ('visible', 'masked') if self.data_tokens == 'all' else (self.data_tokens,)
-            losses['loss_label_data'] = self._label_loss(
-                'data',
-                torch.cat([student[name] for name in which], dim=1),
-                torch.cat([getattr(label_view, name) for name in which], dim=1),
-            )
+        if label_view is not None:
+            losses |= self._label_losses(latent, pred, label_view)
         return {name: weigh(loss, self.loss_weights[name[len('loss_') :]]) for name, loss in losses.items()}
 
     def _look(self, images: Tensor, masks) -> tuple[TeacherView | None, TeacherView | None]:
@@ -180,18 +178,36 @@ class PLMAE(BaseSelfSupervisor):
             self.target_norm = features.float().norm(dim=-1).mean()
         return self.head.token_targets(features)
 
+    def _label_losses(self, latent: Tensor, pred: Tensor, view: TeacherView) -> dict[str, Tensor]:
+        """Class token and data tokens learn the labels of the teacher's, token by token."""
+        losses = {}
+        if 'cls' in self.label_heads:
+            losses['loss_label_cls'] = self._label_loss('cls', latent[:, 0], view.cls)
+        if 'data' in self.label_heads:
+            student = dict(visible=latent[:, 1:], masked=pred)
+            which = ('visible', 'masked') if self.data_tokens == 'all' else (self.data_tokens,)
+            losses['loss_label_data'] = self._label_loss(
+                'data',
+                torch.cat([student[name] for name in which], dim=1).flatten(0, 1),
+                torch.cat([getattr(view, name) for name in which], dim=1).flatten(0, 1),
+            )
+        return losses
+
     def _label_loss(self, name: str, student: Tensor, teacher: Tensor) -> Tensor:
-        """The student's tokens learn the labels of the teacher's, row by row.
+        """Loss of one kind of tokens, given as rows of D.
 
         Full images give one class token for R masks, folds several for one: the
         shorter side is repeated.
         """
+        rows, teacher_rows = student.shape[0], teacher.shape[0]
+        assert self.label_teacher is not None  # there is a view of it
         with torch.no_grad():
             labels = self.label_teacher.label(name, teacher, self.progress)
-        if name == 'cls':
-            labels = labels.repeat(max(1, student.shape[0] // teacher.shape[0]))
-            student = student.repeat_interleave(max(1, teacher.shape[0] // student.shape[0]), 0)
-        loss, stats = self.label_heads[name].loss(student, labels, self.track_health)
+        loss, stats = self.label_heads[name].loss(
+            student.repeat_interleave(max(1, teacher_rows // rows), 0),
+            labels.repeat(max(1, rows // teacher_rows)),
+            self.track_health,
+        )
         if stats is not None:
             self.label_stats[name] = stats
         return loss
@@ -306,7 +322,9 @@ class PLMAE(BaseSelfSupervisor):
         if not names:
             return {}
         if cls_cfg is None:
-            raise ValueError('`label_head` must be given, or `loss_weights` of label_cls and label_data be 0, but got None')
+            raise ValueError(
+                '`label_head` must be given, or `loss_weights` of label_cls and label_data be 0, but got None'
+            )
         cls_cfg = with_defaults(cls_cfg, in_dims=dims, type='mmpl.PseudoLabelHead')
         if share:
             head = MODELS.build(cls_cfg)
@@ -340,8 +358,9 @@ class PLMAE(BaseSelfSupervisor):
     def _check_images(self, images: Tensor) -> None:
         if tuple(images.shape[-2:]) != tuple(self.backbone.img_size):
             raise ValueError(
-                f'`backbone.img_size` is {tuple(self.backbone.img_size)}, but the images are {tuple(images.shape[-2:])}: '
-                f'make the pipeline\'s crop and `img_size` equal'
+                f'`backbone.img_size` is {tuple(self.backbone.img_size)}, '
+                f'but the images are {tuple(images.shape[-2:])}: '
+                f"make the pipeline's crop and `img_size` equal"
             )
 
     def _check_updater(self) -> None:

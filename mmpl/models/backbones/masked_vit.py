@@ -53,7 +53,7 @@ class MaskedViT(MAEViT):
             )
         for field, value in (('img_size', img_size), ('patch_size', patch_size)):
             if not isinstance(value, int) or value < 1:
-                raise TypeError(f'`{field}` must be a positive integer (a square\'s side), but got {value!r}')
+                raise TypeError(f"`{field}` must be a positive integer (a square's side), but got {value!r}")
         if img_size % patch_size:
             raise ValueError(
                 f'`img_size` must be a multiple of `patch_size` {patch_size}, but got {img_size}; '
@@ -105,11 +105,9 @@ class MaskedViT(MAEViT):
         cls_token = self.cls_token + self.pos_embed[:, :1, :]
         x = torch.cat((cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         blocks = []
+        recompute = self.with_cp and torch.is_grad_enabled()
         for index, layer in enumerate(self.layers):
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(layer, x, use_reentrant=False)
-            else:
-                x = layer(x)
+            x = checkpoint(layer, x, use_reentrant=False) if recompute else layer(x)
             if index >= len(self.layers) - last_blocks:
                 blocks.append(x)
         return self.norm1(x), blocks

@@ -92,10 +92,11 @@ class PseudoLabelHead(BaseModule):
         for field, value in sizes.items():
             check_number(f'label_head.{field}', value, 1, integer=True)
         check_number('num_prototypes', num_prototypes, 2, integer=True)
-        for field, value in dict(
+        temperatures = dict(
             student_temp=student_temp, teacher_temp=teacher_temp, warmup_teacher_temp=warmup_teacher_temp
-        ).items():
-            check_number(field, value, 0, open_minimum=True)
+        )
+        for field, temperature in temperatures.items():
+            check_number(field, temperature, 0, open_minimum=True)
         if warmup_teacher_temp > teacher_temp:
             raise ValueError(
                 f'`warmup_teacher_temp`, the start of the schedule, must be at most its end `teacher_temp` '
@@ -183,9 +184,7 @@ class PseudoLabelHead(BaseModule):
         embeddings, prototypes = self(tokens), self.unit_prototypes()
         temperature = self.teacher_temp_at(progress)
         with torch.autocast(embeddings.device.type, enabled=False):
-            return PseudoLabels(
-                embeddings, prototypes, temperature, assigner(embeddings, prototypes, temperature)
-            )
+            return PseudoLabels(embeddings, prototypes, temperature, assigner(embeddings, prototypes, temperature))
 
     def loss(self, tokens: Tensor, labels: PseudoLabels, with_stats: bool = False) -> tuple[Tensor, LabelStats | None]:
         """Mean cross-entropy between labels p and softmax(logits / T_s) over tokens.

@@ -112,9 +112,7 @@ class RandomMasking(BaseModule):
             leave no visible or no masked patch.
     """
 
-    def __init__(
-        self, mask_ratio: float = 0.75, num_masks: int = 1, predict_ratio: float = 1.0, seed: int = 0
-    ) -> None:
+    def __init__(self, mask_ratio: float = 0.75, num_masks: int = 1, predict_ratio: float = 1.0, seed: int = 0) -> None:
         super().__init__()
         check_number('mask_ratio', mask_ratio, 0, 1, open_minimum=True, open_maximum=True)
         check_number('num_masks', num_masks, 1, integer=True)
