@@ -10,7 +10,9 @@ lr = 2e-3
 model = dict(
     data_preprocessor=_base_.data_preprocessor,
     backbone=dict(
-        arch=dict(embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384), img_size=32, patch_size=4
+        arch=dict(_delete_=True, embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384),
+        img_size=32,
+        patch_size=4,
     ),
     neck=dict(decoder_embed_dims=64, depth=2, num_heads=4),
     head=dict(target_norm='batch'),

@@ -11,7 +11,11 @@ from mmengine.runner import Runner
 
 from mmpl.engine.hooks import DualTeacherHook, label_health
 from mmpl.models.heads import LabelStats
+from mmpl.utils.checkpoint import CheckpointMismatchError
 from tests.test_engine.runs import run_cfg, train
+
+
+pytestmark = pytest.mark.smoke
 
 
 class Recorder(Hook):
@@ -192,7 +196,6 @@ def test_refuses(fields, message):
         DualTeacherHook(**fields)
 
 
-@pytest.mark.smoke
 def test_resumed_teachers_and_masks_are_those_of_the_checkpoint(tmp_path):
     first = train(tmp_path)
     saved = {k: v.clone() for k, v in first.model.state_dict().items()}
@@ -229,6 +232,18 @@ def test_teachers_start_as_the_student_of_a_checkpoint_without_teachers(tmp_path
 
     runner.register_hook(Compare())
     runner.train()
+
+
+def test_refuses_a_checkpoint_that_does_not_fit(tmp_path):
+    train(tmp_path / 'a')
+    file = str(tmp_path / 'a' / 'epoch_2.pth')
+    narrow = dict(backbone=dict(arch=dict(embed_dims=32, num_layers=2, num_heads=4, feedforward_channels=64)))
+    with pytest.raises(CheckpointMismatchError, match=r'layers\.2\.'):
+        train(tmp_path / 'b', model=narrow, load_from=file)
+    other_heads = dict(label_head=dict(num_prototypes=8))
+    train(tmp_path / 'c', model=other_heads, load_from=file)  # the backbone fits, and that is what load_from is for
+    with pytest.raises(CheckpointMismatchError, match='prototypes'):
+        train(tmp_path / 'd', model=other_heads, load_from=file, resume=True)
 
 
 def test_bf16_run(tmp_path):

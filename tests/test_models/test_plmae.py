@@ -12,6 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 from mmpl.models.utils.masking import Masks
 from tests.test_models.helpers import ARCH, build_plmae, plmae_cfg, scramble
 
+pytestmark = pytest.mark.smoke
 NO_LABELS = dict(label_cls=0, label_data=0)
 
 

@@ -20,7 +20,7 @@ def masks():
 def test_feature_loss(masks, loss):
     head = TokenReconHead(loss=loss, beta=0.7, embed_dims=8)
     pred, tokens = torch.randn(4, 6, 8), 3 * torch.randn(4, 6, 8) + 1
-    target = head.token_targets(tokens)
+    target = head.token_targets(tokens, masks)
     x = tokens.double().numpy()
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(target, x, atol=1e-5)
@@ -41,15 +41,27 @@ def test_batch_norm_of_targets():
     torch.testing.assert_close(flat, reference, rtol=1e-5, atol=1e-5)
 
 
-def test_no_norm_leaves_targets_alone():
-    tokens = torch.randn(2, 3, 8)
-    assert torch.equal(TokenReconHead(target_norm='none', embed_dims=8).token_targets(tokens), tokens)
+def test_position_norm_of_targets(masks):
+    head, tokens = TokenReconHead(target_norm='position', embed_dims=8), 3 * torch.randn(4, 6, 8) + 1
+    target = head.token_targets(tokens, masks)
+    for place in range(16):
+        here = masks.ids_predict == place
+        if here.sum() == 0:
+            continue
+        x = tokens[here].double().numpy()
+        expected = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-6)
+        np.testing.assert_allclose(target[here], expected, atol=1e-4)
+
+
+def test_no_norm_leaves_targets_alone(masks):
+    tokens = torch.randn(4, 6, 8)
+    assert torch.equal(TokenReconHead(target_norm='none', embed_dims=8).token_targets(tokens, masks), tokens)
 
 
 def test_discrete_loss_is_the_cross_entropy_with_the_nearest_code(masks):
     head = TokenReconHead(target='discrete', embed_dims=8, num_codes=12).eval()
     pred, tokens = torch.randn(4, 6, 8), torch.randn(4, 6, 8)
-    codes = head.token_targets(tokens)
+    codes = head.token_targets(tokens, masks)
     similarity = F.cosine_similarity(F.layer_norm(tokens, (8,))[..., None, :], head.codebook.codes, dim=-1)
     assert torch.equal(codes, similarity.argmax(-1))
     expected = F.cross_entropy(head.classifier(pred).flatten(0, 1), codes.flatten())

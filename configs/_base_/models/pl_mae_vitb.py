@@ -17,7 +17,7 @@ model = dict(
         type='mmpl.TokenReconHead',
         target='feature',  # 'feature' | 'discrete' | 'pixel'
         loss='smooth_l1',  # 'smooth_l1' | 'l2' | 'cosine'
-        target_norm='layer',  # 'layer' | 'batch' | 'none'
+        target_norm='layer',  # 'layer' | 'batch' | 'position' | 'none'
         target_blocks=1,
     ),  # mean of the teacher's last blocks
     label_head=dict(

@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from mmpl.engine.schedules import MomentumSchedule
 from mmpl.models.heads import LabelStats
 from mmpl.registry import HOOKS
+from mmpl.utils.checkpoint import check_state_dict
 from mmpl.utils.checks import check_number
 
 
@@ -88,9 +89,18 @@ class DualTeacherHook(Hook):
         self._teachers_missing = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Note whether a checkpoint brings teachers; one of a plain MAE does not."""
-        keys = checkpoint.get('state_dict', checkpoint)
-        self._teachers_missing = not any(key.startswith(('label_teacher.', 'recon_teacher.')) for key in keys)
+        """Refuse what does not fit, and note whether the checkpoint brings teachers; one of a plain MAE does not.
+
+        Raises:
+            CheckpointMismatchError: If the keys of the backbone, or when a run
+                is resumed any keys, do not all fit.
+        """
+        model, state_dict = self._model(runner), checkpoint.get('state_dict', checkpoint)
+        if runner._resume:
+            check_state_dict(model, state_dict)
+        else:
+            check_state_dict(model.backbone, state_dict, 'backbone.', resizable=('pos_embed',))
+        self._teachers_missing = not any(key.startswith(('label_teacher.', 'recon_teacher.')) for key in state_dict)
 
     def before_train(self, runner: Runner) -> None:
         """Take charge of the teachers."""

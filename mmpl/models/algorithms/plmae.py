@@ -176,7 +176,7 @@ class PLMAE(BaseSelfSupervisor):
         features = view.masked_features
         if self.track_health:
             self.target_norm = features.float().norm(dim=-1).mean()
-        return self.head.token_targets(features)
+        return self.head.token_targets(features, masks)
 
     def _label_losses(self, latent: Tensor, pred: Tensor, view: TeacherView) -> dict[str, Tensor]:
         """Class token and data tokens learn the labels of the teacher's, token by token."""

@@ -14,7 +14,7 @@ from mmpl.utils.dist import global_sum
 
 TARGETS = ('feature', 'discrete', 'pixel')
 LOSSES = ('smooth_l1', 'l2', 'cosine')
-TARGET_NORMS = ('layer', 'batch', 'none')
+TARGET_NORMS = ('layer', 'batch', 'position', 'none')
 
 
 @MODELS.register_module()
@@ -38,7 +38,9 @@ class TokenReconHead(BaseModule):
             Defaults to 1.0.
         target_norm (str): Normalisation of the teacher's tokens, without
             affine parameters: ``'layer'`` (each token over its channels),
-            ``'batch'`` (each channel over all tokens of the joint batch) or
+            ``'batch'`` (each channel over all tokens of the joint batch),
+            ``'position'`` (each channel at each place over the joint batch,
+            which takes out what the place alone tells; our choice) or
             ``'none'``. Defaults to ``'layer'``.
         target_blocks (int): The target is the mean of the teacher's last
             ``target_blocks`` blocks (data2vec, section 3.3). Defaults to 1.
@@ -127,11 +129,12 @@ class TokenReconHead(BaseModule):
         return gather_tokens(self.pixels.construct_target(images), masks.ids_predict)
 
     @torch.no_grad()
-    def token_targets(self, tokens: Tensor) -> Tensor:
+    def token_targets(self, tokens: Tensor, masks: Masks) -> Tensor:
         """Normalise, and for discrete targets encode, the teacher's tokens.
 
         Args:
             tokens (Tensor): Tokens at the places to predict, (B·R, P, D).
+            masks (Masks): The places.
 
         Returns:
             Tensor: Targets, (B·R, P, D), or codes, (B·R, P).
@@ -142,6 +145,8 @@ class TokenReconHead(BaseModule):
                 tokens = F.layer_norm(tokens, tokens.shape[-1:])
             elif self.target_norm == 'batch':
                 tokens = standardise_channels(tokens)
+            elif self.target_norm == 'position':
+                tokens = standardise_channels(tokens, masks.ids_predict, masks.num_patches)
             return self.codebook(tokens) if self.target == 'discrete' else tokens
 
     def loss(self, pred: Tensor, target: Tensor, masks: Masks) -> Tensor:
@@ -174,18 +179,28 @@ class TokenReconHead(BaseModule):
         return F.smooth_l1_loss(pred, target, reduction='none', beta=self.beta).mean(-1)
 
 
-def standardise_channels(tokens: Tensor, eps: float = 1e-6) -> Tensor:
-    """Zero mean and unit variance of each channel over the tokens of all processes.
+def standardise_channels(
+    tokens: Tensor, groups: Tensor | None = None, num_groups: int = 1, eps: float = 1e-6
+) -> Tensor:
+    """Zero mean and unit variance of each channel over the tokens of all processes, in each group by itself.
 
     Args:
         tokens (Tensor): (..., D).
-        eps (float): Added to the variance.
+        groups (Tensor, optional): Group of each token, (...). None puts all
+            into one.
+        num_groups (int): Number of groups.
+        eps (float): Added to the variance. A group with one token becomes 0.
 
     Returns:
         Tensor: The same shape.
     """
     flat = tokens.flatten(0, -2)
-    count = global_sum(flat.new_tensor(flat.shape[0]))
-    centred = tokens - global_sum(flat.sum(0)) / count
-    variance = global_sum(centred.flatten(0, -2).square().sum(0)) / count
-    return centred * (variance + eps).rsqrt()
+    index = flat.new_zeros(len(flat), dtype=torch.long) if groups is None else groups.flatten()
+
+    def group_sums(x: Tensor) -> Tensor:
+        return global_sum(x.new_zeros(num_groups, x.shape[-1]).index_add_(0, index, x))
+
+    count = group_sums(torch.ones_like(flat[:, :1])).clamp_min(1)
+    centred = flat - (group_sums(flat) / count)[index]
+    variance = group_sums(centred.square()) / count
+    return (centred * (variance + eps).rsqrt()[index]).view_as(tokens)
