@@ -14,7 +14,6 @@ from mmpl.models.heads import LabelStats
 from mmpl.utils.checkpoint import CheckpointMismatchError
 from tests.test_engine.runs import run_cfg, train
 
-
 pytestmark = pytest.mark.smoke
 
 
