@@ -4,8 +4,10 @@
 #   python tools/train.py configs/pl_mae_demo.py   (one)
 _base_ = ['./_base_/models/pl_mae_vitb.py', './_base_/datasets/embedded.py', './_base_/default_runtime.py']
 
-max_epochs = 5
-lr = 2e-3
+# What each choice gained was measured on `val`: linear probe of the mean token, one seed, 500 to 750 steps; 65.4 at
+# random initialisation.
+max_epochs = 3
+lr = 3e-3
 
 model = dict(
     data_preprocessor=_base_.data_preprocessor,
@@ -13,18 +15,24 @@ model = dict(
         arch=dict(_delete_=True, embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384),
         img_size=32,
         patch_size=4,
+        embed_visible_only=True,
     ),
-    neck=dict(decoder_embed_dims=64, depth=2, num_heads=4),
-    head=dict(target_norm='batch'),
+    masking=dict(
+        num_masks=4,  # of 32 images instead of 1 of 64: about the same cost a step, twice the views and the steps
+        predict_ratio=0.5,  # with depth=1 a third off the step: 750 steps instead of 500, 72.8 -> 76.1
+    ),
+    neck=dict(decoder_embed_dims=64, depth=1, num_heads=4),
+    head=dict(loss='l2', target_norm='batch', target_blocks=4),
     label_head=dict(
-        num_prototypes=256,
+        num_prototypes=64,
         hidden_dims=256,
         bottleneck_dims=64,
         assignment='sinkhorn',
-        warmup_teacher_temp=0.05,
-        teacher_temp=0.05,
+        warmup_teacher_temp=0.03,
+        teacher_temp=0.03,
     ),
-    loss_weights=dict(label_cls=0.5, label_data=0.5),
+    data_label_head=dict(num_prototypes=256),
+    loss_weights=dict(label_cls=0.1, label_data=0.1),
 )
 
 optim_wrapper = dict(
@@ -47,9 +55,10 @@ train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs)
 custom_hooks = [
     dict(
         _base_.teacher_hook,
-        momentum_label=dict(start=0.99, end=1.0),  # a short run: teachers that start slowly start too late
-        momentum_recon=dict(start=0.99, end=1.0),
+        momentum_label=dict(start=0.99, end=1.0),
+        momentum_recon=dict(start=0.9995, end=1.0),  # 0.99: 69.5; 0.9995 with less label weight: 72.8
     ),
     _base_.probe,
 ]
+train_dataloader = dict(batch_size=32)
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=1))

@@ -132,6 +132,7 @@ def pretrained_vitb(path: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize('name', [n for n in FULL if 'ema' not in n])
 def test_full_size_on_real_folder_formats(name, tmp_path, monkeypatch) -> None:
     """Two iterations at full size on four images in the folder format of the real data set."""

@@ -22,7 +22,7 @@ train_dataloader = dict(
 
 probe = dict(
     type='mmpl.FeatureProbeHook',
-    interval=2,  # epochs
+    interval=1,  # epochs
     before_train=True,  # the same encoder, randomly initialised
     linear='last',  # linear probe before training and at its end, kNN in between
     pool='avg',  # mean of the patch tokens

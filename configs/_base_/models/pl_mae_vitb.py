@@ -33,7 +33,7 @@ model = dict(
         center_momentum=0.9,
         chunk_size=4096,
     ),  # tokens whose logits are in memory at once
-    data_label_head=None,  # fields in which the head of data tokens differs from label_head
+    data_label_head=dict(),  # fields in which the head of data tokens differs from label_head
     share_label_head=False,
     data_tokens='visible',  # 'visible' | 'masked' | 'all'
     teacher_input='full',  # 'full' | 'folds'
