@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks style and types, then runs every test (unit, slow, dist):
+# Checks style and types, then runs the tests (unit, slow, dist; full-size models only with `-m full`):
 #
 #   bash tools/run_tests.sh [arguments of pytest]
 #
@@ -29,7 +29,7 @@ fi
 
 # One process a core, each with one thread: tiny models gain nothing from threads. A file's tests stay together.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-"$PYTHON" -m pytest -n "${WORKERS:-$(nproc)}" --dist loadfile "$@"
+"$PYTHON" -m pytest -n "${WORKERS:-$(nproc)}" --dist loadfile -m "not full" "$@"
 status=$?
 [ $status -ne 0 ] && exit $status
 [ ${#failed[@]} -eq 0 ]
