@@ -8,16 +8,16 @@ _base_ = './vitb_finetune_100e_in1k.py'
 
 model = dict(
     backbone=dict(
-        arch=dict(_delete_=True, embed_dims=128, num_layers=4, num_heads=4, feedforward_channels=512),
+        arch=dict(_delete_=True, embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384),
         img_size=32,
         patch_size=4,
     ),
-    head=dict(num_classes=10, in_channels=128),
+    head=dict(num_classes=10, in_channels=96),
     train_cfg=None,
 )
 
 # No flips, mixup or RandAugment: a mirrored digit is another one.
-data_preprocessor = dict(num_classes=10)
+data_preprocessor = dict(num_classes=10, mean=[53.46] * 3, std=[57.20] * 3)  # as in pre-training
 pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
 dataset = dict(type='mmpl.EmbeddedClassification', data_root='data/mmpl_embedded/', size='demo', pipeline=pipeline)
 loader = dict(num_workers=0, persistent_workers=False, collate_fn=dict(type='default_collate'))

@@ -7,15 +7,16 @@
 _base_ = './mask_rcnn_vitb_1x_coco.py'
 
 model = dict(
+    data_preprocessor=dict(mean=[53.46] * 3, std=[57.20] * 3),
     backbone=dict(
-        arch=dict(_delete_=True, embed_dims=128, num_layers=4, num_heads=4, feedforward_channels=512),
+        arch=dict(_delete_=True, embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384),
         img_size=32,
         patch_size=4,
         window_size=8,
         global_attn_indexes=[1, 3],
         drop_path_rate=0.0,
     ),
-    neck=dict(in_channels=128, out_channels=64, scale_factors=(1, 0.5, 0.25), num_outs=3),
+    neck=dict(in_channels=96, out_channels=64, scale_factors=(1, 0.5, 0.25), num_outs=3),
     rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[4], strides=[4, 8, 16])),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64, featmap_strides=[4, 8, 16], finest_scale=28),

@@ -7,15 +7,15 @@
 _base_ = './linear_vitb_160k_ade20k.py'
 
 model = dict(
-    data_preprocessor=dict(size=(96, 96)),
+    data_preprocessor=dict(size=(96, 96), mean=[53.46] * 3, std=[57.20] * 3),
     backbone=dict(
-        arch=dict(_delete_=True, embed_dims=128, num_layers=4, num_heads=4, feedforward_channels=512),
+        arch=dict(_delete_=True, embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384),
         img_size=32,
         patch_size=4,
         frozen_stages=4,
         out_indices=[3],
     ),
-    decode_head=dict(in_channels=128, channels=128, num_classes=11),
+    decode_head=dict(in_channels=96, channels=96, num_classes=11),
     test_cfg=dict(_delete_=True, mode='whole'),
 )
 optim_wrapper = dict(optimizer=dict(lr=1e-2))
