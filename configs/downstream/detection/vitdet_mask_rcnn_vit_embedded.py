@@ -7,8 +7,7 @@
 _base_ = './vitdet_mask_rcnn_vitb_100e_coco.py'
 
 model = dict(
-    data_preprocessor=dict(batch_augments=None),
-    data_preprocessor=dict(mean=[53.46] * 3, std=[57.20] * 3),
+    data_preprocessor=dict(batch_augments=None, mean=[53.46] * 3, std=[57.20] * 3),
     backbone=dict(
         arch=dict(_delete_=True, embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384),
         img_size=32,
