@@ -8,6 +8,11 @@ from pathlib import Path
 METRICS = ('knn', 'linear')
 
 
+def seed_dirs(work_dir: str | Path) -> list[Path]:
+    """The work directories ``seed_*`` below a folder, in order; files beside them do not count."""
+    return sorted(path for path in Path(work_dir).glob('seed_*') if path.is_dir())
+
+
 def summarise_seeds(work_dir: str | Path, name: str = 'pre-trained') -> list[dict]:
     """Collect what the runs in ``work_dir/seed_*`` logged of their probes.
 
@@ -26,7 +31,7 @@ def summarise_seeds(work_dir: str | Path, name: str = 'pre-trained') -> list[dic
     """
     from mmpl.visualization import read_scalars
 
-    runs = sorted(path for path in Path(work_dir).glob('seed_*') if path.is_dir())
+    runs = seed_dirs(work_dir)
     if not runs:
         raise FileNotFoundError(f'{work_dir} holds no work directory `seed_*`')
     rows: list[dict] = [dict(name='random init'), dict(name=name)]

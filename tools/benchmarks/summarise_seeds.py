@@ -4,9 +4,8 @@ python tools/benchmarks/summarise_seeds.py work_dirs/pl_mae_demo
 """
 
 import argparse
-from pathlib import Path
 
-from mmpl.evaluation.summary import as_markdown, summarise_seeds, write_summary
+from mmpl.evaluation.summary import as_markdown, seed_dirs, summarise_seeds, write_summary
 
 
 def main() -> None:
@@ -16,7 +15,7 @@ def main() -> None:
     parser.add_argument('--name', default='PL-MAE', help='what the pre-trained encoder is called (default: PL-MAE)')
     args = parser.parse_args()
     rows = summarise_seeds(args.work_dir, args.name)
-    write_summary(rows, args.work_dir, *Path(args.work_dir).glob('seed_*'))
+    write_summary(rows, args.work_dir, *seed_dirs(args.work_dir))
     print(as_markdown(rows))
 
 

@@ -1,0 +1,61 @@
+"""The table over seeds, from logs as mmengine writes them."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmpl.evaluation.summary import as_markdown, summarise_seeds
+
+TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'benchmarks' / 'summarise_seeds.py'
+
+
+def log(folder: Path, lines: list[dict]) -> None:
+    path = folder / '20260101_000000' / 'vis_data' / 'scalars.json'
+    path.parent.mkdir(parents=True)
+    path.write_text('\n'.join(json.dumps(line) for line in lines))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for seed, (before, after) in enumerate([(60, 80), (62, 84)]):
+        log(
+            tmp_path / f'seed_{seed}',
+            [
+                {'probe/knn_top1': before - 30, 'probe/linear_top1': before, 'epoch': 0, 'iter': 0},
+                {'loss': 1.0, 'epoch': 1, 'iter': 5, 'step': 5},
+                {'probe/knn_top1': before - 20, 'epoch': 1, 'iter': 5},
+                {'probe/knn_top1': after - 30, 'probe/linear_top1': after, 'epoch': 2, 'iter': 10},
+            ],
+        )
+        (tmp_path / f'seed_{seed}.log').write_text('a log beside the folders')
+    return tmp_path
+
+
+def test_rows_are_the_first_and_the_last_probe(runs):
+    assert summarise_seeds(runs, 'PL-MAE') == [
+        dict(name='random init', knn=[30, 32], linear=[60, 62]),
+        dict(name='PL-MAE', knn=[50, 54], linear=[80, 84]),
+    ]
+
+
+def test_the_tool_writes_for_the_report_and_prints(runs, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', [str(TOOL), str(runs)])
+    runpy.run_path(str(TOOL), run_name='__main__')
+    assert '| PL-MAE | 52.0 ± 2.8 | 82.0 ± 2.8 | 2 |' in capsys.readouterr().out
+    for folder in (runs, runs / 'seed_0', runs / 'seed_1'):
+        assert json.loads((folder / 'results.json').read_text())['rows'][1]['linear'] == [80, 84]
+
+
+def test_one_seed_has_no_spread():
+    assert as_markdown([dict(name='x', knn=[1.0], linear=[2.0])]).endswith('| x | 1.0 | 2.0 | 1 |')
+
+
+def test_refuses(tmp_path):
+    with pytest.raises(FileNotFoundError, match='holds no work directory `seed_'):
+        summarise_seeds(tmp_path)
+    log(tmp_path / 'seed_0', [{'probe/knn_top1': 1, 'probe/linear_top1': 1, 'epoch': 0, 'iter': 0}])
+    with pytest.raises(ValueError, match='holds 1 values of probe/knn_top1'):
+        summarise_seeds(tmp_path)
