@@ -30,7 +30,7 @@ pretrain() {
 pids=()
 trap 'kill "${pids[@]}" 2>/dev/null || true' EXIT
 for seed in "${seeds[@]:1}"; do
-    pretrain "$seed" >"$WORK_DIR/seed_$seed.log" 2>&1 &
+    pretrain "$seed" >>"$WORK_DIR/seed_$seed.log" 2>&1 &
     pids+=($!)
 done
 echo "== pre-training, seeds $SEEDS; shown: seed ${seeds[0]}"

@@ -4,6 +4,7 @@ python tools/visualizations/report.py work_dirs/pl_mae_demo
 """
 
 import argparse
+import logging
 
 from mmpl.visualization import ReportOptions, build_report
 
@@ -23,6 +24,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Draw the report, and say where it is."""
     args = parse_args()
+    logging.disable(logging.INFO)  # mmengine reports every parameter that it initialises
     options = ReportOptions(max_train_images=args.max_train_images)
     try:
         files = build_report(args.work_dir, args.config, args.checkpoint, args.out, options, args.device)
