@@ -28,8 +28,9 @@ if [ ${#failed[@]} -gt 0 ]; then
 fi
 
 # One process a core, each with one thread: tiny models gain nothing from threads. A file's tests stay together.
+cores=$(env -u OMP_NUM_THREADS nproc)  # nproc heeds the variable
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-"$PYTHON" -m pytest -n "${WORKERS:-$(nproc)}" --dist loadfile -m "not full" "$@"
+"$PYTHON" -m pytest -n "${WORKERS:-$cores}" --dist loadfile -m "not full" "$@"
 status=$?
 [ $status -ne 0 ] && exit $status
 [ ${#failed[@]} -eq 0 ]
