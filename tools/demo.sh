@@ -17,7 +17,7 @@ CONFIG=${CONFIG:-configs/pl_mae_demo.py}
 SEEDS=${SEEDS:-0 1 2}
 WORK_DIR=${WORK_DIR:-work_dirs/$(basename "$CONFIG" .py)}
 read -ra seeds <<<"$SEEDS"
-threads=$(($(nproc) / ${#seeds[@]}))
+threads=$(($(env -u OMP_NUM_THREADS nproc) / ${#seeds[@]}))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 mkdir -p "$WORK_DIR"
 
