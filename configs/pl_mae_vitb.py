@@ -2,8 +2,8 @@
 #
 #   tools/dist_train.sh configs/pl_mae_vitb.py 8
 #
-# Not run at this scale yet: no result to expect is stated. The paper's reference points are in METHOD notes of the
-# README. Memory falls with train_dataloader.batch_size; the learning rate follows it.
+# Not run at this scale yet: no result to expect is stated. Memory falls with train_dataloader.batch_size;
+# the learning rate follows it.
 _base_ = [
     './_base_/models/pl_mae_vitb.py',
     './_base_/datasets/imagenet.py',
