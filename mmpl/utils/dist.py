@@ -1,7 +1,7 @@
 """Statistics over the batches of all processes; without distributed training, over the own one."""
 
 import torch
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import all_gather, all_reduce, get_world_size
 from torch import Tensor
 
 
@@ -37,3 +37,17 @@ def global_logsumexp(x: Tensor, dim: int) -> Tensor:
     highest = local.clone()
     all_reduce(highest, 'max')
     return highest + global_sum((local - highest).exp()).log()
+
+
+def global_concat(x: Tensor) -> Tensor:
+    """Concatenate a tensor over all processes, in the order of their ranks; without gradients.
+
+    Args:
+        x (Tensor): (L, ...); the same shape in every process.
+
+    Returns:
+        Tensor: (processes * L, ...).
+    """
+    if get_world_size() == 1:
+        return x.detach()
+    return torch.cat(all_gather(x.detach().contiguous()))

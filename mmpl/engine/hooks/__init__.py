@@ -1,7 +1,7 @@
 """Hooks: when things happen during training."""
 
 from .class_count_hook import ClassCountHook
-from .dual_teacher_hook import DualTeacherHook, label_health
+from .dual_teacher_hook import DualTeacherHook
 from .probe_hook import FeatureProbeHook
 
-__all__ = ['ClassCountHook', 'DualTeacherHook', 'FeatureProbeHook', 'label_health']
+__all__ = ['ClassCountHook', 'DualTeacherHook', 'FeatureProbeHook']

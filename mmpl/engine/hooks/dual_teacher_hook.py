@@ -1,6 +1,5 @@
 """When the teachers move, and what the log says of them and of their labels."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,6 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
 from mmpl.engine.schedules import MomentumSchedule
-from mmpl.models.heads import LabelStats
 from mmpl.registry import HOOKS
 from mmpl.utils.checkpoint import check_state_dict
 from mmpl.utils.checks import check_number
@@ -19,13 +17,13 @@ from mmpl.utils.checks import check_number
 
 @HOOKS.register_module()
 class DualTeacherHook(Hook):
-    """Moves both teachers after each *optimizer* step, each on its own schedule.
+    """Moves the teachers after each *optimizer* step, each on its own schedule.
 
+    PL-MAE has two teachers, ``label`` and ``recon``; MSA has one, ``align``.
     Gradient accumulation and steps that a loss scaler skips are told apart by
     the optimizer itself, which reports the steps it really took. Logged are
-    ``momentum_label``, ``momentum_recon`` and ``teacher_temp``, and every
-    ``health_interval`` iterations over all processes, per labelling head h
-    (``cls``, ``data``):
+    ``momentum_<teacher>`` and ``teacher_temp``, and every ``health_interval``
+    iterations over all processes, per labelling head h (``cls``, ``data``):
 
     - ``h_entropy_mean``: mean entropy of the assignments over log K; near 1
       the labels say nothing, near 0 they are hard.
@@ -35,7 +33,15 @@ class DualTeacherHook(Hook):
       (of those that could be: K, or the tokens if they are fewer).
     - ``h_agreement``: share of the tokens for which teacher and student choose
       the same prototype.
-    - ``target_norm``: mean norm of the reconstruction teacher's features.
+    - ``target_norm``: mean norm of the reconstruction teacher's features;
+
+    and per alignment head h (``align_cls``, ``align_tokens``):
+
+    - ``h_cosine``: mean cosine between student and teacher.
+    - ``h_agreement``: share of the tokens whose own teacher token is the
+      nearest (only with ``'infonce'``).
+    - ``h_spread``: 1 minus the squared length of the teacher's mean unit
+      embedding; 0 if all are the same.
 
     Args:
         momentum_label (dict): Fields of
@@ -43,6 +49,8 @@ class DualTeacherHook(Hook):
             teacher. Defaults to 0.996 to 1 (our choice).
         momentum_recon (dict): The same for the reconstruction teacher.
             Defaults to 0.9995 to 1 (our choice).
+        momentum_align (dict): The same for MSA's teacher. Defaults to 0.99 to
+            1 (our choice, after BYOL's 0.996 for longer runs).
         health_interval (int): Iterations between two looks at the labels.
             Defaults to 10.
         min_usage (float): Warn if ``h_usage`` stays below, in [0, 1]. Defaults
@@ -51,6 +59,8 @@ class DualTeacherHook(Hook):
             below, in [0, 1]. Defaults to 0.1.
         max_entropy_mean (float): Warn if ``h_entropy_mean`` stays above, in
             [0, 1]. Defaults to 0.995.
+        min_spread (float): Warn if ``h_spread`` stays below, in [0, 1].
+            Defaults to 0.02.
         patience (int): Looks in a row after which a warning is given, once
             until the labels have recovered. Defaults to 20.
 
@@ -65,23 +75,32 @@ class DualTeacherHook(Hook):
         self,
         momentum_label: Mapping[str, Any] = dict(start=0.996, end=1.0),  # noqa: B006
         momentum_recon: Mapping[str, Any] = dict(start=0.9995, end=1.0),  # noqa: B006
+        momentum_align: Mapping[str, Any] = dict(start=0.99, end=1.0),  # noqa: B006
         health_interval: int = 10,
         min_usage: float = 0.02,
         min_entropy_marginal: float = 0.1,
         max_entropy_mean: float = 0.995,
+        min_spread: float = 0.02,
         patience: int = 20,
     ) -> None:
-        self.momentum_label = MomentumSchedule(**momentum_label, name='momentum_label')
-        self.momentum_recon = MomentumSchedule(**momentum_recon, name='momentum_recon')
+        self.momenta = dict(
+            label=MomentumSchedule(**momentum_label, name='momentum_label'),
+            recon=MomentumSchedule(**momentum_recon, name='momentum_recon'),
+            align=MomentumSchedule(**momentum_align, name='momentum_align'),
+        )
         check_number('health_interval', health_interval, 1, integer=True)
         check_number('min_usage', min_usage, 0, 1)
         check_number('min_entropy_marginal', min_entropy_marginal, 0, 1)
         check_number('max_entropy_mean', max_entropy_mean, 0, 1)
+        check_number('min_spread', min_spread, 0, 1)
         check_number('patience', patience, 1, integer=True)
         self.health_interval = health_interval
-        self.min_usage = min_usage
-        self.min_entropy_marginal = min_entropy_marginal
-        self.max_entropy_mean = max_entropy_mean
+        self.bounds = dict(  # of figures that tell a collapse: lowest and highest healthy value
+            usage=(min_usage, 1.0),
+            entropy_marginal=(min_entropy_marginal, 1.0),
+            entropy_mean=(0.0, max_entropy_mean),
+            spread=(min_spread, 1.0),
+        )
         self.patience = patience
         self._ill: dict[str, int] = {}
         self._handles: list = []
@@ -100,14 +119,16 @@ class DualTeacherHook(Hook):
             check_state_dict(model, state_dict)
         else:
             check_state_dict(model.backbone, state_dict, 'backbone.', resizable=('pos_embed',))
-        self._teachers_missing = not any(key.startswith(('label_teacher.', 'recon_teacher.')) for key in state_dict)
+        self._teachers_missing = not any(
+            key.startswith(tuple(f'{name}_teacher.' for name in self.momenta)) for key in state_dict
+        )
 
     def before_train(self, runner: Runner) -> None:
         """Take charge of the teachers."""
         model = self._model(runner)
         if not hasattr(model, 'update_teachers'):
             raise TypeError(
-                f'DualTeacherHook needs a model with teachers, such as mmpl.PLMAE, but got {type(model).__name__}'
+                f'DualTeacherHook needs a model with teachers, such as mmpl.PLMAE or mmpl.MSA, but got {type(model).__name__}'
             )
         model.attach_updater(type(self).__name__)
         if self._teachers_missing and model.has_teachers:
@@ -139,15 +160,12 @@ class DualTeacherHook(Hook):
         if not model.has_teachers:
             return
         progress = min(1.0, (runner.iter + 1) / runner.max_iters)
-        momenta = dict(momentum_label=self.momentum_label(progress), momentum_recon=self.momentum_recon(progress))
+        momenta = {f'momentum_{name}': self.momenta[name](progress) for name in model.teachers}
         if self._stepped:
             model.update_teachers(**momenta)
-        scalars: dict[str, float] = {}
-        if model.label_teacher is not None:
-            scalars['momentum_label'] = momenta['momentum_label']
+        scalars = dict(momenta)
+        if getattr(model, 'label_heads', None):
             scalars['teacher_temp'] = next(iter(model.label_heads.values())).teacher_temp_at(model.progress)
-        if model.recon_teacher is not None:
-            scalars['momentum_recon'] = momenta['momentum_recon']
         if model.track_health:
             scalars |= self._health(runner, model)
         for name, value in scalars.items():
@@ -161,54 +179,36 @@ class DualTeacherHook(Hook):
         return runner.model.module if is_model_wrapper(runner.model) else runner.model
 
     def _health(self, runner: Runner, model) -> dict[str, float]:
-        """Figures of the labels over all processes, with a warning if they are ill."""
+        """Figures of labels and alignments over all processes, with a warning if they are ill."""
         figures: dict[str, float] = {}
-        for name, stats in model.label_stats.items():
+        for name, stats in model.health_stats.items():
             sums = stats._asdict()
             all_reduce_dict(sums, 'sum')
-            health = label_health(LabelStats(**sums))
+            health = type(stats)(**sums).figures()
             figures |= {f'{name}_{key}': value for key, value in health.items()}
             self._warn(runner, name, health)
         if model.target_norm is not None:
             sums = dict(norm=model.target_norm.clone())
             all_reduce_dict(sums, 'mean')
             figures['target_norm'] = sums['norm'].item()
-        model.label_stats = {}
+        model.health_stats = {}
         return figures
 
     def _warn(self, runner: Runner, name: str, health: Mapping[str, float]) -> None:
         ills = []
-        if health['usage'] < self.min_usage:
-            ills.append(f'usage {health["usage"]:.3f} < {self.min_usage}')
-        if health['entropy_marginal'] < self.min_entropy_marginal:
-            ills.append(f'entropy_marginal {health["entropy_marginal"]:.3f} < {self.min_entropy_marginal}')
-        if health['entropy_mean'] > self.max_entropy_mean:
-            ills.append(f'entropy_mean {health["entropy_mean"]:.4f} > {self.max_entropy_mean}')
+        for key, (lowest, highest) in self.bounds.items():
+            if key in health and not lowest <= health[key] <= highest:
+                bound = f'< {lowest}' if health[key] < lowest else f'> {highest}'
+                ills.append(f'{key} {health[key]:.4f} {bound}')
         self._ill[name] = self._ill.get(name, 0) + 1 if ills else 0
         if self._ill[name] == self.patience:
-            runner.logger.warning(
-                f'The {name} labels have collapsed or say nothing ({"; ".join(ills)}) at iteration {runner.iter + 1}, '
-                f"{self.patience} looks in a row. Try a lower `teacher_temp`, `assignment='sinkhorn'`, fewer "
-                f'`num_prototypes` or a lower learning rate.'
+            advice = (
+                'Try a higher `momentum_align`, a lower learning rate or less weight for what is aligned.'
+                if 'spread' in health
+                else "Try a lower `teacher_temp`, `assignment='sinkhorn'`, fewer `num_prototypes` or a lower learning rate."
             )
-
-
-def label_health(stats: LabelStats) -> dict[str, float]:
-    """Figures that tell whether labels have collapsed.
-
-    Args:
-        stats (LabelStats): Sums over the tokens of all processes.
-
-    Returns:
-        dict[str, float]: ``entropy_mean``, ``entropy_marginal``, ``usage`` and
-        ``agreement``, each in [0, 1]; see :class:`DualTeacherHook`.
-    """
-    count = stats.count.item()
-    num_prototypes = len(stats.probs)
-    marginal = stats.probs.double() / stats.probs.double().sum()
-    return dict(
-        entropy_mean=stats.entropy.item() / count / math.log(num_prototypes),
-        entropy_marginal=-(marginal * marginal.clamp_min(1e-30).log()).sum().item() / math.log(num_prototypes),
-        usage=(stats.hits > 0).sum().item() / min(num_prototypes, count),
-        agreement=stats.agreement.item() / count,
-    )
+            what = 'embeddings' if 'spread' in health else 'labels'
+            runner.logger.warning(
+                f'The {name} {what} have collapsed or say nothing ({"; ".join(ills)}) at iteration {runner.iter + 1}, '
+                f'{self.patience} looks in a row. {advice}'
+            )

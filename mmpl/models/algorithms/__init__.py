@@ -1,5 +1,6 @@
 """The methods."""
 
+from .msa import MSA
 from .plmae import PLMAE
 
-__all__ = ['PLMAE']
+__all__ = ['MSA', 'PLMAE']

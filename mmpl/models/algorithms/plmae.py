@@ -1,23 +1,21 @@
 """PL-MAE: pseudo labelling for enhanced masked autoencoders (arXiv 2406.17450)."""
 
-from collections.abc import Mapping
-
 import torch
 from mmengine.model import ModuleDict
-from mmpretrain.models.selfsup import BaseSelfSupervisor
 from torch import Tensor, nn
 
-from mmpl.models.heads.pseudo_label_head import LabelStats
 from mmpl.models.teachers import TEACHER_INPUTS, EMATeacher, LabelTeacher, TeacherView
 from mmpl.registry import MODELS
 from mmpl.utils.checks import check_choice, check_number
+
+from .masked_teacher_student import MaskedTeacherStudent, check_weights, weigh, with_defaults
 
 DATA_TOKENS = ('visible', 'masked', 'all')
 LOSS_PARTS = ('recon', 'label_cls', 'label_data')
 
 
 @MODELS.register_module()
-class PLMAE(BaseSelfSupervisor):
+class PLMAE(MaskedTeacherStudent):
     """A masked autoencoder that learns pseudo labels and token features from two teachers.
 
     The student encodes the visible patches. The labelling teacher labels its
@@ -82,7 +80,7 @@ class PLMAE(BaseSelfSupervisor):
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
-        weights = self._check_weights(loss_weights)
+        weights = check_weights(loss_weights, LOSS_PARTS)
         check_choice('data_tokens', data_tokens, DATA_TOKENS)
         check_choice('teacher_input', teacher_input, TEACHER_INPUTS)
         if share_label_head and data_label_head:
@@ -102,8 +100,7 @@ class PLMAE(BaseSelfSupervisor):
         decoder = MODELS.build(
             with_defaults(neck, embed_dims=dims, num_patches=num_patches, out_dims=recon_head.out_dims)
         )
-        super().__init__(encoder, decoder, recon_head, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        self.masking = MODELS.build(with_defaults(masking or {}, type='mmpl.RandomMasking'))
+        super().__init__(encoder, decoder, recon_head, masking, data_preprocessor, init_cfg)
         self.label_heads = ModuleDict(
             self._build_label_heads(labelled, label_head, data_label_head, share_label_head, dims)
         )
@@ -117,12 +114,6 @@ class PLMAE(BaseSelfSupervisor):
         self.recon_teacher = (
             EMATeacher(backbone=self.backbone) if recon_head.needs_teacher and not share_teacher else None
         )
-
-        self.progress = 0.0
-        self.track_health = False
-        self.label_stats: dict[str, LabelStats] = {}
-        self.target_norm: Tensor | None = None
-        self._updater: str | None = None
 
     # ------------------------------------------------------------------ the method
 
@@ -209,73 +200,39 @@ class PLMAE(BaseSelfSupervisor):
             self.track_health,
         )
         if stats is not None:
-            self.label_stats[name] = stats
+            self.health_stats[name] = stats
         return loss
 
     # ------------------------------------------------------------------ the teachers
 
     @property
-    def has_teachers(self) -> bool:
-        """Whether anything has to be updated."""
-        return self.label_teacher is not None or self.recon_teacher is not None
+    def teachers(self) -> dict[str, EMATeacher]:
+        """``label`` and ``recon``, as far as there is need of them."""
+        teachers = dict(label=self.label_teacher, recon=self.recon_teacher)
+        return {name: teacher for name, teacher in teachers.items() if teacher is not None}
 
-    def attach_updater(self, name: str) -> None:
-        """Promise that somebody calls :meth:`update_teachers` after each optimizer step.
-
-        Args:
-            name (str): Who; for error messages.
-
-        Raises:
-            RuntimeError: If somebody else has promised it already.
-        """
-        if self._updater is not None:
-            raise RuntimeError(
-                f'the teachers are updated by {self._updater} already and must not be updated twice a step by {name}: '
-                f'keep one DualTeacherHook in `custom_hooks`'
-            )
-        self._updater = name
-
-    def detach_updater(self) -> None:
-        """Take the promise back."""
-        self._updater = None
-
-    def set_progress(self, progress: float) -> None:
-        """Say how far the run is; the teacher temperature follows it.
-
-        Args:
-            progress (float): Share of the run that is done, in [0, 1].
-        """
-        check_number('progress', progress, 0, 1)
-        self.progress = progress
+    @property
+    def students(self) -> dict[str, nn.Module]:
+        """Encoder and labelling heads."""
+        return dict(backbone=self.backbone, heads=self.label_heads)
 
     @torch.no_grad()
-    def update_teachers(self, momentum_label: float, momentum_recon: float) -> None:
+    def update_teachers(self, momentum_label: float = 1.0, momentum_recon: float = 1.0) -> None:
         """Move both teachers, the centres and the codebook; once an optimizer step.
 
         Args:
             momentum_label (float): Of the labelling teacher, in [0, 1]. A
-                single teacher has this one.
+                single teacher has this one. Defaults to 1, which leaves it
+                where it is.
             momentum_recon (float): Of the reconstruction teacher, in [0, 1].
+                Defaults to 1.
         """
-        students = dict(backbone=self.backbone, heads=self.label_heads)
         if self.label_teacher is not None:
-            self.label_teacher.update(students, momentum_label)
+            self.label_teacher.update(self.students, momentum_label)
         if self.recon_teacher is not None:
-            self.recon_teacher.update(students, momentum_recon)
+            self.recon_teacher.update(self.students, momentum_recon)
         if self.head.target == 'discrete':
             self.head.codebook.update()
-
-    def copy_to_teachers(self) -> None:
-        """Make both teachers equal to the student, as they are at the start of a run."""
-        students = dict(backbone=self.backbone, heads=self.label_heads)
-        for teacher in (self.label_teacher, self.recon_teacher):
-            if teacher is not None:
-                EMATeacher.update(teacher, students, 0)
-
-    def init_weights(self) -> None:
-        """Initialise the student; the teachers start as copies of it."""
-        super().init_weights()
-        self.copy_to_teachers()
 
     # ------------------------------------------------------------------ looking at the labels
 
@@ -308,14 +265,6 @@ class PLMAE(BaseSelfSupervisor):
     # ------------------------------------------------------------------ building and checking
 
     @staticmethod
-    def _check_weights(loss_weights: dict | None) -> dict[str, float]:
-        weights = dict.fromkeys(LOSS_PARTS, 1.0) | dict(loss_weights or {})
-        for name, weight in weights.items():
-            check_choice('loss_weights', name, LOSS_PARTS)
-            check_number(f'loss_weights.{name}', weight, 0, open_minimum=name == 'recon')
-        return weights
-
-    @staticmethod
     def _build_label_heads(
         names: list[str], cls_cfg: dict | None, data_cfg: dict | None, share: bool, dims: int
     ) -> dict[str, nn.Module]:
@@ -338,11 +287,7 @@ class PLMAE(BaseSelfSupervisor):
         num_visible, _ = self.masking.split(encoder.num_patches)
         if self.teacher_input == 'folds':
             TeacherView.check_folds(encoder.num_patches - num_visible, num_visible)
-        sizes = [
-            ('neck.num_patches', self.neck.num_patches, encoder.num_patches, 'the patches of `backbone`'),
-            ('neck.embed_dims', self.neck.embed_dims, encoder.embed_dims, 'the width of `backbone`'),
-            ('neck.out_dims', self.neck.out_dims, self.head.out_dims, f'what `head.target={self.head.target!r}` takes'),
-        ]
+        sizes: list[tuple[str, object, object, str]] = []
         if self.head.needs_teacher:
             sizes.append(('head.embed_dims', self.head.embed_dims, encoder.embed_dims, 'the width of `backbone`'))
             check_number('head.target_blocks', self.head.target_blocks, 1, encoder.num_layers, integer=True)
@@ -351,32 +296,4 @@ class PLMAE(BaseSelfSupervisor):
         if 'data' in self.label_heads and self.data_tokens != 'visible':
             why = f'what `data_tokens={self.data_tokens!r}` labels'
             sizes.append(('neck.out_dims', self.neck.out_dims, encoder.embed_dims, why))
-        for field, value, expected, reason in sizes:
-            if value != expected:
-                raise ValueError(f'`{field}` must be {expected}, {reason}, but got {value}')
-
-    def _check_images(self, images: Tensor) -> None:
-        if tuple(images.shape[-2:]) != tuple(self.backbone.img_size):
-            raise ValueError(
-                f'`backbone.img_size` is {tuple(self.backbone.img_size)}, '
-                f'but the images are {tuple(images.shape[-2:])}: '
-                f"make the pipeline's crop and `img_size` equal"
-            )
-
-    def _check_updater(self) -> None:
-        if self.has_teachers and self._updater is None:
-            raise RuntimeError(
-                'nobody updates the teachers, so there is nothing to learn from them: add '
-                "`dict(type='mmpl.DualTeacherHook')` to `custom_hooks`; a training loop of your own calls "
-                '`model.attach_updater(...)` once and `model.update_teachers(...)` after each optimizer step'
-            )
-
-
-def with_defaults(cfg: Mapping, **defaults) -> dict:
-    """A config with the fields that it leaves out."""
-    return defaults | dict(cfg)
-
-
-def weigh(loss: Tensor, weight: float) -> Tensor:
-    """Weigh a loss; a weight of 1 leaves its bits alone."""
-    return loss if weight == 1 else loss * weight
+        self._check_sizes(sizes)

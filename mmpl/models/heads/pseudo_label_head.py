@@ -1,5 +1,6 @@
 """The labelling head: projector, prototypes and the cross-entropy with a teacher's labels."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,21 @@ class LabelStats(NamedTuple):
     agreement: Tensor
     probs: Tensor
     hits: Tensor
+
+    def figures(self) -> dict[str, float]:
+        """Figures that tell whether labels have collapsed, each in [0, 1].
+
+        ``entropy_mean``, ``entropy_marginal``, ``usage`` and ``agreement``;
+        see :class:`mmpl.engine.DualTeacherHook`.
+        """
+        count, num_prototypes = self.count.item(), len(self.probs)
+        marginal = self.probs.double() / self.probs.double().sum()
+        return dict(
+            entropy_mean=self.entropy.item() / count / math.log(num_prototypes),
+            entropy_marginal=-(marginal * marginal.clamp_min(1e-30).log()).sum().item() / math.log(num_prototypes),
+            usage=(self.hits > 0).sum().item() / min(num_prototypes, count),
+            agreement=self.agreement.item() / count,
+        )
 
 
 @MODELS.register_module()

@@ -4,6 +4,7 @@ from .assignment import Centering, PseudoLabels, Sinkhorn
 from .codebook import OnlineCodebook
 from .init import StrictPretrained
 from .masking import Masks, RandomMasking, gather_tokens
+from .matching import match_places
 
 __all__ = [
     'Centering',
@@ -14,4 +15,5 @@ __all__ = [
     'Sinkhorn',
     'StrictPretrained',
     'gather_tokens',
+    'match_places',
 ]

@@ -1,0 +1,5 @@
+"""Transforms."""
+
+from .two_views import BoxedResizedCrop, TwoViews
+
+__all__ = ['BoxedResizedCrop', 'TwoViews']

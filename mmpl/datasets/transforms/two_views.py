@@ -1,0 +1,126 @@
+"""A weak and a strong view of one image, for MSA."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmengine.dataset import Compose
+from mmpretrain.datasets.transforms import RandomResizedCrop
+
+from mmpl.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class BoxedResizedCrop(RandomResizedCrop):
+    """mmpretrain's ``RandomResizedCrop`` that says where the crop was.
+
+    Adds ``crop_box`` to the results: x1, y1, x2, y2 of the crop's edges in
+    pixels of the image it was taken from.
+
+    Args:
+        *args: As mmpretrain's.
+        **kwargs: As mmpretrain's.
+    """
+
+    def rand_crop_params(self, img: np.ndarray) -> tuple[int, int, int, int]:
+        """Draw the crop: offset_h, offset_w, target_h, target_w."""
+        self._drawn = super().rand_crop_params(img)
+        return self._drawn
+
+    def transform(self, results: dict) -> dict:
+        """Crop and resize ``img``; add ``crop_box``."""
+        results = super().transform(results)
+        top, left, height, width = self._drawn
+        results['crop_box'] = (left, top, left + width, top + height)
+        return results
+
+
+@TRANSFORMS.register_module()
+class TwoViews(BaseTransform):
+    """Makes a weak and a strong view: ``img`` becomes a list of the two.
+
+    By default both share their geometry (the same crop and flip; our choice),
+    so that token i of one and token i of the other show the same place. With ``own_crop`` each view draws its geometry by itself, and
+    ``view_boxes`` (2, 4) tells where each lies in the image, as
+    :func:`mmpl.models.utils.match_places` wants it; hand it on with
+    ``PackInputs(meta_keys=(..., 'view_boxes'))``.
+
+    Args:
+        geometry (Sequence[dict]): Transforms that choose the place: crop and
+            flip. With ``own_crop`` the crop must be
+            ``mmpl.BoxedResizedCrop``, a flip ``RandomFlip``, and nothing else
+            may move pixels.
+        strong (Sequence[dict]): Transforms of the strong view that leave
+            pixels where they are: colour jitter, greyscale, blur, solarise.
+        weak (Sequence[dict]): The same of the weak view. Defaults to none.
+        own_crop (bool): Draw the geometry of each view by itself. Defaults to
+            False.
+
+    Raises:
+        ValueError: If there are no strong transforms, or a view changes its
+            size after the geometry, or ``own_crop`` finds no ``crop_box``.
+    """
+
+    def __init__(
+        self,
+        geometry: Sequence[dict],
+        strong: Sequence[dict],
+        weak: Sequence[dict] = (),
+        own_crop: bool = False,
+    ) -> None:
+        if not strong:
+            raise ValueError(f'`strong` must hold at least one transform, but got {strong!r}')
+        if not isinstance(own_crop, bool):
+            raise TypeError(f'`own_crop` must be True or False, but got {own_crop!r}')
+        self.geometry = Compose(list(geometry))
+        self.strong = Compose(list(strong))
+        self.weak = Compose(list(weak))
+        self.own_crop = own_crop
+
+    def transform(self, results: dict) -> dict:
+        """Make the views.
+
+        Args:
+            results (dict): With ``img`` (H, W, 3).
+
+        Returns:
+            dict: ``img`` is a list of two arrays of the same shape;
+            ``view_boxes`` with ``own_crop``.
+        """
+        second: dict[str, Any] | None = copy.deepcopy(results) if self.own_crop else None
+        weak = self.geometry(results)
+        strong = copy.deepcopy(weak) if second is None else self.geometry(second)
+        boxes = [self._box(weak), self._box(strong)] if self.own_crop else None
+        shapes = [view['img'].shape for view in (weak, strong)]
+        weak, strong = self.weak(weak), self.strong(strong)
+        shapes += [view['img'].shape for view in (weak, strong)]
+        if len(set(shapes)) > 1:
+            raise ValueError(
+                f'`weak` and `strong` must keep the size that `geometry` gives, and both views have one size, '
+                f'but got {shapes}'
+            )
+        weak['img'] = [weak['img'], strong['img']]
+        if boxes is not None:
+            weak['view_boxes'] = np.array(boxes, dtype=np.float64)
+        return weak
+
+    @staticmethod
+    def _box(results: dict) -> tuple[float, float, float, float]:
+        if 'crop_box' not in results:
+            raise ValueError(
+                '`own_crop=True` needs to know where the crop was, but `geometry` holds no `mmpl.BoxedResizedCrop`'
+            )
+        x1, y1, x2, y2 = results['crop_box']
+        direction = results.get('flip_direction') if results.get('flip') else None
+        if direction in ('horizontal', 'diagonal'):
+            x1, x2 = x2, x1
+        if direction in ('vertical', 'diagonal'):
+            y1, y2 = y2, y1
+        return x1, y1, x2, y2
+
+    def __repr__(self) -> str:
+        """Its parts."""
+        parts = ', '.join(f'{name}={getattr(self, name)}' for name in ('geometry', 'strong', 'weak', 'own_crop'))
+        return f'{type(self).__name__}({parts})'

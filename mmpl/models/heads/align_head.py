@@ -1,0 +1,189 @@
+"""The alignment head: how far the student's tokens are from the teacher's view of the same image or place."""
+
+from typing import NamedTuple
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.init import trunc_normal_
+
+from mmpl.registry import MODELS
+from mmpl.utils.checks import check_choice, check_number
+from mmpl.utils.dist import global_concat, global_sum
+
+ALIGN_LOSSES = ('infonce', 'cosine')
+
+
+class AlignStats(NamedTuple):
+    """Sums over tokens from which the health of an alignment is read.
+
+    Attributes:
+        count (Tensor): Number of tokens, ().
+        cosine (Tensor): Sum of the cosines between student and teacher, ().
+        agreement (Tensor): Tokens whose own teacher token is the nearest of
+            all, (); only counted with ``'infonce'``.
+        mean (Tensor): Sum of the teacher's unit embeddings, (E,).
+    """
+
+    count: Tensor
+    cosine: Tensor
+    agreement: Tensor
+    mean: Tensor
+
+    def figures(self) -> dict[str, float]:
+        """``cosine``, ``agreement``, and ``spread``: 1 minus the squared length of the mean unit embedding.
+
+        A ``spread`` of 0 means that all tokens have one embedding (collapse).
+        """
+        count = self.count.item()
+        return dict(
+            cosine=self.cosine.item() / count,
+            agreement=self.agreement.item() / count,
+            spread=1 - (self.mean.double() / count).square().sum().item(),
+        )
+
+
+@MODELS.register_module()
+class AlignHead(BaseModule):
+    """Projects tokens, and pulls the student's towards the teacher's.
+
+    Student and teacher hold a projector each, the student a predictor on top
+    (the structure is BYOL's, section 3.2; MSA leaves it open, so it is our
+    choice). D token dims, E dims of an embedding.
+
+    - ``'infonce'``: a token has to find its own teacher token among those of
+      the joint batch; inter-image discrimination, for class tokens (MSA).
+    - ``'cosine'``: 1 - cosine; spatial perception, for data tokens (MSA).
+
+    Args:
+        in_dims (int): D.
+        loss (str): ``'infonce'`` or ``'cosine'``.
+        num_layers (int): Layers of the projector. Defaults to 2.
+        hidden_dims (int): Hidden width of projector and predictor. Defaults
+            to 2048.
+        out_dims (int): E. Defaults to 256.
+        temperature (float): Of ``'infonce'``, above 0. Defaults to 0.2 (MoCo
+            v3, section 3).
+        init_cfg (dict, optional): Initialisation.
+
+    Raises:
+        TypeError: If a field has the wrong type.
+        ValueError: If a field is outside of what is allowed.
+    """
+
+    def __init__(
+        self,
+        in_dims: int,
+        loss: str,
+        num_layers: int = 2,
+        hidden_dims: int = 2048,
+        out_dims: int = 256,
+        temperature: float = 0.2,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        check_choice('align_head.loss', loss, ALIGN_LOSSES)
+        sizes = dict(in_dims=in_dims, num_layers=num_layers, hidden_dims=hidden_dims, out_dims=out_dims)
+        for field, value in sizes.items():
+            check_number(f'align_head.{field}', value, 1, integer=True)
+        check_number('align_head.temperature', temperature, 0, open_minimum=True)
+        self.in_dims = in_dims
+        self.loss_type = loss
+        self.temperature = temperature
+        self.projector = self._mlp([in_dims] + [hidden_dims] * (num_layers - 1) + [out_dims])
+        self.predictor = self._mlp([out_dims, hidden_dims, out_dims])
+
+    @staticmethod
+    def _mlp(dims: list[int]) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for index in range(len(dims) - 1):
+            layers += [nn.GELU()] if index else []
+            layers += [nn.Linear(dims[index], dims[index + 1])]
+        return nn.Sequential(*layers)
+
+    def init_weights(self) -> None:
+        """Truncated normal weights whose outputs keep the inputs' variance, zero biases."""
+        super().init_weights()
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=module.in_features**-0.5)
+                nn.init.zeros_(module.bias)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """A teacher's part: unit embeddings in fp32.
+
+        Args:
+            tokens (Tensor): (L, D).
+
+        Returns:
+            Tensor: (L, E).
+        """
+        return F.normalize(self.projector(tokens).float(), dim=-1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The student's part: predictions of the teacher's embeddings, (L, D) -> unit vectors (L, E) in fp32."""
+        return F.normalize(self.predictor(self.projector(tokens)).float(), dim=-1)
+
+    def loss(
+        self,
+        tokens: Tensor,
+        target: Tensor,
+        keep: Tensor | None = None,
+        with_stats: bool = False,
+    ) -> tuple[Tensor, AlignStats | None]:
+        """Mean loss over tokens.
+
+        Args:
+            tokens (Tensor): Tokens of the student, (L, D).
+            target (Tensor): The teacher's unit embeddings, (L', E). Row ``l``
+                of ``tokens`` belongs to row ``l // (L / L')``: several masks
+                of an image share a row.
+            keep (Tensor, optional): Tokens that have a counterpart, (L,) bool.
+                None stands for all.
+            with_stats (bool): Also sum up what the health is read from.
+
+        Returns:
+            tuple[Tensor, AlignStats | None]: The loss (), and the sums. Over
+            several processes the mean of their losses is the loss of the joint
+            batch, also where they keep unequal numbers of tokens.
+
+        Raises:
+            ValueError: If L is not a multiple of L'.
+        """
+        if tokens.shape[0] % target.shape[0]:
+            raise ValueError(f'{tokens.shape[0]} tokens cannot be aligned with {target.shape[0]}: not a multiple')
+        repeats = tokens.shape[0] // target.shape[0]
+        pred = self(tokens)
+        with torch.autocast(pred.device.type, enabled=False):
+            own = target.repeat_interleave(repeats, 0)
+            cosine = (pred * own).sum(-1)
+            if self.loss_type == 'infonce':
+                everyone = global_concat(target)
+                logits = pred @ everyone.t() / self.temperature
+                index = torch.arange(len(target), device=target.device) + get_rank() * len(target)
+                index = index.repeat_interleave(repeats)
+                per_token = F.cross_entropy(logits, index, reduction='none')
+                nearest = logits.detach().argmax(-1) == index
+            else:
+                per_token = 1 - cosine
+                nearest = torch.zeros_like(cosine, dtype=torch.bool)
+            weight = torch.ones_like(per_token) if keep is None else keep.to(per_token)
+            loss = per_token.mean() if keep is None else _joint_mean(per_token, weight)
+            stats = None
+            if with_stats:
+                with torch.no_grad():
+                    stats = AlignStats(
+                        count=weight.sum().clamp_min(1),
+                        cosine=(cosine * weight).sum(),
+                        agreement=(nearest * weight).sum(),
+                        mean=(own * weight[:, None]).sum(0),
+                    )
+        return loss, stats
+
+
+def _joint_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Weighted mean over all processes, scaled so that the mean over processes of what they return is it."""
+    count = global_sum(torch.stack((weight.sum(), weight.new_ones(()))))  # weights, and processes
+    return (values * weight).sum() * count[1] / count[0].clamp_min(1)
