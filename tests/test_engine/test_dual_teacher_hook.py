@@ -9,7 +9,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmpl.engine.hooks import DualTeacherHook, label_health
+from mmpl.engine.hooks import DualTeacherHook
 from mmpl.models.heads import LabelStats
 from mmpl.utils.checkpoint import CheckpointMismatchError
 from tests.test_engine.runs import run_cfg, train
@@ -131,7 +131,7 @@ def test_health_figures():
         probs=torch.tensor(probs.sum(0)),
         hits=torch.tensor([2.0, 1.0, 0.0, 0.0]),
     )
-    health = label_health(stats)
+    health = stats.figures()
     mean = probs.mean(0)
     assert health['entropy_mean'] == pytest.approx(-(probs * np.log(probs)).sum() / 3 / math.log(4))
     assert health['entropy_marginal'] == pytest.approx(-(mean * np.log(mean)).sum() / math.log(4))
@@ -176,7 +176,7 @@ def test_refuses_a_model_without_teachers(tmp_path):
     class Runnerlike:
         model = torch.nn.Linear(1, 1)
 
-    with pytest.raises(TypeError, match='needs a model with teachers, such as mmpl.PLMAE, but got Linear'):
+    with pytest.raises(TypeError, match='needs a model with teachers, such as mmpl.PLMAE or mmpl.MSA, but got Linear'):
         DualTeacherHook().before_train(Runnerlike())
 
 

@@ -42,8 +42,9 @@ class TwoViews(BaseTransform):
     """Makes a weak and a strong view: ``img`` becomes a list of the two.
 
     By default both share their geometry (the same crop and flip; our choice),
-    so that token i of one and token i of the other show the same place. With ``own_crop`` each view draws its geometry by itself, and
-    ``view_boxes`` (2, 4) tells where each lies in the image, as
+    so that token i of one and token i of the other show the same place. With
+    ``own_crop`` each view draws its geometry by itself, and ``view_boxes``
+    (2, 4) tells where each lies in the image, as
     :func:`mmpl.models.utils.match_places` wants it; hand it on with
     ``PackInputs(meta_keys=(..., 'view_boxes'))``.
 

@@ -128,7 +128,8 @@ class DualTeacherHook(Hook):
         model = self._model(runner)
         if not hasattr(model, 'update_teachers'):
             raise TypeError(
-                f'DualTeacherHook needs a model with teachers, such as mmpl.PLMAE or mmpl.MSA, but got {type(model).__name__}'
+                f'DualTeacherHook needs a model with teachers, such as mmpl.PLMAE or mmpl.MSA, '
+                f'but got {type(model).__name__}'
             )
         model.attach_updater(type(self).__name__)
         if self._teachers_missing and model.has_teachers:
@@ -205,7 +206,8 @@ class DualTeacherHook(Hook):
             advice = (
                 'Try a higher `momentum_align`, a lower learning rate or less weight for what is aligned.'
                 if 'spread' in health
-                else "Try a lower `teacher_temp`, `assignment='sinkhorn'`, fewer `num_prototypes` or a lower learning rate."
+                else "Try a lower `teacher_temp`, `assignment='sinkhorn'`, `teacher_norm='batch'`, "
+                'fewer `num_prototypes` or a lower learning rate.'
             )
             what = 'embeddings' if 'spread' in health else 'labels'
             runner.logger.warning(

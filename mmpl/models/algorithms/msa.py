@@ -71,9 +71,7 @@ class MSA(MaskedTeacherStudent):
         weights = check_weights(loss_weights, LOSS_PARTS)
         encoder = MODELS.build(backbone)
         dims, num_patches = encoder.embed_dims, encoder.num_patches
-        recon_head = MODELS.build(
-            with_defaults(head, target='pixel', embed_dims=dims, patch_size=encoder.patch_size)
-        )
+        recon_head = MODELS.build(with_defaults(head, target='pixel', embed_dims=dims, patch_size=encoder.patch_size))
         if recon_head.target != 'pixel':
             raise ValueError(
                 f"`head.target` must be 'pixel' in MSA, whose student reconstructs the weak view, "

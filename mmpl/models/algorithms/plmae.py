@@ -176,15 +176,17 @@ class PLMAE(MaskedTeacherStudent):
             losses['loss_label_cls'] = self._label_loss('cls', latent[:, 0], view.cls)
         if 'data' in self.label_heads:
             student = dict(visible=latent[:, 1:], masked=pred)
+            places = dict(visible=view.masks.ids_keep, masked=view.masks.ids_predict)
             which = ('visible', 'masked') if self.data_tokens == 'all' else (self.data_tokens,)
             losses['loss_label_data'] = self._label_loss(
                 'data',
                 torch.cat([student[name] for name in which], dim=1).flatten(0, 1),
                 torch.cat([getattr(view, name) for name in which], dim=1).flatten(0, 1),
+                torch.cat([places[name] for name in which], dim=1).flatten(),
             )
         return losses
 
-    def _label_loss(self, name: str, student: Tensor, teacher: Tensor) -> Tensor:
+    def _label_loss(self, name: str, student: Tensor, teacher: Tensor, places: Tensor | None = None) -> Tensor:
         """Loss of one kind of tokens, given as rows of D.
 
         Full images give one class token for R masks, folds several for one: the
@@ -193,7 +195,7 @@ class PLMAE(MaskedTeacherStudent):
         rows, teacher_rows = student.shape[0], teacher.shape[0]
         assert self.label_teacher is not None  # there is a view of it
         with torch.no_grad():
-            labels = self.label_teacher.label(name, teacher, self.progress)
+            labels = self.label_teacher.label(name, teacher, self.progress, places, self.backbone.num_patches)
         loss, stats = self.label_heads[name].loss(
             student.repeat_interleave(max(1, teacher_rows // rows), 0),
             labels.repeat(max(1, rows // teacher_rows)),

@@ -11,8 +11,11 @@ from torch.nn.init import trunc_normal_
 from torch.utils.checkpoint import checkpoint
 
 from mmpl.models.utils.assignment import ASSIGNMENTS, Centering, PseudoLabels, Sinkhorn
+from mmpl.models.utils.standardise import standardise_channels
 from mmpl.registry import MODELS
 from mmpl.utils.checks import check_choice, check_number
+
+TEACHER_NORMS = ('none', 'batch', 'position')
 
 
 class LabelStats(NamedTuple):
@@ -76,6 +79,13 @@ class PseudoLabelHead(BaseModule):
         center_momentum (float): Momentum of the centre, in [0, 1]. Defaults to
             0.9.
         sinkhorn_iters (int): Iterations of ``'sinkhorn'``. Defaults to 3.
+        teacher_norm (str): Standardise the teacher's embeddings before they are
+            L2-normalised, without affine parameters: ``'batch'`` (each channel
+            over all tokens of the joint batch), ``'position'`` (each channel
+            at each place by itself, so that no label can tell the place
+            alone) or ``'none'``. Embeddings of a young encoder differ little
+            from token to token; without this their labels are nearly uniform
+            (our choice). Defaults to ``'none'``.
         chunk_size (int, optional): Tokens whose K logits are held at once;
             each chunk is computed again in the backward pass. None holds all.
             Defaults to None.
@@ -100,6 +110,7 @@ class PseudoLabelHead(BaseModule):
         assignment: str = 'centering',
         center_momentum: float = 0.9,
         sinkhorn_iters: int = 3,
+        teacher_norm: str = 'none',
         chunk_size: int | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -122,6 +133,7 @@ class PseudoLabelHead(BaseModule):
         check_choice('assignment', assignment, ASSIGNMENTS)
         check_number('center_momentum', center_momentum, 0, 1)
         check_number('sinkhorn_iters', sinkhorn_iters, 1, integer=True)
+        check_choice('label_head.teacher_norm', teacher_norm, TEACHER_NORMS)
         if chunk_size is not None:
             check_number('chunk_size', chunk_size, 1, integer=True)
         self.in_dims = in_dims
@@ -133,6 +145,7 @@ class PseudoLabelHead(BaseModule):
         self.assignment = assignment
         self.center_momentum = center_momentum
         self.sinkhorn_iters = sinkhorn_iters
+        self.teacher_norm = teacher_norm
         self.chunk_size = chunk_size
 
         dims = [in_dims] + [hidden_dims] * (num_layers - 1) + [bottleneck_dims]
@@ -186,21 +199,42 @@ class PseudoLabelHead(BaseModule):
         """The prototypes as unit vectors, (K, E)."""
         return F.normalize(self.prototypes.float(), dim=-1)
 
-    def label(self, tokens: Tensor, assigner: Centering | Sinkhorn, progress: float) -> PseudoLabels:
+    def label(
+        self,
+        tokens: Tensor,
+        assigner: Centering | Sinkhorn,
+        progress: float,
+        places: Tensor | None = None,
+        num_places: int = 1,
+    ) -> PseudoLabels:
         """Label tokens; a teacher's part.
 
         Args:
             tokens (Tensor): (..., D).
             assigner (Centering | Sinkhorn): From :meth:`build_assigner`.
             progress (float): Share of the run that is done, in [0, 1].
+            places (Tensor, optional): Patch of each token, (...); class tokens
+                have none.
+            num_places (int): N, if there are ``places``.
 
         Returns:
             PseudoLabels: One row a token.
         """
-        embeddings, prototypes = self(tokens), self.unit_prototypes()
+        embeddings, prototypes = self._teacher_embeddings(tokens, places, num_places), self.unit_prototypes()
         temperature = self.teacher_temp_at(progress)
         with torch.autocast(embeddings.device.type, enabled=False):
             return PseudoLabels(embeddings, prototypes, temperature, assigner(embeddings, prototypes, temperature))
+
+    def _teacher_embeddings(self, tokens: Tensor, places: Tensor | None, num_places: int) -> Tensor:
+        """Unit vectors, standardised before if asked for, (tokens, E)."""
+        if self.teacher_norm == 'none':
+            return self(tokens)
+        embeddings = self.projector(tokens.flatten(0, -2)).float()
+        if self.teacher_norm == 'position' and places is not None:
+            embeddings = standardise_channels(embeddings, places.flatten(), num_places)
+        else:
+            embeddings = standardise_channels(embeddings)
+        return F.normalize(embeddings, dim=-1)
 
     def loss(self, tokens: Tensor, labels: PseudoLabels, with_stats: bool = False) -> tuple[Tensor, LabelStats | None]:
         """Mean cross-entropy between labels p and softmax(logits / T_s) over tokens.

@@ -8,9 +8,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from mmpl.models.utils.codebook import OnlineCodebook
 from mmpl.models.utils.masking import Masks, gather_tokens
+from mmpl.models.utils.standardise import standardise_channels
 from mmpl.registry import MODELS
 from mmpl.utils.checks import check_choice, check_number
-from mmpl.utils.dist import global_sum
 
 TARGETS = ('feature', 'discrete', 'pixel')
 LOSSES = ('smooth_l1', 'l2', 'cosine')
@@ -177,30 +177,3 @@ class TokenReconHead(BaseModule):
         if self.loss_type == 'cosine':
             return 1 - F.cosine_similarity(pred, target, dim=-1)
         return F.smooth_l1_loss(pred, target, reduction='none', beta=self.beta).mean(-1)
-
-
-def standardise_channels(
-    tokens: Tensor, groups: Tensor | None = None, num_groups: int = 1, eps: float = 1e-6
-) -> Tensor:
-    """Zero mean and unit variance of each channel over the tokens of all processes, in each group by itself.
-
-    Args:
-        tokens (Tensor): (..., D).
-        groups (Tensor, optional): Group of each token, (...). None puts all
-            into one.
-        num_groups (int): Number of groups.
-        eps (float): Added to the variance. A group with one token becomes 0.
-
-    Returns:
-        Tensor: The same shape.
-    """
-    flat = tokens.flatten(0, -2)
-    index = flat.new_zeros(len(flat), dtype=torch.long) if groups is None else groups.flatten()
-
-    def group_sums(x: Tensor) -> Tensor:
-        return global_sum(x.new_zeros(num_groups, x.shape[-1]).index_add_(0, index, x))
-
-    count = group_sums(torch.ones_like(flat[:, :1])).clamp_min(1)
-    centred = flat - (group_sums(flat) / count)[index]
-    variance = group_sums(centred.square()) / count
-    return (centred * (variance + eps).rsqrt()[index]).view_as(tokens)

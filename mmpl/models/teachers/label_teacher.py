@@ -23,18 +23,22 @@ class LabelTeacher(EMATeacher):
         super().__init__(backbone=backbone, heads=heads)
         self.assigners = nn.ModuleDict({name: head.build_assigner() for name, head in heads.items()})
 
-    def label(self, name: str, tokens: Tensor, progress: float) -> PseudoLabels:
+    def label(
+        self, name: str, tokens: Tensor, progress: float, places: Tensor | None = None, num_places: int = 1
+    ) -> PseudoLabels:
         """Label the student's class or data tokens.
 
         Args:
             name (str): ``'cls'`` or ``'data'``.
             tokens (Tensor): The teacher's tokens, (..., D).
             progress (float): Share of the run that is done, in [0, 1].
+            places (Tensor, optional): Patch of each data token, (...).
+            num_places (int): N, if there are ``places``.
 
         Returns:
             PseudoLabels: One row a token.
         """
-        labels = self.heads[name].label(tokens, self.assigners[name], progress)
+        labels = self.heads[name].label(tokens, self.assigners[name], progress, places, num_places)
         self.assigners[name].observe(labels.embeddings, labels.prototypes)
         return labels
 
@@ -44,13 +48,18 @@ class LabelTeacher(EMATeacher):
 
         Args:
             name (str): ``'cls'`` or ``'data'``.
-            tokens (Tensor): The teacher's tokens, (..., D).
+            tokens (Tensor): The teacher's class tokens (B, D), or data tokens
+                of whole images (B, N, D).
             progress (float): Share of the run that is done, in [0, 1].
 
         Returns:
-            Tensor: Indices of prototypes, (...).
+            Tensor: Indices of prototypes, (B,) or (B, N).
         """
-        labels = self.heads[name].label(tokens, self.assigners[name], progress)
+        places = (
+            torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2]) if tokens.ndim == 3 else None
+        )
+        num_places = tokens.shape[1] if places is not None else 1
+        labels = self.heads[name].label(tokens, self.assigners[name], progress, places, num_places)
         return labels.probs().argmax(-1).view(tokens.shape[:-1])
 
     @torch.no_grad()
