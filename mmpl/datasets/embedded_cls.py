@@ -24,8 +24,8 @@ class EmbeddedClassification(CustomDataset):
         size: ``'demo'`` or ``'test'``.
         variant: Digits, ``'plain'`` or ``'hard'`` (:mod:`mmpl.datasets.embedded`), or ``'surfaces'``, photographs
             (:mod:`mmpl.datasets.embedded_surfaces`).
-        split: ``'train'``, ``'val'`` (for tuning) or ``'test'`` (for reported numbers). They share no source digit and no
-            part of a photograph.
+        split: ``'train'``, ``'val'`` (for tuning) or ``'test'`` (for reported numbers). They share no
+            source digit and no part of a photograph.
         seed: Seed of the build.
         fraction: Share of the sources (digits; tiles of a photograph) of each class that is used, in (0, 1], for
             training with few labels; all images of a chosen source are kept, and a smaller fraction is a subset of a

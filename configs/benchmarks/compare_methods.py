@@ -1,0 +1,49 @@
+# Every method on the same data with the same budget; see docs/evidence.md.
+#
+#   python tools/benchmarks/compare_methods.py
+_methods = 'configs/benchmarks/methods/'
+
+images = 76_800  # a run of equal images: 600 iterations of 128
+seeds = [0, 1, 2]
+curve_points = 5  # looks at the features along a run
+threads = 1  # of one run
+reference = 'pl_mae'  # whose training time is the budget of equal time
+finetune = _methods + 'finetune.py'
+probe = dict(k=20, temperature=0.07, max_iter=300)
+
+data = dict(
+    surfaces=dict(
+        label='surfaces (crops of photographs)',
+        dataset=dict(variant='surfaces'),
+        mean=125.0,
+        std=44.0,
+        num_classes=16,
+    ),
+    hard=dict(
+        label='digits with clutter and colour',
+        dataset=dict(variant='hard'),
+        mean=80.0,
+        std=60.0,
+        num_classes=10,
+        budgets=['images'],
+    ),
+)
+
+methods = dict(
+    random=dict(label='random init', config=None),
+    mae=dict(label='MAE (mmpretrain)', config=_methods + 'mae.py'),
+    simmim=dict(
+        label='SimMIM (mmpretrain, Swin)',
+        config=_methods + 'simmim.py',
+        finetune=_methods + 'finetune_simmim.py',
+        pool=['avg'],
+        data=['surfaces'],
+    ),
+    pl_mae=dict(label='PL-MAE', config=_methods + 'pl_mae.py'),
+    one_teacher=dict(label='one teacher', config=_methods + 'pl_mae_one_teacher.py', data=['surfaces']),
+    no_class_labels=dict(label='no class labels', config=_methods + 'pl_mae_no_class_labels.py', data=['surfaces']),
+    no_data_labels=dict(label='no data labels', config=_methods + 'pl_mae_no_data_labels.py', data=['surfaces']),
+    pixels=dict(label='pixel targets and labels', config=_methods + 'pl_mae_pixels.py', data=['surfaces']),
+    folds=dict(label='folds', config=_methods + 'pl_mae_folds.py', data=['surfaces']),
+    msa=dict(label='MSA', config=_methods + 'msa.py'),
+)

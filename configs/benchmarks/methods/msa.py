@@ -1,0 +1,25 @@
+# MSA: pixels of the weak view, alignment with the teacher's tokens of the strong view.
+_base_ = './_surfaces.py'
+
+model = dict(
+    type='mmpl.MSA',
+    data_preprocessor=_base_.data_preprocessor,
+    backbone=dict(type='mmpl.MaskedViT', embed_visible_only=True, **_base_.encoder),
+    masking=dict(mask_ratio=0.75, num_masks=1),
+    neck=dict(type='mmpl.TokenDecoder', decoder_embed_dims=64, depth=1, num_heads=4),
+    head=dict(type='mmpl.TokenReconHead', target='pixel', norm_pix=True),
+    align_head=dict(hidden_dims=256, out_dims=64),
+    loss_weights=dict(align_cls=0.3, align_tokens=0.3),
+)
+custom_hooks = [dict(type='mmpl.DualTeacherHook', momentum_align=dict(start=0.99, end=1.0))]
+
+views = dict(
+    type='mmpl.TwoViews',
+    geometry=[dict(type='RandomFlip', prob=0.5)],
+    strong=[
+        dict(type='ColorJitter', brightness=0.4, contrast=0.4),  # the images are grey: no hue, no saturation
+        dict(type='GaussianBlur', magnitude_range=(0.1, 1.0), magnitude_std='inf', prob=0.5),
+        dict(type='Solarize', thr=128, prob=0.1),
+    ],
+)
+train_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), views, dict(type='PackInputs')]))
