@@ -188,7 +188,7 @@ def _crop(rng: np.random.Generator, tile: np.ndarray, params: SurfaceParams) -> 
     pixels = np.rot90(np.asarray(crop, dtype=np.float64), int(rng.integers(4)))
     if rng.random() < 0.5:
         pixels = pixels[:, ::-1]
-    pixels = (pixels - pixels.mean()) / (pixels.std() + 4)  # + 4: an even crop is not blown up to noise
+    pixels = (pixels - pixels.mean()) / max(pixels.std(), 4.0)  # an even crop is not blown up to noise
     pixels = pixels * rng.uniform(*params.contrast) + rng.uniform(*params.brightness)
     pixels = pixels + rng.normal(0, params.noise, pixels.shape)
     return np.repeat(pixels.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
