@@ -12,7 +12,6 @@ teacher_hook = dict(
     type='mmpl.DualTeacherHook',
     momentum_label=dict(start=0.996, end=1.0),  # labelling teacher, cosine over the run
     momentum_recon=dict(start=0.9995, end=1.0),  # reconstruction teacher
-    momentum_align=dict(start=0.99, end=1.0),  # MSA's teacher
     health_interval=10,
 )  # iterations between two looks at the labels
 
