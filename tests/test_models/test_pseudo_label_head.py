@@ -131,7 +131,7 @@ def test_labels_by_position_do_not_tell_the_place():
     for norm in ('none', 'batch', 'position'):
         teacher = make(1, teacher_norm=norm)
         probs[norm] = teacher.label(tokens, teacher.build_assigner(), 1.0, places, 5).probs()
-    torch.testing.assert_close(probs['position'], torch.full((30, 10), 0.1), rtol=0, atol=1e-3)
+    torch.testing.assert_close(probs['position'], torch.full((30, 10), 0.1), rtol=0, atol=5e-3)
     for norm in ('none', 'batch'):
         assert len(torch.unique(probs[norm].argmax(1))) > 1, norm
 
