@@ -1,7 +1,7 @@
 """Hand over a pre-trained encoder to mmpretrain, timm or Hugging Face.
 
-The encoder of the student or of one of the two teachers is cut out of a
-PL-MAE checkpoint, renamed for the target library and, unless told otherwise,
+The encoder of the student or of one of the teachers is cut out of a PL-MAE or
+MSA checkpoint, renamed for the target library and, unless told otherwise,
 run side by side with the original on random images: the hand-over fails if
 any feature differs by more than :data:`TOLERANCE`.
 
@@ -27,6 +27,7 @@ SOURCES = {
     'student': 'backbone.',
     'label_teacher': 'label_teacher.backbone.',
     'recon_teacher': 'recon_teacher.backbone.',
+    'align_teacher': 'align_teacher.backbone.',
 }
 """Which encoder of a checkpoint -> the prefix of its keys."""
 
@@ -602,10 +603,11 @@ def export_backbone(
     """Export one encoder of a checkpoint to another library.
 
     Args:
-        checkpoint: An mmengine checkpoint file of PL-MAE (or of any mmpretrain method with a ViT, as MAE).
+        checkpoint: An mmengine checkpoint file of PL-MAE or MSA (or of any mmpretrain method with a ViT, as MAE).
         out: The file to write (for ``'mmpretrain'`` and ``'timm'``, which adds a ``.json`` beside it), or the
             directory (for ``'huggingface'``).
-        source: One of :data:`SOURCES`: ``'student'``, ``'label_teacher'`` or ``'recon_teacher'``.
+        source: One of :data:`SOURCES`: ``'student'``, PL-MAE's ``'label_teacher'`` and ``'recon_teacher'``, or MSA's
+            ``'align_teacher'``.
         to: One of :data:`TARGETS`.
         num_heads: Attention heads, if the checkpoint carries no config that says it.
         verify: Load the result with the target library and compare all features to :data:`TOLERANCE`; what

@@ -53,8 +53,8 @@ def load_backbone(model: nn.Module, checkpoint: str | os.PathLike, target: str =
     Args:
         model: A self-supervised model.
         checkpoint: Checkpoint file.
-        target: Which encoder: 'student' (``backbone.``), 'label_teacher' (``label_teacher.backbone.``) or
-            'recon_teacher' (``recon_teacher.backbone.``).
+        target: Which encoder: 'student' (``backbone.``) or a teacher, such as 'label_teacher'
+            (``label_teacher.backbone.``); one of :data:`mmpl.evaluation.features.TARGETS`.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmpl.utils.checks import check_choice
 
 POOLS = ('cls', 'avg')
-TARGETS = ('student', 'label_teacher', 'recon_teacher')
+TARGETS = ('student', 'label_teacher', 'recon_teacher', 'align_teacher')
 
 __all__ = [
     'POOLS',
@@ -102,7 +102,7 @@ def target_module(model: nn.Module, target: str = 'student') -> tuple[nn.Module,
 
     Args:
         model: A self-supervised model, or a bare backbone.
-        target: 'student', 'label_teacher' or 'recon_teacher'.
+        target: One of :data:`TARGETS`.
 
     Returns:
         The module that turns images into tokens, and the prefix of the encoder's keys in the model's state dict
@@ -287,7 +287,7 @@ def extract_features(
             ``default_collate``; ``inputs`` are raw images, ``data_samples[i].gt_label`` the class index.
         device: Where to compute; default: where the model is. The model is not moved.
         pool: 'cls' (class token), 'avg' (mean of the patch tokens), or both.
-        target: Whose features: 'student', 'label_teacher' or 'recon_teacher'.
+        target: Whose features: one of :data:`TARGETS`.
         data_preprocessor: Used instead of the model's; a bare backbone needs one.
         dst: The rank that receives the features; None: all of them.
 

@@ -37,7 +37,7 @@ class FeatureProbe:
         max_iter: Most iterations of the linear probe's solver.
         tol: Tolerance of the linear probe's solver.
         max_train_images: Use a random subset of that many training images, the same at every call; None: all of them.
-        target: Whose features: 'student', 'label_teacher' or 'recon_teacher'.
+        target: Whose features: 'student', 'label_teacher', 'recon_teacher' or 'align_teacher'.
         seed: Seed of the subset and of the held-out split.
 
     Raises:

@@ -65,6 +65,8 @@ _CHARTS = (
             Line('loss_recon', 'reconstruction'),
             Line('loss_label_cls', 'label, class token'),
             Line('loss_label_data', 'label, data tokens'),
+            Line('loss_align_cls', 'alignment, class token'),
+            Line('loss_align_tokens', 'alignment, data tokens'),
         ),
     ),
     Chart(
@@ -90,9 +92,23 @@ _CHARTS = (
         'share',
     ),
     Chart(
+        'Alignment of student and teacher',
+        'Cosine between what the student predicts and what the teacher sees (solid), and how far the teacher tells '
+        'tokens apart (dashed: 0 means that all have one embedding, which is collapse).',
+        tuple(
+            Line(f'align_{head}_{figure}', f'{name}, {label}', dashed, i)
+            for figure, label, dashed in (('cosine', 'cosine', False), ('spread', 'spread', True))
+            for i, (head, name) in enumerate((('cls', 'class token'), ('tokens', 'data tokens')))
+        ),
+    ),
+    Chart(
         'Momenta of the teachers',
         'How much of itself each teacher keeps per step; the closer to 1, the slower it follows the student.',
-        (Line('momentum_label', 'labelling teacher'), Line('momentum_recon', 'reconstruction teacher')),
+        (
+            Line('momentum_label', 'labelling teacher'),
+            Line('momentum_recon', 'reconstruction teacher'),
+            Line('momentum_align', 'alignment teacher'),
+        ),
         'momentum',
     ),
     Chart(

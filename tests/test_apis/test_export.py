@@ -14,6 +14,7 @@ PREFIXES = {
     'student': 'backbone.',
     'label_teacher': 'label_teacher.backbone.',
     'recon_teacher': 'recon_teacher.backbone.',
+    'align_teacher': 'align_teacher.backbone.',
 }
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
@@ -59,7 +60,7 @@ def save(path: Path, models: dict[str, nn.Module], cfg: str | None = CFG, extra:
 
 @pytest.fixture
 def models() -> dict[str, nn.Module]:
-    """Three different encoders: the student and both teachers."""
+    """Different encoders: the student and every teacher that there can be."""
     return {name: make_vit(seed=seed) for seed, name in enumerate(PREFIXES)}
 
 

@@ -6,16 +6,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import mmpretrain
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import Compose, default_collate
+from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from PIL import Image
 
+from mmpl.apis import train as train_api
+from mmpl.apis.export import ExportError, export_backbone
+from mmpl.evaluation.evaluate import evaluate_features
+from mmpl.visualization.charts import charts_of
+from mmpl.visualization.report import ReportOptions, collect_report, render_report
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted([*ROOT.glob('configs/*.py'), *ROOT.glob('configs/ablations/*.py')])
+MSA = [path for path in CONFIGS if path.stem.startswith('msa')]
+TEACHERS = dict(l='label', r='recon', a='align')
 EXPECTED = {  # what each config is for: (teachers, fields of the model)
     'pl_mae_vitb': ('lr', {}),
     'pl_mae_vitb_800e': ('lr', {}),
@@ -32,6 +43,11 @@ EXPECTED = {  # what each config is for: (teachers, fields of the model)
     'pl_mae_vitb_folds': ('lr', dict(teacher_input='folds', data_tokens='masked')),
     'pl_mae_vitb_sinkhorn': ('lr', {}),
     'pl_mae_vitb_discrete': ('lr', {}),
+    'msa_vitb': ('a', {}),
+    'msa_demo': ('a', {}),
+    'msa_vitb_cls_only': ('a', {}),
+    'msa_vitb_tokens_only': ('a', {}),
+    'msa_vitb_own_crop': ('a', {}),
 }
 
 
@@ -41,8 +57,7 @@ def test_builds_at_full_size(path):
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
     teachers, fields = EXPECTED[path.stem]
-    assert (model.label_teacher is not None) == ('l' in teachers)
-    assert (model.recon_teacher is not None) == ('r' in teachers)
+    assert list(model.teachers) == [TEACHERS[letter] for letter in teachers]
     for name, value in fields.items():
         assert getattr(model, name) == value
     assert [h['type'] for h in cfg.custom_hooks].count('mmpl.DualTeacherHook') == 1
@@ -60,6 +75,10 @@ def test_what_the_variants_change():
     assert models['pl_mae_vitb_no_class_labels'].loss_weights == dict(recon=1.0, label_cls=0, label_data=1.0)
     assert models['pl_mae_vitb_no_data_labels'].loss_weights == dict(recon=1.0, label_cls=1.0, label_data=0)
     assert Config.fromfile(ROOT / 'configs/pl_mae_vitb_1600e.py').train_cfg.max_epochs == 1600
+    assert models['msa_vitb_cls_only'].loss_weights == dict(recon=1.0, align_cls=1.0, align_tokens=0)
+    assert models['msa_vitb_tokens_only'].loss_weights == dict(recon=1.0, align_cls=0, align_tokens=1.0)
+    own_crop = {path.stem: Config.fromfile(path).train_dataloader.dataset.pipeline[1].get('own_crop') for path in MSA}
+    assert [name for name, value in own_crop.items() if value] == ['msa_vitb_own_crop']
 
 
 @pytest.mark.slow
@@ -72,6 +91,10 @@ def test_vitb_takes_a_step():
     model.train()
     losses = model(torch.randn(2, 3, 224, 224), mode='loss')
     assert set(losses) == {'loss_recon', 'loss_label_cls', 'loss_label_data'}
+    check_gradients(model, losses)
+
+
+def check_gradients(model, losses):
     assert all(torch.isfinite(loss) for loss in losses.values())
     sum(losses.values()).backward()
     for name, parameter in model.named_parameters():
@@ -79,6 +102,84 @@ def test_vitb_takes_a_step():
             assert parameter.grad is None, name
         else:
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', MSA, ids=lambda path: path.stem)
+def test_msa_takes_a_step_from_its_own_pipeline(path):
+    """Two images of noise through the config's transforms, preprocessor and model; ablations with a small ViT."""
+    torch.manual_seed(0)
+    np.random.seed(0)
+    cfg = Config.fromfile(path)
+    if path.parent.name == 'ablations':
+        cfg.merge_from_dict({'model.backbone.arch': 'deit-t', 'model.neck.depth': 1})
+    init_default_scope('mmpretrain')
+    pipeline = Compose(cfg.train_dataloader.dataset.pipeline[1:])
+    rng, side = np.random.default_rng(0), cfg.model.backbone.img_size
+    images = [cv2.resize(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8), (2 * side, side)) for _ in range(2)]
+    batch = default_collate([pipeline(dict(img=image)) for image in images])
+    assert all((sample.get('view_boxes') is not None) == ('own_crop' in path.stem) for sample in batch['data_samples'])
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.attach_updater('the test')
+    model.train()
+    data = model.data_preprocessor(batch, True)
+    assert [tuple(view.shape) for view in data['inputs']] == [(2, 3, side, side)] * 2
+    assert not torch.equal(*data['inputs']), 'the strong view is another one'
+    losses = model(**data, mode='loss')
+    weights = cfg.model.loss_weights
+    assert set(losses) == {f'loss_{name}' for name, weight in weights.items() if weight}
+    check_gradients(model, losses)
+
+
+@pytest.mark.slow
+def test_msa_demo_trains_and_is_handed_over(tmp_path):
+    """The demo through tools/train.py's API on little data; then what the other tools make of its checkpoint."""
+    data = {
+        f'{loader}.dataset.{field}': value
+        for loader in ('train_dataloader', 'custom_hooks.1.train_dataloader', 'custom_hooks.1.val_dataloader')
+        for field, value in (('data_root', tmp_path / 'data'), ('size', 'test'))
+    }
+    options = data | {
+        'train_dataloader.num_workers': 0,
+        'train_dataloader.persistent_workers': False,
+        'train_cfg.max_epochs': 1,
+        'param_scheduler.0.end': 0.5,
+        'param_scheduler.1.begin': 0.5,
+        'param_scheduler.1.end': 1,
+        'default_hooks.logger.interval': 1,
+        'custom_hooks.0.health_interval': 1,
+        'custom_hooks.1.before_train': False,
+        'custom_hooks.1.linear': False,
+    }
+    work = tmp_path / 'work'
+    args = [str(ROOT / 'configs/msa_demo.py'), '--work-dir', str(work), '--cfg-options']
+    train_api.train(args + [f'{name}={value}' for name, value in options.items()])
+    (log,) = work.glob('*/vis_data/scalars.json')
+    steps = [line for line in map(json.loads, log.read_text().splitlines()) if 'loss' in line]
+    assert len(steps) > 5
+    assert steps[-1]['loss_align_tokens'] < steps[0]['loss_align_tokens']
+    names = {'momentum_align', 'align_cls_cosine', 'align_cls_spread', 'align_cls_agreement', 'align_tokens_spread'}
+    assert names <= set(steps[0])
+
+    checkpoint, config = work / 'epoch_1.pth', work / 'msa_demo.py'
+    for target in ('student', 'align_teacher'):
+        report = evaluate_features(config, str(checkpoint), target=target, k=5)
+        assert report['target'] == target and all(5 < value <= 100 for value in report['results'].values())
+        result = export_backbone(checkpoint, tmp_path / f'{target}.pth', source=target)
+        assert result.max_difference <= 1e-5
+    exported = [torch.load(tmp_path / f'{name}.pth')['state_dict'] for name in ('student', 'align_teacher')]
+    assert not torch.equal(*(weights['backbone.cls_token'] for weights in exported))
+    with pytest.raises(ExportError, match=r"usable sources: \['student', 'align_teacher'\]"):
+        export_backbone(checkpoint, tmp_path / 'x.pth', source='label_teacher')
+
+    found = collect_report(work, options=ReportOptions(queries=2, maps=2, max_train_images=100))
+    assert found.notes == ['Label maps: MSA learns no labels.']
+    assert len(found.neighbours) == len(found.pca) == 2
+    titles = [chart.title for chart in charts_of(found.scalars)]
+    assert titles[:2] == ['Loss', 'Frozen features'] and 'Alignment of student and teacher' in titles
+    page, picture = render_report(found, tmp_path / 'report.html')
+    assert 'MSA pre-training: msa_demo' in page.read_text() and picture.is_file()
 
 
 @pytest.fixture

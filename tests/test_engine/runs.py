@@ -5,39 +5,46 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
+from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset
 
-from tests.test_models.helpers import plmae_cfg
+from tests.test_models.helpers import msa_cfg, plmae_cfg
+
+METHODS = dict(plmae=(plmae_cfg, 1), msa=(msa_cfg, 2))  # config of the model, and views of each image
 
 
 @DATASETS.register_module(force=True)
 class NoiseImages(Dataset):
-    """Images that are a function of their index."""
+    """Images that are a function of their index; more views are the same with other noise on top."""
 
-    def __init__(self, size: int = 16, side: int = 16) -> None:
-        self.size, self.side = size, side
+    def __init__(self, size: int = 16, side: int = 16, views: int = 1) -> None:
+        self.size, self.side, self.views = size, side, views
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, index: int) -> dict:
         rng = np.random.default_rng(index)
-        image = rng.normal(size=(3, self.side, self.side)).astype(np.float32)
-        return dict(inputs=torch.from_numpy(image), data_samples=index)
+        image = torch.from_numpy(rng.normal(size=(3, self.side, self.side)).astype(np.float32))
+        if self.views == 1:
+            return dict(inputs=image, data_samples=index)
+        noise = torch.from_numpy(rng.normal(size=(self.views - 1, *image.shape)).astype(np.float32))
+        return dict(inputs=[image, *(image + 0.3 * noise)], data_samples=DataSample())
 
 
-def run_cfg(work_dir, model: dict | None = None, hook: dict | None = None, **kwargs) -> Config:
-    """Config of a PL-MAE run of four iterations an epoch."""
+def run_cfg(work_dir, model: dict | None = None, hook: dict | None = None, method: str = 'plmae', **kwargs) -> Config:
+    """Config of a run of four iterations an epoch, of PL-MAE unless told otherwise."""
+    model_cfg, views = METHODS[method]
     cfg = dict(
         default_scope='mmpretrain',
         work_dir=str(work_dir),
-        model=plmae_cfg(data_preprocessor=dict(type='SelfSupDataPreprocessor'), **(model or {})),
+        model=model_cfg(data_preprocessor=dict(type='SelfSupDataPreprocessor'), **(model or {})),
         train_dataloader=dict(
             batch_size=4,
             num_workers=0,
             sampler=dict(type='DefaultSampler', shuffle=True),
             collate_fn=dict(type='default_collate'),
-            dataset=dict(type='mmengine.NoiseImages', _scope_='mmengine'),
+            dataset=dict(type='mmengine.NoiseImages', _scope_='mmengine', views=views),
         ),
         optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3)),
         train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=2),

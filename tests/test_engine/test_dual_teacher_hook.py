@@ -18,21 +18,21 @@ pytestmark = pytest.mark.smoke
 
 
 class Recorder(Hook):
-    """Recomputes both teachers in float64 from the student's weights after each optimizer step."""
+    """Recomputes the teachers in float64 from the student's weights after each optimizer step."""
 
     priority = 'VERY_LOW'
 
-    def __init__(self, accumulation: int, label=(0.9, 1.0), recon=(0.95, 0.999)) -> None:
-        self.accumulation, self.starts_ends = accumulation, dict(label=label, recon=recon)
+    def __init__(self, accumulation: int, **starts_ends: tuple[float, float]) -> None:
+        self.accumulation, self.starts_ends = accumulation, starts_ends
         self.updates = 0
 
     @staticmethod
     def student(model) -> dict:
-        keys = ('backbone.', 'label_heads.')
+        keys = ('backbone.', 'label_heads.', 'align_heads.')
         return {n: p.detach().double().clone() for n, p in model.named_parameters() if n.startswith(keys)}
 
     def before_train(self, runner) -> None:
-        self.teachers = dict(label=self.student(runner.model), recon=self.student(runner.model))
+        self.teachers = {name: self.student(runner.model) for name in self.starts_ends}
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         if (runner.iter + 1) % self.accumulation and runner.iter + 1 != runner.max_iters:
@@ -58,7 +58,7 @@ def test_both_teachers_follow_their_schedules_after_optimizer_steps(tmp_path, ac
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1000)),
     )
     runner = Runner.from_cfg(cfg)
-    recorder = Recorder(accumulation)
+    recorder = Recorder(accumulation, label=(0.9, 1.0), recon=(0.95, 0.999))
     runner.register_hook(recorder)
     runner.train()
     assert recorder.updates == -(-4 * epochs // accumulation)
@@ -71,6 +71,28 @@ def test_both_teachers_follow_their_schedules_after_optimizer_steps(tmp_path, ac
     for key, value in recorder.teachers['recon'].items():
         if key.startswith('backbone.'):
             torch.testing.assert_close(own[f'recon_teacher.{key}'].double(), value, rtol=0, atol=1e-6, msg=key)
+    assert moved > 1e-4, 'a teacher that equals its student would prove nothing'
+
+
+def test_msas_teacher_follows_its_schedule_after_optimizer_steps(tmp_path):
+    cfg = run_cfg(
+        tmp_path,
+        method='msa',
+        hook=dict(momentum_align=dict(start=0.8, end=0.9)),
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=5),
+        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3), accumulative_counts=3),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1000)),
+    )
+    runner = Runner.from_cfg(cfg)
+    recorder = Recorder(3, align=(0.8, 0.9))
+    runner.register_hook(recorder)
+    runner.train()
+    assert recorder.updates == 7
+    own, moved = dict(runner.model.named_parameters()), 0.0
+    for key, value in recorder.teachers['align'].items():
+        name = f'align_teacher.{key.replace("align_heads.", "heads.")}'
+        torch.testing.assert_close(own[name].double(), value, rtol=0, atol=1e-6, msg=name)
+        moved = max(moved, (own[name].double() - own[key].double()).abs().max().item())
     assert moved > 1e-4, 'a teacher that equals its student would prove nothing'
 
 
@@ -122,6 +144,26 @@ def test_log_holds_losses_momenta_and_health(tmp_path):
     assert temps[-1] == pytest.approx(0.07)
 
 
+def test_log_of_msa_holds_losses_momentum_and_health(tmp_path):
+    runner = train(tmp_path, method='msa')
+    (log,) = tmp_path.glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(lines) == 8
+    for line in lines:
+        parts = sum(line[f'loss_{name}'] for name in ('recon', 'align_cls', 'align_tokens'))
+        assert line['loss'] == pytest.approx(parts, rel=1e-5)
+        assert {key for key in line if key.startswith('align_')} == {
+            'align_cls_cosine', 'align_cls_spread', 'align_cls_agreement', 'align_tokens_cosine', 'align_tokens_spread'
+        }  # fmt: skip
+        assert -1 <= line['align_tokens_cosine'] <= 1
+        assert 0 <= line['align_cls_spread'] <= 1 and 0 <= line['align_cls_agreement'] <= 1
+        assert not any(key in line for key in ('teacher_temp', 'target_norm', 'momentum_label'))
+    assert lines[0]['align_tokens_cosine'] == pytest.approx(1 - lines[0]['loss_align_tokens'], abs=1e-5)
+    momenta = runner.message_hub.get_scalar('train/momentum_align').data[0]
+    expected = [1 - 0.01 * (math.cos(math.pi * (i + 1) / 8) + 1) / 2 for i in range(8)]
+    np.testing.assert_allclose(momenta, expected, atol=1e-9)
+
+
 def test_health_figures():
     probs = np.array([[0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1], [0.7, 0.1, 0.1, 0.1]])
     stats = LabelStats(
@@ -159,6 +201,25 @@ def test_collapse_is_warned_of_once(tmp_path, caplog):
     assert 'entropy_mean 1.0000' in collapses[0]
 
 
+def test_collapse_of_an_alignment_is_warned_of(tmp_path):
+    """A projector that only adds a bias gives all tokens one embedding."""
+    runner = Runner.from_cfg(run_cfg(tmp_path, method='msa', hook=dict(patience=3), log_level='INFO'))
+    warned = []
+    runner.logger.warning = lambda text, *args, **kwargs: warned.append(text)
+
+    class Collapse(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            last = runner.model.align_teacher.heads['tokens'].projector[-1]
+            last.weight.data.zero_()
+            last.bias.data.fill_(1)
+
+    runner.register_hook(Collapse())
+    runner.train()
+    (collapse,) = [text for text in warned if 'have collapsed or say nothing' in text]
+    assert collapse.startswith('The align_tokens embeddings')
+    assert 'spread' in collapse and 'at iteration 3' in collapse and '`momentum_align`' in collapse
+
+
 def test_a_run_without_teachers_needs_no_hook_but_bears_one(tmp_path):
     pixel = dict(head=dict(target='pixel'), loss_weights=dict(label_cls=0, label_data=0))
     train(tmp_path / 'with', model=pixel)
@@ -186,7 +247,9 @@ def test_refuses_a_model_without_teachers(tmp_path):
         (dict(momentum_label=dict(start=1.0, end=0.9)), '`momentum_label.start` must be at most'),
         (dict(momentum_recon=dict(start=1.5)), r'`momentum_recon.start` must be a number in \[0, 1\], but got 1.5'),
         (dict(health_interval=0), '`health_interval`'),
+        (dict(momentum_align=dict(start=-0.1)), '`momentum_align.start`'),
         (dict(min_usage=2), '`min_usage`'),
+        (dict(min_spread=-1), '`min_spread`'),
         (dict(patience=0), '`patience`'),
     ],
 )
@@ -195,10 +258,12 @@ def test_refuses(fields, message):
         DualTeacherHook(**fields)
 
 
-def test_resumed_teachers_and_masks_are_those_of_the_checkpoint(tmp_path):
-    first = train(tmp_path)
+@pytest.mark.parametrize('method', ['plmae', 'msa'])
+def test_resumed_teachers_and_masks_are_those_of_the_checkpoint(tmp_path, method):
+    first = train(tmp_path, method=method)
     saved = {k: v.clone() for k, v in first.model.state_dict().items()}
-    cfg = run_cfg(tmp_path, resume=True, train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=3))
+    assert any('teacher.' in key for key in saved)
+    cfg = run_cfg(tmp_path, method=method, resume=True, train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=3))
     resumed = Runner.from_cfg(cfg)
 
     class Compare(Hook):
@@ -231,6 +296,36 @@ def test_teachers_start_as_the_student_of_a_checkpoint_without_teachers(tmp_path
 
     runner.register_hook(Compare())
     runner.train()
+
+
+@pytest.mark.parametrize(
+    ('before', 'model', 'method', 'copied', 'loaded'),
+    [
+        ('plmae', {}, 'msa', ['align'], []),
+        ('msa', {}, 'plmae', ['label', 'recon'], []),
+        ('plmae', dict(single_teacher=True), 'plmae', ['recon'], ['label']),
+    ],
+)
+def test_teachers_that_a_checkpoint_lacks_start_as_its_student(tmp_path, before, model, method, copied, loaded):
+    first = train(tmp_path / 'a', method=before, model=model, hook=dict(momentum_label=dict(start=0.5, end=0.5)))
+    runner = Runner.from_cfg(run_cfg(tmp_path / 'b', method=method, load_from=str(tmp_path / 'a' / 'epoch_2.pth')))
+    seen = []
+
+    class Compare(Hook):
+        priority = 'LOWEST'
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            if runner.iter:
+                return
+            for name in copied + loaded:
+                teacher = runner.model.teachers[name].backbone.state_dict()
+                source = first.model.backbone if name in copied else first.model.teachers[name].backbone
+                assert all(torch.equal(teacher[key], value) for key, value in source.state_dict().items()), name
+                seen.append(name)
+
+    runner.register_hook(Compare())
+    runner.train()
+    assert seen == copied + loaded
 
 
 def test_refuses_a_checkpoint_that_does_not_fit(tmp_path):

@@ -5,28 +5,53 @@ from mmpretrain.registry import MODELS
 ARCH = dict(embed_dims=32, num_layers=3, num_heads=4, feedforward_channels=64)
 
 
-def plmae_cfg(**kwargs) -> dict:
-    """A PL-MAE of 16 patches; keyword arguments replace or, for dicts, extend its fields."""
-    cfg = dict(
-        type='mmpl.PLMAE',
+def _extend(cfg: dict, fields: dict) -> dict:
+    common = dict(
         backbone=dict(type='mmpl.MaskedViT', arch=ARCH, img_size=16, patch_size=4),
         neck=dict(type='mmpl.TokenDecoder', decoder_embed_dims=24, depth=2, num_heads=4),
         head=dict(type='mmpl.TokenReconHead'),
-        label_head=dict(num_prototypes=16, hidden_dims=32, bottleneck_dims=8),
         masking=dict(mask_ratio=0.75),
     )
-    for name, value in kwargs.items():
+    cfg = common | cfg
+    for name, value in fields.items():
         cfg[name] = {**cfg.get(name, {}), **value} if isinstance(value, dict) else value
     return cfg
 
 
-def build_plmae(attach: bool = True, **kwargs):
-    """Build and initialise it; by default somebody has promised to update the teachers."""
-    model = MODELS.build(plmae_cfg(**kwargs))
+def plmae_cfg(**kwargs) -> dict:
+    """A PL-MAE of 16 patches; keyword arguments replace or, for dicts, extend its fields."""
+    label_head = dict(num_prototypes=16, hidden_dims=32, bottleneck_dims=8)
+    return _extend(dict(type='mmpl.PLMAE', label_head=label_head), kwargs)
+
+
+def msa_cfg(**kwargs) -> dict:
+    """An MSA of 16 patches; keyword arguments replace or, for dicts, extend its fields."""
+    return _extend(dict(type='mmpl.MSA', align_head=dict(hidden_dims=32, out_dims=8)), kwargs)
+
+
+def _build(cfg: dict, attach: bool):
+    model = MODELS.build(cfg)
     model.init_weights()
     if attach:
         model.attach_updater('the test')
     return model.train()
+
+
+def build_plmae(attach: bool = True, **kwargs):
+    """Build and initialise it; by default somebody has promised to update the teachers."""
+    return _build(plmae_cfg(**kwargs), attach)
+
+
+def build_msa(attach: bool = True, **kwargs):
+    """The same of MSA."""
+    return _build(msa_cfg(**kwargs), attach)
+
+
+def samples_of(boxes) -> list:
+    """Data samples with ``view_boxes``, as the pipeline makes them; (B, 2, 4) numbers."""
+    from mmpretrain.structures import DataSample
+
+    return [DataSample(metainfo=dict(view_boxes=box)) for box in boxes]
 
 
 def scramble(model, std: float = 0.2, seed: int = 0) -> None:

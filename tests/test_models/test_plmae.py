@@ -10,15 +10,22 @@ from mmpretrain.registry import MODELS
 from torch.nn import functional as F  # noqa: N812
 
 from mmpl.models.utils.masking import Masks
-from tests.test_models.helpers import ARCH, build_plmae, plmae_cfg, scramble
+from tests.test_models.helpers import ARCH, build_msa, build_plmae, plmae_cfg, scramble
 
 pytestmark = pytest.mark.smoke
 NO_LABELS = dict(label_cls=0, label_data=0)
 
 
+AS_MAE = dict(  # the algorithms without what they add
+    plmae=lambda **head: build_plmae(False, head=dict(target='pixel', **head), loss_weights=NO_LABELS),
+    msa=lambda **head: build_msa(False, head=head, loss_weights=dict(align_cls=0, align_tokens=0)),
+)
+
+
+@pytest.mark.parametrize('method', AS_MAE)
 @pytest.mark.parametrize('norm_pix', [True, False])
 @pytest.mark.parametrize('batch_size', [2, 5])
-def test_pixel_targets_are_mae_bit_for_bit(norm_pix, batch_size):
+def test_pixel_targets_are_mae_bit_for_bit(method, norm_pix, batch_size):
     mae = MODELS.build(
         dict(
             type='MAE',
@@ -29,7 +36,7 @@ def test_pixel_targets_are_mae_bit_for_bit(norm_pix, batch_size):
             head=dict(
                 type='MAEPretrainHead', norm_pix=norm_pix, patch_size=4,
                 loss=dict(type='PixelReconstructionLoss', criterion='L2'))))  # fmt: skip
-    ours = build_plmae(False, head=dict(target='pixel', norm_pix=norm_pix), loss_weights=NO_LABELS)
+    ours = AS_MAE[method](norm_pix=norm_pix)
     scramble(ours)
     mae.load_state_dict({k: v for k, v in ours.state_dict().items() if not k.startswith('masking.')}, strict=False)
     shared = [n for n, _ in ours.named_parameters()]

@@ -95,6 +95,57 @@ def test_gradients_by_finite_differences():
     assert (values[0] - values[1]) / 2e-2 == pytest.approx((gradient * direction).sum().item(), rel=2e-3)
 
 
+def place_tokens():
+    """Tokens at five places, (6, 5, 12), and their places."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(6, 5, 12, generator=generator), torch.arange(5).expand(6, 5)
+
+
+@pytest.mark.parametrize('norm', ['none', 'batch', 'position'])
+def test_teacher_norm_equals_numpy(norm):
+    teacher, (tokens, places) = make(1, teacher_norm=norm), place_tokens()
+    labels = teacher.label(tokens, teacher.build_assigner(), 1.0, places, 5)
+    x = teacher.projector(tokens.flatten(0, 1)).detach().double().numpy()
+    groups = places.flatten().numpy() if norm == 'position' else np.zeros(30, dtype=int)
+    if norm != 'none':
+        for group in set(groups):
+            here = groups == group
+            x[here] = (x[here] - x[here].mean(0)) / np.sqrt(x[here].var(0) + 1e-6)
+    np.testing.assert_allclose(labels.embeddings.detach(), x / np.linalg.norm(x, axis=1, keepdims=True), atol=1e-4)
+
+
+def test_labels_of_class_tokens_are_standardised_over_the_batch():
+    tokens = torch.randn(6, 12)
+    embeddings = [
+        head.label(tokens, head.build_assigner(), 1.0).embeddings
+        for head in (make(1, teacher_norm='batch'), make(1, teacher_norm='position'))
+    ]
+    assert torch.equal(*embeddings)
+
+
+def test_labels_by_position_do_not_tell_the_place():
+    """Tokens that depend only on their place: every label is 1 / K of each prototype, but with the other norms."""
+    _, places = place_tokens()
+    tokens = torch.randn(5, 12, generator=torch.Generator().manual_seed(1))[places]
+    probs = {}
+    for norm in ('none', 'batch', 'position'):
+        teacher = make(1, teacher_norm=norm)
+        probs[norm] = teacher.label(tokens, teacher.build_assigner(), 1.0, places, 5).probs()
+    torch.testing.assert_close(probs['position'], torch.full((30, 10), 0.1), rtol=0, atol=5e-3)
+    for norm in ('none', 'batch'):
+        assert len(torch.unique(probs[norm].argmax(1))) > 1, norm
+
+
+def test_labels_by_position_do_not_change_with_what_a_place_adds():
+    """A constant for each place leaves the labels alone, and they still tell the tokens apart."""
+    tokens, places = place_tokens()
+    offset = 5 * torch.randn(5, 12, generator=torch.Generator().manual_seed(1))[places]
+    teacher = make(1, teacher_norm='position', num_layers=1)  # linear, so that the offset stays one
+    probs = [teacher.label(x, teacher.build_assigner(), 1.0, places, 5).probs() for x in (tokens, tokens + offset)]
+    torch.testing.assert_close(*probs, rtol=1e-3, atol=1e-4)
+    assert len(torch.unique(probs[0].argmax(1))) > 3
+
+
 def test_teacher_temp_rises_linearly_and_stays():
     head = make(warmup_teacher_temp=0.04, teacher_temp=0.07, warmup_ratio=0.2)
     assert [head.teacher_temp_at(p) for p in (0, 0.1, 0.2, 1)] == pytest.approx([0.04, 0.055, 0.07, 0.07])
@@ -127,6 +178,10 @@ def test_refuses_other_numbers_of_labels():
         (dict(warmup_teacher_temp=0.08), '`warmup_teacher_temp`, the start of the schedule, must be at most its end'),
         (dict(assignment='kmeans'), r"`assignment` must be one of \['centering', 'sinkhorn'\], but got 'kmeans'"),
         (dict(center_momentum=1.1), '`center_momentum`'),
+        (
+            dict(teacher_norm='layer'),
+            r"`label_head.teacher_norm` must be one of \['batch', 'none', 'position'\], but got 'layer'",
+        ),
         (dict(sinkhorn_iters=0), '`sinkhorn_iters`'),
         (dict(chunk_size=0), '`chunk_size`'),
         (dict(warmup_ratio=2), '`warmup_ratio`'),

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from mmcv.transforms import BaseTransform
+from mmcv.transforms import BaseTransform, RandomFlip
 from mmengine.dataset import Compose
-from mmpretrain.datasets.transforms import RandomResizedCrop
+from mmpretrain.datasets.transforms import RandomCrop, RandomResizedCrop
 
 from mmpl.registry import TRANSFORMS
+
+MOVING = (RandomCrop, RandomFlip, RandomResizedCrop)  # transforms that choose a place
 
 
 @TRANSFORMS.register_module()
@@ -45,14 +47,15 @@ class TwoViews(BaseTransform):
     so that token i of one and token i of the other show the same place. With
     ``own_crop`` each view draws its geometry by itself, and ``view_boxes``
     (2, 4) tells where each lies in the image, as
-    :func:`mmpl.models.utils.match_places` wants it; hand it on with
-    ``PackInputs(meta_keys=(..., 'view_boxes'))``.
+    :func:`mmpl.models.utils.match_places` wants it. It must be handed on with
+    ``PackInputs(meta_keys=('view_boxes',))``, or the model takes the views for
+    views of one place.
 
     Args:
         geometry (Sequence[dict]): Transforms that choose the place: crop and
-            flip. With ``own_crop`` the crop must be
-            ``mmpl.BoxedResizedCrop``, a flip ``RandomFlip``, and nothing else
-            may move pixels.
+            flip. With ``own_crop`` these must be one
+            ``mmpl.BoxedResizedCrop`` and, if any, one ``RandomFlip`` behind
+            it, and nothing else may move pixels.
         strong (Sequence[dict]): Transforms of the strong view that leave
             pixels where they are: colour jitter, greyscale, blur, solarise.
         weak (Sequence[dict]): The same of the weak view. Defaults to none.
@@ -60,8 +63,10 @@ class TwoViews(BaseTransform):
             False.
 
     Raises:
-        ValueError: If there are no strong transforms, or a view changes its
-            size after the geometry, or ``own_crop`` finds no ``crop_box``.
+        TypeError: If ``own_crop`` is not a bool.
+        ValueError: If there are no strong transforms, one of a single view
+            crops or flips, ``own_crop`` cannot tell from ``geometry`` where a
+            view lies, or a view changes its size after the geometry.
     """
 
     def __init__(
@@ -79,6 +84,20 @@ class TwoViews(BaseTransform):
         self.strong = Compose(list(strong))
         self.weak = Compose(list(weak))
         self.own_crop = own_crop
+        for field in ('strong', 'weak'):
+            moving = [type(t).__name__ for t in getattr(self, field).transforms if isinstance(t, MOVING)]
+            if moving:
+                raise ValueError(f'`{field}` must leave pixels where they are, but got {moving}: put it in `geometry`')
+        if own_crop:
+            self._check_boxes_can_be_told()
+
+    def _check_boxes_can_be_told(self) -> None:
+        moving = [type(t).__name__ for t in self.geometry.transforms if isinstance(t, MOVING)]
+        if moving not in (['BoxedResizedCrop'], ['BoxedResizedCrop', 'RandomFlip']):
+            raise ValueError(
+                f'`geometry` must hold one `mmpl.BoxedResizedCrop` and at most one `RandomFlip`, behind it, with '
+                f'`own_crop=True`, which has to know where the views lie, but got {moving}'
+            )
 
     def transform(self, results: dict) -> dict:
         """Make the views.
@@ -109,10 +128,6 @@ class TwoViews(BaseTransform):
 
     @staticmethod
     def _box(results: dict) -> tuple[float, float, float, float]:
-        if 'crop_box' not in results:
-            raise ValueError(
-                '`own_crop=True` needs to know where the crop was, but `geometry` holds no `mmpl.BoxedResizedCrop`'
-            )
         x1, y1, x2, y2 = results['crop_box']
         direction = results.get('flip_direction') if results.get('flip') else None
         if direction in ('horizontal', 'diagonal'):

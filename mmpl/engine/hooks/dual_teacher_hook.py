@@ -38,10 +38,10 @@ class DualTeacherHook(Hook):
     and per alignment head h (``align_cls``, ``align_tokens``):
 
     - ``h_cosine``: mean cosine between student and teacher.
-    - ``h_agreement``: share of the tokens whose own teacher token is the
-      nearest (only with ``'infonce'``).
     - ``h_spread``: 1 minus the squared length of the teacher's mean unit
       embedding; 0 if all are the same.
+    - ``h_agreement``: share of the tokens whose own teacher token is the
+      nearest (only with ``'infonce'``).
 
     Args:
         momentum_label (dict): Fields of
@@ -105,10 +105,10 @@ class DualTeacherHook(Hook):
         self._ill: dict[str, int] = {}
         self._handles: list = []
         self._stepped = False
-        self._teachers_missing = False
+        self._missing: list[str] = []
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Refuse what does not fit, and note whether the checkpoint brings teachers; one of a plain MAE does not.
+        """Refuse what does not fit, and note which teachers the checkpoint lacks; one of a plain MAE lacks all.
 
         Raises:
             CheckpointMismatchError: If the keys of the backbone, or when a run
@@ -119,9 +119,11 @@ class DualTeacherHook(Hook):
             check_state_dict(model, state_dict)
         else:
             check_state_dict(model.backbone, state_dict, 'backbone.', resizable=('pos_embed',))
-        self._teachers_missing = not any(
-            key.startswith(tuple(f'{name}_teacher.' for name in self.momenta)) for key in state_dict
-        )
+        self._missing = [
+            name
+            for name in getattr(model, 'teachers', {})
+            if not any(key.startswith(f'{name}_teacher.') for key in state_dict)
+        ]
 
     def before_train(self, runner: Runner) -> None:
         """Take charge of the teachers."""
@@ -132,9 +134,12 @@ class DualTeacherHook(Hook):
                 f'but got {type(model).__name__}'
             )
         model.attach_updater(type(self).__name__)
-        if self._teachers_missing and model.has_teachers:
-            runner.logger.info('The checkpoint brings no teachers: they start as copies of its student.')
-            model.copy_to_teachers()
+        if self._missing:
+            runner.logger.info(
+                f'The checkpoint does not bring these teachers, which start as copies of its student: {self._missing}.'
+            )
+            model.copy_to_teachers(self._missing)
+            self._missing = []
         wrappers = runner.optim_wrapper
         wrappers = list(wrappers.values()) if isinstance(wrappers, OptimWrapperDict) else [wrappers]
         self._handles = [wrapper.optimizer.register_step_post_hook(self._note_step) for wrapper in wrappers]

@@ -1,6 +1,6 @@
 """What PL-MAE and MSA share: a masked student, and teachers that somebody else has to move."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from mmpretrain.models.selfsup import BaseSelfSupervisor
@@ -94,10 +94,15 @@ class MaskedTeacherStudent(BaseSelfSupervisor):
         self.progress = progress
 
     @torch.no_grad()
-    def copy_to_teachers(self) -> None:
-        """Make the teachers equal to the student, as they are at the start of a run."""
-        for teacher in self.teachers.values():
-            EMATeacher.update(teacher, self.students, 0)
+    def copy_to_teachers(self, names: Iterable[str] | None = None) -> None:
+        """Make teachers equal to the student, as they are at the start of a run.
+
+        Args:
+            names (Iterable[str], optional): Which of :attr:`teachers`. None
+                stands for all.
+        """
+        for name in self.teachers if names is None else names:
+            EMATeacher.update(self.teachers[name], self.students, 0)
 
     def init_weights(self) -> None:
         """Initialise the student; the teachers start as copies of it."""

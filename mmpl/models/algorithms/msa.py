@@ -7,7 +7,6 @@ from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
 from mmpl.models.teachers import EMATeacher
-from mmpl.models.utils.masking import gather_tokens
 from mmpl.models.utils.matching import match_places
 from mmpl.registry import MODELS
 
@@ -40,7 +39,9 @@ class MSA(MaskedTeacherStudent):
         align_head (dict, optional): The alignment head of class tokens, a
             :class:`mmpl.models.AlignHead`. Needed unless nothing is aligned.
         tokens_align_head (dict, optional): Fields in which the alignment head
-            of data tokens differs from ``align_head``. Defaults to None.
+            of data tokens differs from ``align_head``, but for ``loss``, which
+            each has for itself: ``'infonce'`` for class tokens and
+            ``'cosine'`` for data tokens, if it is not given. Defaults to None.
         masking (dict, optional): Where the masks come from. Defaults to
             :class:`mmpl.models.RandomMasking` with its defaults.
         loss_weights (dict, optional): Weights of ``recon`` (above 0),
@@ -124,36 +125,42 @@ class MSA(MaskedTeacherStudent):
         if self.align_teacher is not None:
             with torch.no_grad():
                 tokens = self.align_teacher.backbone.encode(strong)[0]  # (B, 1+N, D)
+            image = torch.arange(len(weak), device=weak.device).repeat_interleave(masks.num_masks)  # of each mask
             if 'cls' in self.align_heads:
-                losses['loss_align_cls'] = self._align('cls', latent[:, 0], tokens[:, 0])
+                losses['loss_align_cls'] = self._align('cls', latent[:, 0], tokens[:, 0], image)
             if 'tokens' in self.align_heads:
-                seen, keep = self._same_places(tokens[:, 1:], masks, data_samples)
+                places, keep = self._same_places(image, masks, data_samples)
                 losses['loss_align_tokens'] = self._align(
-                    'tokens', latent[:, 1:].flatten(0, 1), seen.flatten(0, 1), None if keep is None else keep.flatten()
+                    'tokens',
+                    latent[:, 1:].flatten(0, 1),
+                    tokens[:, 1:].flatten(0, 1),
+                    (image[:, None] * masks.num_patches + places).flatten(),
+                    None if keep is None else keep.flatten(),
                 )
         return {name: weigh(loss, self.loss_weights[name[len('loss_') :]]) for name, loss in losses.items()}
 
-    def _align(self, name: str, student: Tensor, teacher: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Draw tokens of the student to tokens of the teacher, given as rows of D."""
+    def _align(self, name: str, student: Tensor, teacher: Tensor, rows: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Draw tokens of the student, (L, D), to those ``rows`` of the teacher's, (L', D), that belong to them."""
         assert self.align_teacher is not None  # there are tokens of it
         with torch.no_grad():
             target = self.align_teacher.heads[name].embed(teacher)
-        loss, stats = self.align_heads[name].loss(student, target, keep, self.track_health)
+        loss, stats = self.align_heads[name].loss(student, target, rows, keep, self.track_health)
         if stats is not None:
             self.health_stats[f'align_{name}'] = stats
         return loss
 
     @staticmethod
-    def _same_places(tokens: Tensor, masks, data_samples: list | None) -> tuple[Tensor, Tensor | None]:
-        """The teacher's tokens at the student's visible places, (B·R, V, D), and which of them exist, (B·R, V)."""
-        boxes = [sample.get('view_boxes') for sample in data_samples or []]
-        if not boxes or boxes[0] is None:
-            return gather_tokens(tokens, masks.ids_keep), None
-        views = torch.stack([torch.as_tensor(box, dtype=torch.float64) for box in boxes]).to(tokens.device)
+    def _same_places(image: Tensor, masks, data_samples: list | None) -> tuple[Tensor, Tensor | None]:
+        """Where the strong view shows the student's visible places, (B·R, V), and which it does show, None for all."""
+        boxes = [sample.get('view_boxes') for sample in ([] if data_samples is None else data_samples)]
+        without = sum(box is None for box in boxes)
+        if without == len(boxes):
+            return masks.ids_keep, None
+        if without:
+            raise ValueError(f'`view_boxes` must be in every sample or in none, but {without} of {len(boxes)} lack it')
+        views = torch.stack([torch.as_tensor(box, dtype=torch.float64) for box in boxes]).to(image.device)
         ids, found = match_places(views[:, 0], views[:, 1], round(masks.num_patches**0.5))
-        rows = torch.arange(len(boxes), device=ids.device).repeat_interleave(masks.num_masks)
-        ids, found = ids[rows].gather(1, masks.ids_keep), found[rows].gather(1, masks.ids_keep)
-        return gather_tokens(tokens, ids), found
+        return ids[image].gather(1, masks.ids_keep), found[image].gather(1, masks.ids_keep)
 
     def _views(self, inputs: Tensor | Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         views = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
@@ -201,12 +208,9 @@ class MSA(MaskedTeacherStudent):
             raise ValueError(
                 '`align_head` must be given, or `loss_weights` of align_cls and align_tokens be 0, but got None'
             )
-        own = dict(cls=dict(), tokens=dict(tokens_cfg or {}))
+        shared = {name: value for name, value in dict(cls_cfg or {}).items() if name != 'loss'}
+        cfgs = dict(cls=dict(cls_cfg or {}), tokens=shared | dict(tokens_cfg or {}))
         return {
-            name: MODELS.build(
-                with_defaults(
-                    dict(cls_cfg or {}) | own[name], type='mmpl.AlignHead', in_dims=dims, loss=ALIGN_LOSSES[name]
-                )
-            )
+            name: MODELS.build(with_defaults(cfgs[name], type='mmpl.AlignHead', in_dims=dims, loss=ALIGN_LOSSES[name]))
             for name in names
         }

@@ -1,5 +1,6 @@
 """The alignment head: how far the student's tokens are from the teacher's view of the same image or place."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ class AlignStats(NamedTuple):
         count (Tensor): Number of tokens, ().
         cosine (Tensor): Sum of the cosines between student and teacher, ().
         agreement (Tensor): Tokens whose own teacher token is the nearest of
-            all, (); only counted with ``'infonce'``.
+            all, (); NaN with ``'cosine'``, which compares no other token.
         mean (Tensor): Sum of the teacher's unit embeddings, (E,).
     """
 
@@ -33,16 +34,20 @@ class AlignStats(NamedTuple):
     mean: Tensor
 
     def figures(self) -> dict[str, float]:
-        """``cosine``, ``agreement``, and ``spread``: 1 minus the squared length of the mean unit embedding.
+        """``cosine``, ``spread``, and with ``'infonce'`` ``agreement``; nothing without a token.
 
-        A ``spread`` of 0 means that all tokens have one embedding (collapse).
+        ``spread`` is 1 minus the squared length of the mean unit embedding: 0
+        means that all tokens have one embedding (collapse).
         """
         count = self.count.item()
-        return dict(
+        if count == 0:
+            return {}
+        figures = dict(
             cosine=self.cosine.item() / count,
-            agreement=self.agreement.item() / count,
             spread=1 - (self.mean.double() / count).square().sum().item(),
         )
+        agreement = self.agreement.item() / count
+        return figures if math.isnan(agreement) else dict(figures, agreement=agreement)
 
 
 @MODELS.register_module()
@@ -130,6 +135,7 @@ class AlignHead(BaseModule):
         self,
         tokens: Tensor,
         target: Tensor,
+        rows: Tensor,
         keep: Tensor | None = None,
         with_stats: bool = False,
     ) -> tuple[Tensor, AlignStats | None]:
@@ -137,11 +143,13 @@ class AlignHead(BaseModule):
 
         Args:
             tokens (Tensor): Tokens of the student, (L, D).
-            target (Tensor): The teacher's unit embeddings, (L', E). Row ``l``
-                of ``tokens`` belongs to row ``l // (L / L')``: several masks
-                of an image share a row.
-            keep (Tensor, optional): Tokens that have a counterpart, (L,) bool.
-                None stands for all.
+            target (Tensor): The teacher's unit embeddings, (L', E), as many in
+                every process. With ``'infonce'`` those of all processes are
+                what a token is searched among, so none may be there twice.
+            rows (Tensor): Row of ``target`` that each token belongs to, (L,);
+                several masks of an image share rows.
+            keep (Tensor, optional): Tokens that have a counterpart, (L,) bool;
+                the others count for nothing. None stands for all.
             with_stats (bool): Also sum up what the health is read from.
 
         Returns:
@@ -150,32 +158,35 @@ class AlignHead(BaseModule):
             batch, also where they keep unequal numbers of tokens.
 
         Raises:
-            ValueError: If L is not a multiple of L'.
+            ValueError: If there are not as many ``rows``, or as many ``keep``,
+                as tokens.
         """
-        if tokens.shape[0] % target.shape[0]:
-            raise ValueError(f'{tokens.shape[0]} tokens cannot be aligned with {target.shape[0]}: not a multiple')
-        repeats = tokens.shape[0] // target.shape[0]
+        for name, given in (('rows', rows), ('keep', keep)):
+            if given is not None and given.shape != tokens.shape[:1]:
+                raise ValueError(
+                    f'`{name}` must have one entry for each of the {tokens.shape[0]} tokens, '
+                    f'but got the shape {tuple(given.shape)}'
+                )
         pred = self(tokens)
         with torch.autocast(pred.device.type, enabled=False):
-            own = target.repeat_interleave(repeats, 0)
+            own = target[rows]
             cosine = (pred * own).sum(-1)
             if self.loss_type == 'infonce':
                 everyone = global_concat(target)
                 logits = pred @ everyone.t() / self.temperature
-                index = torch.arange(len(target), device=target.device) + get_rank() * len(target)
-                index = index.repeat_interleave(repeats)
+                index = rows + get_rank() * len(target)
                 per_token = F.cross_entropy(logits, index, reduction='none')
-                nearest = logits.detach().argmax(-1) == index
+                nearest = (logits.detach().argmax(-1) == index).to(cosine)
             else:
                 per_token = 1 - cosine
-                nearest = torch.zeros_like(cosine, dtype=torch.bool)
+                nearest = torch.full_like(cosine, math.nan)
             weight = torch.ones_like(per_token) if keep is None else keep.to(per_token)
             loss = per_token.mean() if keep is None else _joint_mean(per_token, weight)
             stats = None
             if with_stats:
                 with torch.no_grad():
                     stats = AlignStats(
-                        count=weight.sum().clamp_min(1),
+                        count=weight.sum(),
                         cosine=(cosine * weight).sum(),
                         agreement=(nearest * weight).sum(),
                         mean=(own * weight[:, None]).sum(0),

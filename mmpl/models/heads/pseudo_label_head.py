@@ -234,7 +234,9 @@ class PseudoLabelHead(BaseModule):
             embeddings = standardise_channels(embeddings, places.flatten(), num_places)
         else:
             embeddings = standardise_channels(embeddings)
-        return F.normalize(embeddings, dim=-1)
+        # of tokens that are all alike only rounding errors are left, which must not become directions: their norm is
+        # far below the sqrt(E) of others
+        return F.normalize(embeddings, dim=-1, eps=0.1)
 
     def loss(self, tokens: Tensor, labels: PseudoLabels, with_stats: bool = False) -> tuple[Tensor, LabelStats | None]:
         """Mean cross-entropy between labels p and softmax(logits / T_s) over tokens.

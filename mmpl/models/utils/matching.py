@@ -10,7 +10,8 @@ def match_places(boxes: Tensor, other_boxes: Tensor, grid: int) -> tuple[Tensor,
     A view is a box of the source image, resized to a square and cut into
     ``grid`` x ``grid`` tokens. A token's place is its centre; its counterpart
     is the token of the other view whose cell holds that centre (cells own
-    their upper and left edge), if there is one (our choice).
+    their upper and left edge), if there is one (our choice). With boxes in
+    whole pixels and float64 no rounding error moves a centre over an edge.
 
     Args:
         boxes (Tensor): Where each view lies in its source image, (B, 4) as
@@ -23,12 +24,14 @@ def match_places(boxes: Tensor, other_boxes: Tensor, grid: int) -> tuple[Tensor,
         tuple[Tensor, Tensor]: Indices of the counterparts, (B, grid²), 0 where
         there is none; and whether there is one, (B, grid²) bool.
     """
-    centres = (torch.arange(grid, dtype=boxes.dtype, device=boxes.device) + 0.5) / grid  # in (0, 1) of the view
+    # In units of 1 / (2 * grid) of a pixel all sums are exact: the centre of token i of a view that goes from a to b
+    # is 2 * grid * a + (2 * i + 1) * (b - a).
+    steps = 2 * torch.arange(grid, dtype=boxes.dtype, device=boxes.device) + 1
     cells, inside = [], []
     for low, high in ((0, 2), (1, 3)):  # x, then y
-        source = boxes[:, low, None] + centres * (boxes[:, high] - boxes[:, low])[:, None]
-        place = (source - other_boxes[:, low, None]) / (other_boxes[:, high] - other_boxes[:, low])[:, None]
-        cell = (place * grid).floor()
+        offset = 2 * grid * (boxes[:, low] - other_boxes[:, low])[:, None]
+        side, other_side = (box[:, high, None] - box[:, low, None] for box in (boxes, other_boxes))
+        cell = ((offset + steps * side) / (2 * other_side)).floor()
         inside.append((cell >= 0) & (cell < grid))
         cells.append(cell.clamp(0, grid - 1).long())
     ids = cells[1][:, :, None] * grid + cells[0][:, None, :]
