@@ -5,7 +5,8 @@ _methods = 'configs/benchmarks/methods/'
 
 images = 76_800  # a run of equal images: 600 iterations of 128
 seeds = [0, 1, 2]
-curve_points = 5  # looks at the features along a run
+curve_points = 4  # looks at the features along a run: kNN on val, among some of the training images
+curve = dict(max_train_images=2000)
 threads = 1  # of one run
 reference = 'pl_mae'  # whose training time is the budget of equal time
 finetune = _methods + 'finetune.py'

@@ -48,7 +48,8 @@ class Bench:
     Args:
         config (Config): ``data`` (name to fields of the embedded data set and its ``mean`` and ``std``), ``methods``
             (name to ``label``, ``config``, and where they differ ``finetune`` and ``data``), ``reference``, ``seeds``,
-            ``images``, ``curve_points``.
+            ``images``, ``curve_points``, ``curve`` and ``probe`` (options of
+            :class:`mmpl.evaluation.FeatureProbe`).
         results (Path): Folder of the result files.
         work_dir (Path): Folder of checkpoints and logs.
 
@@ -132,7 +133,7 @@ class Bench:
         base = Config.fromfile(method.config or self.config.methods[self.config.reference].config)
         cfg = self._training_config(base, run, max(1, iterations))
         runner = Runner.from_cfg(cfg)
-        clock = Clock(self._probe(run, 'val', linear=False), self.config.curve_points)
+        clock = Clock(self._probe(run, 'val', linear=False, **self.config.curve), self.config.curve_points)
         runner.register_hook(clock)
         if iterations:
             runner.train()
@@ -172,7 +173,7 @@ class Bench:
         stretch(cfg, iterations)
         return cfg
 
-    def _probe(self, run: Run, split: str, linear: bool):
+    def _probe(self, run: Run, split: str, linear: bool, **options: Any):
         from mmpl.evaluation.probe import FeatureProbe
 
         fields = dict(self.config.data[run.data].dataset)
@@ -190,7 +191,7 @@ class Bench:
             for part in ('train', split)
         ]
         pool = self.config.methods[run.method].get('pool', ['avg', 'cls'])
-        return FeatureProbe(*loaders, pool=pool, linear=linear, **self.config.probe)
+        return FeatureProbe(*loaders, pool=pool, linear=linear, **self.config.probe, **options)
 
     def _accuracies(self, run: Run, model) -> dict[str, Any]:
         """KNN and linear accuracy on test, of the pooling that is the better one on val."""

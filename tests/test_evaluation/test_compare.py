@@ -29,6 +29,7 @@ def bench(tmp_path) -> Bench:
             seeds=[0, 1, 2],
             reference='slow',
             curve_points=2,
+            curve=dict(),
             data=dict(main=dict(label='Main'), other=dict(label='Other', budgets=['images'])),
             methods=dict(
                 random=dict(label='random init', config=None),

@@ -55,7 +55,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the bench; returns the number of runs that failed."""
     args = parse_args(argv)
-    bench = compare.Bench(Config.fromfile(args.config), args.out / 'runs', args.out / 'work')
+    bench = compare.Bench(Config.fromfile(args.config), args.out / 'runs', Path('work_dirs') / args.config.stem)
     plan = bench.plan()
     if args.run:
         bench.execute(next(run for run in plan if run.key == args.run))

@@ -9,21 +9,21 @@ model = dict(
     neck=dict(type='mmpl.TokenDecoder', decoder_embed_dims=64, depth=1, num_heads=4),
     head=dict(type='mmpl.TokenReconHead', loss='l2', target_norm='position_layer', target_blocks=4),
     label_head=dict(
-        num_prototypes=64,
+        num_prototypes=256,
         hidden_dims=256,
         bottleneck_dims=64,
         assignment='sinkhorn',
         teacher_norm='batch',
-        warmup_teacher_temp=0.04,
-        teacher_temp=0.04,
+        warmup_teacher_temp=0.025,
+        teacher_temp=0.025,
     ),
     data_label_head=dict(teacher_norm='position'),
-    loss_weights=dict(label_cls=0.3, label_data=0.3),
+    loss_weights=dict(label_cls=1.0, label_data=0.1),
 )
 custom_hooks = [
     dict(
         type='mmpl.DualTeacherHook',
-        momentum_label=dict(start=0.99, end=1.0),
+        momentum_label=dict(start=0.9, end=1.0),
         momentum_recon=dict(start=0.999, end=1.0),
     )
 ]
