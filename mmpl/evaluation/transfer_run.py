@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
 from mmengine.config import Config
 from mmengine.device import get_device
@@ -103,7 +104,8 @@ def _pictures(cfg: Config, model: nn.Module, folder: Path, count: int) -> list[d
     loader_cfg.dataset = dict(loader_cfg.dataset, indices=[i * total // count for i in range(count)])
     loader = Runner.build_dataloader(loader_cfg)
     model = model.to(get_device()).eval()
-    samples = [sample for batch in loader for sample in model.test_step(batch)]
+    with torch.no_grad():
+        samples = [sample for batch in loader for sample in model.test_step(batch)]
     return draw_predictions(samples, loader.dataset.metainfo, folder)
 
 

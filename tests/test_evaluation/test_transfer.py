@@ -176,7 +176,7 @@ def test_a_killed_run_goes_on(tmp_path, checkpoint, monkeypatch):
     """Killed after training and before its results: the second start trains nothing and tests."""
     monkeypatch.chdir(tmp_path)
     config = str(DOWNSTREAM / 'classification' / 'vit_finetune_embedded_10pct.py')
-    options = [f'{part}_dataloader.dataset.size=test' for part in ('train', 'val', 'test')]
+    options = [f'{part}_dataloader.dataset.size=test' for part in ('train', 'test')]
     options += ['train_cfg.max_epochs=2', 'default_hooks.checkpoint.interval=1']
     real = transfer_run.test
 
@@ -200,7 +200,7 @@ def test_dense_tasks_for_real(tmp_path, checkpoint, monkeypatch):
     pytest.importorskip('mmseg')
     pytest.importorskip('mmdet')
     monkeypatch.chdir(tmp_path)
-    options = [f'{part}_dataloader.dataset.size=test' for part in ('train', 'val', 'test')]
+    options = [f'{part}_dataloader.dataset.size=test' for part in ('train', 'test')]
     for task, schedule in (
         ('segmentation', ['train_cfg.max_iters=2', 'default_hooks.checkpoint.interval=2']),
         (

@@ -39,17 +39,23 @@ model = dict(
     train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=64))),
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)),
 )
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
+optim_wrapper = dict(
+    optimizer=dict(lr=3e-3), paramwise_cfg=dict(layer_decay_rate=0.75), clip_grad=dict(max_norm=1.0)
+)
 
 train_dataloader = dict(_delete_=True, **_base_.embedded_train_dataloader)
+train_dataloader.update(batch_size=4)
 val_dataloader = dict(_delete_=True, **_base_.embedded_val_dataloader)
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=_base_.embedded_ann_file)
 test_evaluator = val_evaluator
 
+max_epochs = 2
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=50),
-    dict(type='MultiStepLR', by_epoch=True, begin=0, end=8, milestones=[6], gamma=0.1),
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=30),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=max_epochs, eta_min=0.0, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=8, val_interval=8)
-default_hooks = dict(logger=dict(type='LoggerHook', interval=20), checkpoint=dict(type='CheckpointHook', interval=8))
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+default_hooks = dict(
+    logger=dict(type='LoggerHook', interval=20), checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1)
+)

@@ -12,8 +12,9 @@ _base_ = [
 
 encoder = _base_.embedded_encoder
 width, depth = encoder.arch.embed_dims, encoder.arch.num_layers
+crop_size = (64, 64)
 model = dict(
-    data_preprocessor=dict(size=(96, 96), **_base_.embedded_pixels),
+    data_preprocessor=dict(size=crop_size, **_base_.embedded_pixels),
     backbone=dict(
         arch=dict(_delete_=True, **encoder.arch),
         img_size=encoder.img_size,
@@ -21,20 +22,32 @@ model = dict(
         drop_path_rate=0.0,
         out_indices=[(i + 1) * depth // 4 - 1 for i in range(4)],
     ),
-    neck=dict(embed_dim=width, rescales=[encoder.patch_size / stride for stride in (2, 4, 8, 16)]),
+    neck=dict(embed_dim=width, rescales=[encoder.patch_size / stride for stride in (4, 4, 8, 16)]),
     decode_head=dict(in_channels=[width] * 4, num_classes=11, channels=64),
     auxiliary_head=dict(in_channels=width, num_classes=11, channels=64),
     test_cfg=dict(_delete_=True, mode='whole'),
 )
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
+optim_wrapper = dict(
+    optimizer=dict(lr=3e-3), paramwise_cfg=dict(layer_decay_rate=0.75), clip_grad=dict(max_norm=1.0)
+)
 
 train_dataloader = dict(_delete_=True, **_base_.embedded_train_dataloader)
+train_dataloader['dataset'] = dict(
+    train_dataloader['dataset'],
+    pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', reduce_zero_label=False),
+        dict(type='RandomCrop', crop_size=crop_size),
+        dict(type='PackSegInputs'),
+    ],
+)
 val_dataloader = dict(_delete_=True, **_base_.embedded_val_dataloader)
 test_dataloader = val_dataloader
 
+max_iters = 300
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=30),
-    dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=30, end=300),
+    dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=30, end=max_iters),
 ]
-train_cfg = dict(max_iters=300, val_interval=300)
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=300, max_keep_ckpts=1))
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=100, max_keep_ckpts=1))
