@@ -12,8 +12,8 @@ from PIL import Image
 
 from .pictures import resize_nearest
 
-SCORE_THRESHOLD = 0.5
-"""Detections below this confidence are not drawn (our choice)."""
+SCORE_THRESHOLD = 0.3
+"""Detections below this confidence are not drawn (mmdet's default)."""
 _SIDE = 288  # pixels of the shorter side that is drawn on: the visualizers' lines and letters have fixed sizes
 _GOOD, _BAD, _INK = '#009E73', '#D55E00', '#222222'
 

@@ -13,6 +13,8 @@ _base_ = [
 encoder = _base_.embedded_encoder
 width, depth = encoder.arch.embed_dims, encoder.arch.num_layers
 crop_size = (64, 64)
+# Five of six pixels are background. mmseg's avg_non_ignore takes no class weights.
+balanced = dict(class_weight=[0.2] + [1.0] * 10, avg_non_ignore=False)
 model = dict(
     data_preprocessor=dict(size=crop_size, **_base_.embedded_pixels),
     backbone=dict(
@@ -22,16 +24,17 @@ model = dict(
         drop_path_rate=0.0,
         out_indices=[(i + 1) * depth // 4 - 1 for i in range(4)],
     ),
-    neck=dict(embed_dim=width, rescales=[encoder.patch_size / stride for stride in (4, 4, 8, 16)]),
-    decode_head=dict(in_channels=[width] * 4, num_classes=11, channels=64),
-    auxiliary_head=dict(in_channels=width, num_classes=11, channels=64),
+    neck=dict(embed_dim=width, rescales=[encoder.patch_size / stride for stride in (2, 4, 8, 16)]),
+    decode_head=dict(in_channels=[width] * 4, num_classes=11, channels=32, loss_decode=dict(**balanced)),
+    auxiliary_head=dict(in_channels=width, num_classes=11, channels=32, loss_decode=dict(**balanced)),
     test_cfg=dict(_delete_=True, mode='whole'),
 )
 optim_wrapper = dict(
-    optimizer=dict(lr=3e-3), paramwise_cfg=dict(layer_decay_rate=0.75), clip_grad=dict(max_norm=1.0)
+    optimizer=dict(lr=2e-3), paramwise_cfg=dict(layer_decay_rate=0.75), clip_grad=dict(max_norm=1.0)
 )
 
 train_dataloader = dict(_delete_=True, **_base_.embedded_train_dataloader)
+train_dataloader['batch_size'] = 4
 train_dataloader['dataset'] = dict(
     train_dataloader['dataset'],
     pipeline=[
@@ -44,10 +47,10 @@ train_dataloader['dataset'] = dict(
 val_dataloader = dict(_delete_=True, **_base_.embedded_val_dataloader)
 test_dataloader = val_dataloader
 
-max_iters = 300
+max_iters = 1000
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=30),
-    dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=30, end=max_iters),
+    dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=50),
+    dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=50, end=max_iters),
 ]
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=100, max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=250, max_keep_ckpts=1))
