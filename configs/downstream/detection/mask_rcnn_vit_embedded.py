@@ -1,9 +1,11 @@
-# The small sibling of mask_rcnn_vitb_1x_coco.py: 8 epochs on the embedded scenes (96 x 96, patches of 4).
+# The small sibling of mask_rcnn_vitb_1x_coco.py: 2 epochs on the embedded scenes (96 x 96, patches of 4).
 #
 #   python tools/train.py configs/downstream/detection/mask_rcnn_vit_embedded.py \
 #       --cfg-options model.backbone.init_cfg.checkpoint=CHECKPOINT
 #
 # From random weights: model.backbone.init_cfg=None. Cost: minutes on two CPU cores.
+# Tuned from PL-MAE on another build of the scenes (seed=1), one run each: at lr 1e-3 and layer decay 0.9 box / mask AP
+# 32.8 / 34.5, at lr 3e-3 and 0.75 40.2 / 43.3.
 _base_ = [
     './mask_rcnn_vitb_1x_coco.py',
     '../../_base_/models/embedded_encoder.py',
@@ -39,9 +41,7 @@ model = dict(
     train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=64))),
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)),
 )
-optim_wrapper = dict(
-    optimizer=dict(lr=3e-3), paramwise_cfg=dict(layer_decay_rate=0.75), clip_grad=dict(max_norm=1.0)
-)
+optim_wrapper = dict(optimizer=dict(lr=3e-3), paramwise_cfg=dict(layer_decay_rate=0.75), clip_grad=dict(max_norm=1.0))
 
 train_dataloader = dict(_delete_=True, **_base_.embedded_train_dataloader)
 train_dataloader.update(batch_size=4)
