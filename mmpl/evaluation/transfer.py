@@ -286,14 +286,15 @@ def transfer(
     """
     from mmpl.visualization.predictions import draw_sheet
 
-    out, config_dir, checkpoints = Path(out), Path(config_dir), [Path(path).resolve() for path in checkpoints]
-    _check(checkpoints, seeds, tasks, jobs, name)
+    out, config_dir = Path(out), Path(config_dir)
+    paths = [Path(path).resolve() for path in checkpoints]
+    _check(paths, seeds, tasks, jobs, name)
     if not Path(pretrain_config).is_file():
         raise FileNotFoundError(f'pretrain_config {pretrain_config} does not exist')
     random = [(out / 'random_init' / f'seed_{seed}.pth').resolve() for seed in seeds]
     for seed, path in zip(seeds, random, strict=True):
         write_random_encoder(pretrain_config, seed, path)
-    runs = plan(checkpoints, random, seeds, tasks, name, out)
+    runs = plan(paths, random, seeds, tasks, name, out)
     processes = _Processes(config_dir, options, echo)
     echo(f'{len(runs)} runs, {jobs} at once; logs in {out}')
     with ThreadPoolExecutor(jobs) as pool:

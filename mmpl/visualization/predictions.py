@@ -130,7 +130,7 @@ class _Sheet:
     def __init__(self, width: float, height: float, inches: float) -> None:
         self.width, self.height = width, height
         self.figure = Figure(figsize=(width * inches, height * inches), facecolor='white')
-        FigureCanvasAgg(self.figure)
+        self.canvas = FigureCanvasAgg(self.figure)
 
     def text(self, x: float, y: float, text: str, **style: Any) -> None:
         self.figure.text(x / self.width, 1 - y / self.height, text, parse_math=False, **style)
@@ -204,8 +204,8 @@ def draw_sheet(
                     at + side / 2, y + side + 0.02, entry['caption'], fontsize=8, color=colour, ha='center', va='top'
                 )
             y += side + 0.16
-    sheet.figure.canvas.draw()
-    pixels = np.asarray(sheet.figure.canvas.buffer_rgba())[..., :3]
+    sheet.canvas.draw()
+    pixels = np.asarray(sheet.canvas.buffer_rgba())[..., :3]
     out = Path(out)
     Image.fromarray(pixels).quantize(colours, dither=Image.Dither.NONE).save(out, optimize=True)
     return out

@@ -239,4 +239,5 @@ def test_under_our_train_py(project, name, metric, tmp_path) -> None:
     values = [json.loads(line) for line in logged]
     measured = [line[metric] for line in values if metric in line]
     assert len(measured) == 1 and 0 <= measured[0] <= 100
-    assert 'StrictPretrained: load from' in train.stdout + train.stderr
+    log = ''.join(path.read_text() for path in work.rglob('*.log'))
+    assert f'StrictPretrained: load from {tmp_path}' in log
