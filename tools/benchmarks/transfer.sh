@@ -10,5 +10,5 @@ set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
 # shellcheck source=tools/setup_env.sh
-source "$repo/tools/setup_env.sh"
+source "$repo/tools/setup_env.sh" runtime # without an argument it would get ours
 exec "$PYTHON" "$repo/tools/benchmarks/transfer.py" "$@"
