@@ -2,7 +2,12 @@
 #
 #   tools/demo.sh                                  (three seeds, and the report)
 #   python tools/train.py configs/pl_mae_demo.py   (one)
-_base_ = ['./_base_/models/pl_mae_vitb.py', './_base_/datasets/embedded.py', './_base_/default_runtime.py']
+_base_ = [
+    './_base_/models/pl_mae_vitb.py',
+    './_base_/models/embedded_encoder.py',
+    './_base_/datasets/embedded.py',
+    './_base_/default_runtime.py',
+]
 
 # What each choice gained was measured on `val`: linear probe of the mean token, one seed, 500 to 750 steps; 65.4 at
 # random initialisation.
@@ -12,9 +17,9 @@ lr = 3e-3
 model = dict(
     data_preprocessor=_base_.data_preprocessor,
     backbone=dict(
-        arch=dict(_delete_=True, embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384),
-        img_size=32,
-        patch_size=4,
+        arch=dict(_delete_=True, **_base_.embedded_encoder.arch),
+        img_size=_base_.embedded_encoder.img_size,
+        patch_size=_base_.embedded_encoder.patch_size,
         embed_visible_only=True,
     ),
     masking=dict(

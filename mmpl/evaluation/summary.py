@@ -1,11 +1,14 @@
 """Runs that differ only in their seed, side by side."""
 
+import csv
+import io
 import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-METRICS = ('knn', 'linear')
+COLUMNS = {'knn': 'kNN top-1 (%)', 'linear': 'linear top-1 (%)'}
+METRICS = tuple(COLUMNS)
 
 
 def seed_dirs(work_dir: str | Path) -> list[Path]:
@@ -49,24 +52,47 @@ def summarise_seeds(work_dir: str | Path, name: str = 'pre-trained') -> list[dic
     return rows
 
 
-def as_markdown(rows: Sequence[Mapping]) -> str:
+def as_markdown(rows: Sequence[Mapping], columns: Mapping[str, str] = COLUMNS) -> str:
     """The rows as a Markdown table, mean ± standard deviation (of the sample) over the seeds.
 
     Args:
-        rows (Sequence[Mapping]): From :func:`summarise_seeds`.
+        rows (Sequence[Mapping]): ``name``, and for each metric the values of all seeds.
+        columns (Mapping): Heading of each metric that is shown.
 
     Returns:
         str: The table.
     """
-    lines = ['| encoder | kNN top-1 (%) | linear top-1 (%) | seeds |', '| --- | --- | --- | --- |']
+    lines = [f'| encoder | {" | ".join(columns.values())} | seeds |', '| --- ' * (len(columns) + 2) + '|']
     for row in rows:
         cells = []
-        for metric in METRICS:
+        for metric in columns:
             values = row[metric]
             spread = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
             cells.append(f'{statistics.mean(values):.1f}{spread}')
-        lines.append(f'| {row["name"]} | {" | ".join(cells)} | {len(row[METRICS[0]])} |')
+        lines.append(f'| {row["name"]} | {" | ".join(cells)} | {len(row[next(iter(columns))])} |')
     return '\n'.join(lines)
+
+
+def as_csv(rows: Sequence[Mapping], columns: Mapping[str, str] = COLUMNS) -> str:
+    """The rows as CSV: encoder, metric, mean, standard deviation (of the sample; empty with one seed), the values.
+
+    Args:
+        rows (Sequence[Mapping]): As for :func:`as_markdown`.
+        columns (Mapping): The metrics that are listed.
+
+    Returns:
+        str: One line for each encoder and metric, below a line of headings.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator='\n')
+    writer.writerow(['encoder', 'metric', 'mean', 'sd', 'seeds', 'values'])
+    for row in rows:
+        for metric in columns:
+            values = row[metric]
+            spread = f'{statistics.stdev(values):.4f}' if len(values) > 1 else ''
+            listed = ' '.join(f'{value:.4f}' for value in values)
+            writer.writerow([row['name'], metric, f'{statistics.mean(values):.4f}', spread, len(values), listed])
+    return text.getvalue()
 
 
 def write_summary(rows: Sequence[Mapping], *folders: str | Path) -> None:

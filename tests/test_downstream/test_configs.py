@@ -1,6 +1,7 @@
 """The downstream configs: they build, their optimizers group, and the full-size ones run on real folder formats."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -176,6 +177,16 @@ OWN_TOOLS = [
 ]
 
 
+def small_run(project: str) -> list[str]:
+    """Options for a run of a few steps on the small build of the embedded data."""
+    options = [f'{part}_dataloader.dataset.size=test' for part in ('train', 'val', 'test')]
+    if project == 'mmseg':
+        return [*options, 'train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2']
+    ann = 'data/mmpl_embedded/test/coco/annotations/instances_val.json'
+    options += ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1']
+    return options + [f'{part}_evaluator.ann_file={ann}' for part in ('val', 'test')]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(('project', 'name', 'metric'), OWN_TOOLS)
 def test_under_their_own_train_and_test_py(project, name, metric, tmp_path) -> None:
@@ -185,21 +196,12 @@ def test_under_their_own_train_and_test_py(project, name, metric, tmp_path) -> N
     if not tools.is_dir():
         pytest.skip(f'{project} was installed without its tools')
     work = tmp_path / 'work'
-    schedule = (
-        ['train_cfg.max_iters=2', 'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2']
-        if project == 'mmseg'
-        else ['train_cfg.max_epochs=1', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1']
-    )
-    if project == 'mmdet':
-        ann = 'data/mmpl_embedded/test/coco/annotations/instances_val.json'
-        schedule += [f'{part}_evaluator.ann_file={ann}' for part in ('val', 'test')]
     options = [
         '--work-dir',
         str(work),
         '--cfg-options',
         'model.backbone.init_cfg=None',
-        *(f'{part}_dataloader.dataset.size=test' for part in ('train', 'val', 'test')),
-        *schedule,
+        *small_run(project),
     ]
     text = (ROOT / 'setup.py').read_text().split("PTH_TEXT = '")[1].split('\\n')[0]
     (tmp_path / 'site').mkdir()
@@ -214,3 +216,28 @@ def test_under_their_own_train_and_test_py(project, name, metric, tmp_path) -> N
     test = subprocess.run([*start, str(tools / 'test.py'), config, checkpoint, *options], **env_free)
     assert test.returncode == 0, test.stderr[-3000:]
     assert metric in test.stdout + test.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('project', 'name', 'metric'), OWN_TOOLS)
+def test_under_our_train_py(project, name, metric, tmp_path) -> None:
+    """Our tools/train.py trains and evaluates the small siblings from a checkpoint of the demo's model."""
+    pytest.importorskip(project)
+    from mmpl.evaluation.evaluate import build_model
+
+    demo = build_model(Config.fromfile(str(ROOT / 'configs' / 'pl_mae_demo.py')))
+    torch.save({'state_dict': demo.state_dict()}, tmp_path / 'demo.pth')
+    work = tmp_path / 'work'
+    start = [sys.executable, str(ROOT / 'tools' / 'train.py'), str(FOLDER / name), '--work-dir', str(work)]
+    options = [f'model.backbone.init_cfg.checkpoint={tmp_path / "demo.pth"}', *small_run(project)]
+    env = {**os.environ, 'PYTHONPATH': f'{ROOT}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'}
+    train = subprocess.run(
+        [*start, '--cfg-options', *options], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert train.returncode == 0, train.stderr[-3000:]
+    logged = next(work.rglob('scalars.json')).read_text().splitlines()
+    values = [json.loads(line) for line in logged]
+    measured = [line[metric] for line in values if metric in line]
+    assert len(measured) == 1 and 0 <= measured[0] <= 100
+    log = ''.join(path.read_text() for path in work.rglob('*.log'))
+    assert f'StrictPretrained: load from {tmp_path}' in log

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpl.evaluation.summary import as_markdown, summarise_seeds
+from mmpl.evaluation.summary import as_csv, as_markdown, summarise_seeds
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'benchmarks' / 'summarise_seeds.py'
 
@@ -51,6 +51,13 @@ def test_the_tool_writes_for_the_report_and_prints(runs, monkeypatch, capsys):
 
 def test_one_seed_has_no_spread():
     assert as_markdown([dict(name='x', knn=[1.0], linear=[2.0])]).endswith('| x | 1.0 | 2.0 | 1 |')
+
+
+def test_csv_has_all_values():
+    rows = [dict(name='x, y', knn=[1.0, 4.0], linear=[2.0, 2.0])]
+    assert as_csv(rows, {'knn': 'kNN'}) == (
+        'encoder,metric,mean,sd,seeds,values\n"x, y",knn,2.5000,2.1213,2,1.0000 4.0000\n'
+    )
 
 
 def test_refuses(tmp_path):

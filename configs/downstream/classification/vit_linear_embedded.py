@@ -4,45 +4,29 @@
 #       --cfg-options model.backbone.init_cfg.checkpoint=CHECKPOINT
 #
 # From random weights: model.backbone.init_cfg=None. Cost: about a minute on two CPU cores.
-_base_ = './vitb_linear_90e_in1k.py'
+_base_ = [
+    './vitb_linear_90e_in1k.py',
+    '../../_base_/models/embedded_encoder.py',
+    '../../_base_/datasets/embedded_cls.py',
+]
 
+encoder = _base_.embedded_encoder
+width = encoder.arch.embed_dims
 model = dict(
     backbone=dict(
-        arch=dict(_delete_=True, embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384),
-        img_size=32,
-        patch_size=4,
-        frozen_stages=4,
+        arch=dict(_delete_=True, **encoder.arch),
+        img_size=encoder.img_size,
+        patch_size=encoder.patch_size,
+        frozen_stages=encoder.arch.num_layers,
     ),
-    neck=dict(input_features=96),
-    head=dict(num_classes=10, in_channels=96),
+    neck=dict(input_features=width),
+    head=dict(num_classes=10, in_channels=width),
 )
 
-# No flips, mixup or RandAugment: a mirrored digit is another one.
-data_preprocessor = dict(num_classes=10, mean=[53.46] * 3, std=[57.20] * 3)  # as in pre-training
-pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
-dataset = dict(type='mmpl.EmbeddedClassification', data_root='data/mmpl_embedded/', size='demo', pipeline=pipeline)
-loader = dict(num_workers=0, persistent_workers=False, collate_fn=dict(type='default_collate'))
-train_dataloader = dict(
-    _delete_=True,
-    batch_size=64,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(split='train', **dataset),
-    **loader,
-)
-val_dataloader = dict(
-    _delete_=True,
-    batch_size=250,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(split='val', **dataset),
-    **loader,
-)
-test_dataloader = dict(
-    _delete_=True,
-    batch_size=250,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(split='test', **dataset),
-    **loader,
-)
+data_preprocessor = dict(num_classes=10, **_base_.embedded_pixels)
+train_dataloader = dict(_delete_=True, **_base_.embedded_train_dataloader)
+val_dataloader = dict(_delete_=True, **_base_.embedded_val_dataloader)
+test_dataloader = dict(_delete_=True, **_base_.embedded_test_dataloader)
 val_evaluator = dict(type='Accuracy', topk=(1,))
 test_evaluator = val_evaluator
 

@@ -4,49 +4,30 @@
 #       --cfg-options model.backbone.init_cfg.checkpoint=CHECKPOINT
 #
 # From random weights: model.backbone.init_cfg=None. Cost: a minute on two CPU cores.
-_base_ = './linear_vitb_160k_ade20k.py'
+_base_ = [
+    './linear_vitb_160k_ade20k.py',
+    '../../_base_/models/embedded_encoder.py',
+    '../../_base_/datasets/embedded_seg.py',
+]
 
+encoder = _base_.embedded_encoder
+width, depth = encoder.arch.embed_dims, encoder.arch.num_layers
 model = dict(
-    data_preprocessor=dict(size=(96, 96), mean=[53.46] * 3, std=[57.20] * 3),
+    data_preprocessor=dict(size=(96, 96), **_base_.embedded_pixels),
     backbone=dict(
-        arch=dict(_delete_=True, embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384),
-        img_size=32,
-        patch_size=4,
-        frozen_stages=4,
-        out_indices=[3],
+        arch=dict(_delete_=True, **encoder.arch),
+        img_size=encoder.img_size,
+        patch_size=encoder.patch_size,
+        frozen_stages=depth,
+        out_indices=[depth - 1],
     ),
-    decode_head=dict(in_channels=96, channels=96, num_classes=11),
+    decode_head=dict(in_channels=width, channels=width, num_classes=11),
     test_cfg=dict(_delete_=True, mode='whole'),
 )
 optim_wrapper = dict(optimizer=dict(lr=1e-2))
 
-# Eleven classes: the background and ten digits. No flips: a mirrored digit is another one.
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=False),
-    dict(type='PackSegInputs'),
-]
-dataset = dict(
-    type='mmpl.EmbeddedSegDataset',
-    data_root='data/mmpl_embedded/',
-    size='demo',
-    reduce_zero_label=False,
-    pipeline=train_pipeline,
-)
-train_dataloader = dict(
-    _delete_=True,
-    batch_size=8,
-    num_workers=0,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=dict(split='train', **dataset),
-)
-val_dataloader = dict(
-    _delete_=True,
-    batch_size=1,
-    num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(split='val', test_mode=True, **dataset),
-)
+train_dataloader = dict(_delete_=True, **_base_.embedded_train_dataloader)
+val_dataloader = dict(_delete_=True, **_base_.embedded_val_dataloader)
 test_dataloader = val_dataloader
 
 param_scheduler = [

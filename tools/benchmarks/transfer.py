@@ -1,0 +1,62 @@
+#!/usr/bin/env python
+"""Classification, segmentation and detection on the embedded data, from checkpoints and from random initialisation.
+
+Writes a table (transfer.md, transfer.csv) and a picture with predictions (transfer.png) into the work directory, and
+prints the table. Runs that finished are not repeated, one that was killed goes on::
+
+    bash tools/benchmarks/transfer.sh work_dirs/pl_mae_demo/seed_*/epoch_3.pth
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from mmpl.evaluation.transfer import TASKS, TransferError, transfer
+
+CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def main() -> None:
+    """Run the tool."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('checkpoints', nargs='+', help='one pre-training checkpoint, or one for each seed')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--tasks', nargs='+', choices=list(TASKS), default=list(TASKS))
+    parser.add_argument('--work-dir', default='work_dirs/transfer', help='folder of all results')
+    parser.add_argument('--name', default='PL-MAE', help='what the pre-trained encoder is called')
+    parser.add_argument('--jobs', type=int, default=cores(), help='runs at once, one thread each (default: all cores)')
+    parser.add_argument(
+        '--pretrain-config', default=str(CONFIGS / 'pl_mae_demo.py'), help='the config that made the checkpoints'
+    )
+    parser.add_argument('--cfg-options', nargs='+', default=[], help="override fields of every run's config: key=value")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('stopped'))  # so that the runs are ended, too
+    start = time.monotonic()
+    try:
+        table = transfer(
+            args.checkpoints,
+            config_dir=CONFIGS / 'downstream',
+            pretrain_config=args.pretrain_config,
+            out=args.work_dir,
+            seeds=args.seeds,
+            tasks=args.tasks,
+            name=args.name,
+            jobs=args.jobs,
+            options=args.cfg_options,
+        )
+    except (FileNotFoundError, ValueError, TransferError) as error:
+        sys.exit(f'transfer: {error}')
+    minutes, seconds = divmod(round(time.monotonic() - start), 60)
+    print(f'\n{table}\n\ndone in {minutes} min {seconds} s: {args.work_dir}/transfer.{{md,csv,png}}')
+
+
+if __name__ == '__main__':
+    main()
