@@ -23,4 +23,3 @@ views = dict(
     ],
 )
 train_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), views, dict(type='PackInputs')]))
-optim_wrapper = dict(optimizer=dict(lr=4e-3))

@@ -23,7 +23,8 @@ model = dict(
 custom_hooks = [
     dict(
         type='mmpl.DualTeacherHook',
-        momentum_label=dict(start=0.9, end=1.0),
+        momentum_label=dict(start=0.93, end=1.0),
         momentum_recon=dict(start=0.999, end=1.0),
     )
 ]
+train_dataloader = dict(batch_size=64)
