@@ -7,10 +7,12 @@ nor mmseg.
 from .embedded import RenderParams, build_embedded_dataset, embedded_dataset_dir
 from .embedded_cls import EmbeddedClassification
 from .lazy import build_embedded_coco, build_embedded_seg
+from .transforms import LoadRandomResizedCrop
 from .unlabelled_folder import UnlabelledFolder
 
 __all__ = [
     'EmbeddedClassification',
+    'LoadRandomResizedCrop',
     'RenderParams',
     'UnlabelledFolder',
     'build_embedded_coco',

@@ -1,0 +1,5 @@
+"""Transforms of images."""
+
+from .load_crop import LoadRandomResizedCrop
+
+__all__ = ['LoadRandomResizedCrop']
