@@ -1,8 +1,11 @@
 """The labelling head against plain numpy, and its chunks against the whole."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmpl.models.heads import PseudoLabelHead
 from mmpl.models.heads.pseudo_label_head import LabelStats
@@ -77,6 +80,62 @@ def test_chunks_need_a_quarter_of_the_memory():
             head.loss(torch.randn(2048, 12), labels)
         kept[size] = total
     assert kept[256] < 0.25 * kept[None], kept
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors made inside that are alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.storages = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in torch.utils._pytree.tree_leaves(out):
+            if isinstance(x, torch.Tensor) and x.untyped_storage()._cdata not in self.storages:
+                storage = x.untyped_storage()
+                self.storages.add(storage._cdata)
+                self.live += storage.nbytes()
+                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.live)
+        return out
+
+    def _gone(self, key: int, size: int) -> None:
+        self.storages.discard(key)
+        self.live -= size
+
+
+def test_chunks_peak_at_a_quarter_of_the_memory_with_8192_prototypes():
+    """Forward and backward, at the same loss and gradients to 1e-5."""
+    peaks, results = {}, {}
+    for size in (None, 128):
+        sizes = dict(num_prototypes=8192, bottleneck_dims=64)
+        student, teacher = make(chunk_size=size, **sizes), make(1, **sizes)
+        torch.manual_seed(2)
+        labels = teacher.label(torch.randn(1024, 12), teacher.build_assigner(), 1.0)
+        tokens = torch.randn(1024, 12, requires_grad=True)
+        with LiveBytes() as memory:
+            loss, _ = student.loss(tokens, labels)
+            (3 * loss).backward()
+        peaks[size] = memory.peak
+        results[size] = [loss.detach(), tokens.grad, student.prototypes.grad]
+    assert peaks[None] > 2 * 4 * 8192 * 1024, 'the logits and the labels at least'
+    assert peaks[128] < 0.25 * peaks[None], peaks
+    for whole, chunked in zip(results[None], results[128], strict=True):
+        assert (whole - chunked).norm() < 1e-5 * whole.norm()
+
+
+def test_labels_at_places_are_those_of_the_tokens_there():
+    teacher = make()
+    tokens = torch.randn(2, 5, 12)
+    assigner = teacher.build_assigner()
+    assigner.center.uniform_()
+    for length in (2, 9):  # fewer and more than there are tokens
+        ids = torch.randint(0, 5, (6, length), generator=torch.Generator().manual_seed(0))
+        rows = torch.stack([tokens[row // 3, place] for row, places in enumerate(ids) for place in places])
+        expected = teacher.label(rows, assigner, 1.0).probs()
+        torch.testing.assert_close(teacher.label(tokens, assigner, 1.0, ids).probs(), expected)
 
 
 def test_gradients_by_finite_differences():
