@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmpl.models.teachers import EMATeacher, TeacherView
+from mmpl.models.teachers.teacher_view import coarser_places
 from mmpl.models.utils.masking import RandomMasking
 from tests.test_models.helpers import build_plmae, scramble
 
@@ -91,3 +92,17 @@ def test_folds_view_is_each_fold_encoded_by_itself():
 def test_refuses_folds_that_do_not_come_out_even():
     with pytest.raises(ValueError, match=r'138 masked patches do not split into folds of 58.*0\.75'):
         TeacherView.check_folds(138, 58)
+
+
+@pytest.mark.parametrize(('fine', 'coarse'), [(4, 2), (14, 7), (14, 10), (5, 3)])
+def test_coarser_places_hold_the_centres(fine, coarse):
+    places = coarser_places(fine**2, coarse)
+    for place, found in enumerate(places.tolist()):
+        row, column = divmod(place, fine)
+        at_row, at_column = divmod(found, coarse)
+        for centre, at in ((row, at_row), (column, at_column)):
+            assert at <= (centre + 0.5) / fine * coarse < at + 1
+
+
+def test_a_grid_of_the_same_size_needs_no_places():
+    assert coarser_places(196, 14) is None

@@ -23,18 +23,21 @@ class LabelTeacher(EMATeacher):
         super().__init__(backbone=backbone, heads=heads)
         self.assigners = nn.ModuleDict({name: head.build_assigner() for name, head in heads.items()})
 
-    def label(self, name: str, tokens: Tensor, progress: float) -> PseudoLabels:
+    def label(self, name: str, tokens: Tensor, progress: float, ids: Tensor | None = None) -> PseudoLabels:
         """Label the student's class or data tokens.
 
         Args:
             name (str): ``'cls'`` or ``'data'``.
-            tokens (Tensor): The teacher's tokens, (..., D).
+            tokens (Tensor): The teacher's tokens, (..., D); with ``ids``
+                (B, N, D).
             progress (float): Share of the run that is done, in [0, 1].
+            ids (Tensor, optional): Which of the tokens to label, (B·R, L); one
+                may occur several times.
 
         Returns:
-            PseudoLabels: One row a token.
+            PseudoLabels: One row a token, or with ``ids`` one a place.
         """
-        labels = self.heads[name].label(tokens, self.assigners[name], progress)
+        labels = self.heads[name].label(tokens, self.assigners[name], progress, ids)
         self.assigners[name].observe(labels.embeddings, labels.prototypes)
         return labels
 
