@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmpl.models.teachers import EMATeacher, TeacherView
+from mmpl.models.teachers import EMATeacher, TeacherView, ema_teacher, move_teachers
 from mmpl.models.teachers.teacher_view import coarser_places
 from mmpl.models.utils.masking import RandomMasking
 from tests.test_models.helpers import build_plmae, scramble
@@ -51,6 +51,25 @@ def test_a_shared_head_stays_shared_and_moves_once():
     model.label_heads['cls'].prototypes.data += 1
     model.update_teachers(0.75, 1)
     torch.testing.assert_close(model.label_teacher.heads['cls'].prototypes, before + 0.25)
+
+
+def test_older_torch_moves_the_same(monkeypatch):
+    results = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = build_plmae()
+        for parameter in model.backbone.parameters():
+            parameter.data += 1
+        model.update_teachers(0.9, 0.99)
+        results.append([p.clone() for p in model.parameters()])
+        monkeypatch.setattr(ema_teacher, 'hasattr', lambda *args: False, raising=False)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_refuses_a_teacher_of_another_student():
+    teacher = EMATeacher(net=torch.nn.Linear(2, 2))
+    with pytest.raises(KeyError, match=r"a teacher has parameters that its student lacks: \['net.bias'\]"):
+        move_teachers([(teacher, 0.9)], dict(net=torch.nn.Linear(2, 2, bias=False)))
 
 
 @pytest.mark.parametrize('momentum', [-0.1, 1.1, float('nan')])

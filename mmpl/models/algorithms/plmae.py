@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from mmpl.models.heads.pseudo_label_head import LabelStats
-from mmpl.models.teachers import TEACHER_INPUTS, EMATeacher, LabelTeacher, TeacherView
+from mmpl.models.teachers import TEACHER_INPUTS, EMATeacher, LabelTeacher, TeacherView, move_teachers
 from mmpl.registry import MODELS
 from mmpl.utils.checks import check_choice, check_number
 
@@ -276,11 +276,11 @@ class PLMAE(BaseSelfSupervisor):
                 single teacher has this one.
             momentum_recon (float): Of the reconstruction teacher, in [0, 1].
         """
-        students = dict(backbone=self.backbone, heads=self.label_heads)
+        teachers = ((self.label_teacher, momentum_label), (self.recon_teacher, momentum_recon))
+        moves = [(teacher, momentum) for teacher, momentum in teachers if teacher is not None]
+        move_teachers(moves, dict(backbone=self.backbone, heads=self.label_heads))
         if self.label_teacher is not None:
-            self.label_teacher.update(students, momentum_label)
-        if self.recon_teacher is not None:
-            self.recon_teacher.update(students, momentum_recon)
+            self.label_teacher.update_assigners()
         if self.head.target == 'discrete':
             self.head.codebook.update()
 

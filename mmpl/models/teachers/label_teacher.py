@@ -60,5 +60,9 @@ class LabelTeacher(EMATeacher):
     def update(self, students: Mapping[str, nn.Module], momentum: float) -> None:
         """Move encoder and heads towards the student, and the centres towards what was seen."""
         super().update(students, momentum)
+        self.update_assigners()
+
+    def update_assigners(self) -> None:
+        """Move the centres towards what was seen since the last update."""
         for assigner in self.assigners.values():
             assigner.update()
