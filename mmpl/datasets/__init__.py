@@ -7,12 +7,13 @@ nor mmseg.
 from .embedded import RenderParams, build_embedded_dataset, embedded_dataset_dir
 from .embedded_cls import EmbeddedClassification
 from .lazy import build_embedded_coco, build_embedded_seg
-from .transforms import BoxedResizedCrop, TwoViews
+from .transforms import BoxedResizedCrop, LoadRandomResizedCrop, TwoViews
 from .unlabelled_folder import UnlabelledFolder
 
 __all__ = [
     'BoxedResizedCrop',
     'EmbeddedClassification',
+    'LoadRandomResizedCrop',
     'RenderParams',
     'TwoViews',
     'UnlabelledFolder',

@@ -435,7 +435,9 @@ def plot(bench: Bench, results: Sequence[Mapping], path: Path) -> None:
             axes.plot(seconds, knn, label=found[0]['label'], marker='o', markersize=3, **style)
             low, high = [k - s for k, s in zip(knn, spread)], [k + s for k, s in zip(knn, spread)]  # noqa: B905
             axes.fill_between(seconds, low, high, color=style['color'], alpha=0.12, linewidth=0)
-        axes.set(title=bench.config.data[data].label, xlabel='training time (s of one core)', ylabel='kNN top-1, val (%)')
+        axes.set(
+            title=bench.config.data[data].label, xlabel='training time (s of one core)', ylabel='kNN top-1, val (%)'
+        )
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
     if axes.get_legend_handles_labels()[0]:

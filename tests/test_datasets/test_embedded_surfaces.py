@@ -8,7 +8,14 @@ import pytest
 from PIL import Image
 
 from mmpl.datasets import EmbeddedClassification
-from mmpl.datasets.embedded_surfaces import SURFACES, SurfaceParams, _photographs, _share, _tiles, build_embedded_surfaces
+from mmpl.datasets.embedded_surfaces import (
+    SURFACES,
+    SurfaceParams,
+    _photographs,
+    _share,
+    _tiles,
+    build_embedded_surfaces,
+)
 
 
 @pytest.fixture(scope='module')

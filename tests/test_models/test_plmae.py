@@ -87,7 +87,7 @@ def by_hand(model, images, masks):
     return [torch.stack(x).mean() for x in (recon, cls_losses, data_losses)]
 
 
-@pytest.mark.parametrize('num_masks', [1, 3])
+@pytest.mark.parametrize('num_masks', [1, 3, 5])  # with 5 the data tokens are labelled before they are picked
 @pytest.mark.parametrize('predict_ratio', [1.0, 0.5])
 def test_losses_and_gradients_equal_a_loop_over_tokens(num_masks, predict_ratio):
     model = build_plmae(
@@ -110,6 +110,44 @@ def test_losses_and_gradients_equal_a_loop_over_tokens(num_masks, predict_ratio)
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_smaller_images_for_the_labelling_teacher():
+    """Each place learns the label of the larger patch around it; the other teacher sees what it saw."""
+    model = build_plmae(label_teacher_size=8, masking=dict(num_masks=2), data_tokens='all')
+    scramble(model)
+    whole = build_plmae(masking=dict(num_masks=2), data_tokens='all')
+    whole.load_state_dict(model.state_dict())
+    images = torch.randn(2, 3, 16, 16)
+    masks = copy.deepcopy(model.masking)(2, 16)
+    losses, others = model(images, mode='loss'), whole(images, mode='loss')
+    assert torch.equal(losses['loss_recon'], others['loss_recon'])
+
+    small = F.interpolate(images, (8, 8), mode='bilinear', antialias=True)
+    tokens = model.label_teacher.backbone.encode(small)[0]
+    heads = model.label_teacher.heads
+    around = [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]  # place in 4 x 4 -> place in 2 x 2
+    latent = model.backbone(images, masks.ids_keep)
+    pred = model.neck(latent, masks)
+    cls_losses, data_losses = [], []
+    for row in range(4):
+
+        def entropy(name, student, teacher):
+            probs = torch.softmax(score(heads[name], teacher) / 0.04, -1)
+            return -(probs * torch.log_softmax(score(model.label_heads[name], student) / 0.1, -1)).sum()
+
+        cls_losses.append(entropy('cls', latent[row, 0], tokens[row // 2, 0]))
+        student = torch.cat([latent[row, 1:], pred[row]])
+        places = torch.cat([masks.ids_keep[row], masks.ids_predict[row]])
+        for token, place in zip(student, places, strict=True):
+            data_losses.append(entropy('data', token, tokens[row // 2, 1 + around[place]]))
+    torch.testing.assert_close(losses['loss_label_cls'], torch.stack(cls_losses).mean(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(losses['loss_label_data'], torch.stack(data_losses).mean(), rtol=1e-5, atol=1e-6)
+
+    labels = model.predict_labels(images)['data']
+    head = heads['data']
+    scores = head(tokens[:, 1:]) @ F.normalize(head.prototypes, dim=-1).t()
+    assert torch.equal(labels.flatten(1), scores.argmax(-1).view(2, 4)[:, around])
+
+
 VARIANTS = dict(
     plain={},
     folds=dict(teacher_input='folds', data_tokens='masked'),
@@ -129,6 +167,7 @@ VARIANTS = dict(
     pixel_labels=dict(head=dict(target='pixel')),
     batch_norm=dict(head=dict(target_norm='batch', target_blocks=2, loss='cosine')),
     lean=dict(backbone=dict(embed_visible_only=True)),
+    small_labels=dict(label_teacher_size=12, masking=dict(num_masks=4)),
 )
 
 
@@ -214,6 +253,13 @@ def test_the_class_resolves_without_importing_mmpl(tmp_path):
         (
             dict(teacher_input='folds', data_tokens='masked', masking=dict(mask_ratio=0.6)),
             'masked patches do not split into folds of',
+        ),
+        (dict(label_teacher_size=10), '`label_teacher_size` must be a multiple of `backbone.patch_size` 4, but got 10'),
+        (dict(label_teacher_size=20), r'`label_teacher_size` must be an integer in \[4, 16\], but got 20'),
+        (dict(label_teacher_size=8, single_teacher=True), '`label_teacher_size` must be left out with'),
+        (
+            dict(label_teacher_size=8, teacher_input='folds', data_tokens='masked'),
+            '`label_teacher_size` must be left out with',
         ),
         (dict(masking=dict(mask_ratio=0.99)), '`mask_ratio` 0.99 leaves 0 of 16 patches visible'),
         (dict(loss_weights=dict(recon=0)), '`loss_weights.recon`'),

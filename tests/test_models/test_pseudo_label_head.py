@@ -1,8 +1,11 @@
 """The labelling head against plain numpy, and its chunks against the whole."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmpl.models.heads import PseudoLabelHead
 from mmpl.models.heads.pseudo_label_head import LabelStats
@@ -79,6 +82,62 @@ def test_chunks_need_a_quarter_of_the_memory():
     assert kept[256] < 0.25 * kept[None], kept
 
 
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors made inside that are alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.storages = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in torch.utils._pytree.tree_leaves(out):
+            if isinstance(x, torch.Tensor) and x.untyped_storage()._cdata not in self.storages:
+                storage = x.untyped_storage()
+                self.storages.add(storage._cdata)
+                self.live += storage.nbytes()
+                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.live)
+        return out
+
+    def _gone(self, key: int, size: int) -> None:
+        self.storages.discard(key)
+        self.live -= size
+
+
+def test_chunks_peak_at_a_quarter_of_the_memory_with_8192_prototypes():
+    """Forward and backward, at the same loss and gradients to 1e-5."""
+    peaks, results = {}, {}
+    for size in (None, 128):
+        sizes = dict(num_prototypes=8192, bottleneck_dims=64)
+        student, teacher = make(chunk_size=size, **sizes), make(1, **sizes)
+        torch.manual_seed(2)
+        labels = teacher.label(torch.randn(1024, 12), teacher.build_assigner(), 1.0)
+        tokens = torch.randn(1024, 12, requires_grad=True)
+        with LiveBytes() as memory:
+            loss, _ = student.loss(tokens, labels)
+            (3 * loss).backward()
+        peaks[size] = memory.peak
+        results[size] = [loss.detach(), tokens.grad, student.prototypes.grad]
+    assert peaks[None] > 2 * 4 * 8192 * 1024, 'the logits and the labels at least'
+    assert peaks[128] < 0.25 * peaks[None], peaks
+    for whole, chunked in zip(results[None], results[128], strict=True):
+        assert (whole - chunked).norm() < 1e-5 * whole.norm()
+
+
+def test_labels_at_places_are_those_of_the_tokens_there():
+    teacher = make()
+    tokens = torch.randn(2, 5, 12)
+    assigner = teacher.build_assigner()
+    assigner.center.uniform_()
+    for length in (2, 9):  # fewer and more than there are tokens
+        ids = torch.randint(0, 5, (6, length), generator=torch.Generator().manual_seed(0))
+        rows = torch.stack([tokens[row // 3, place] for row, places in enumerate(ids) for place in places])
+        expected = teacher.label(rows, assigner, 1.0).probs()
+        torch.testing.assert_close(teacher.label(tokens, assigner, 1.0, ids).probs(), expected)
+
+
 def test_gradients_by_finite_differences():
     head, teacher = make().double(), make(1).double()
     tokens = torch.randn(6, 12, dtype=torch.double)
@@ -104,7 +163,7 @@ def place_tokens():
 @pytest.mark.parametrize('norm', ['none', 'batch', 'position'])
 def test_teacher_norm_equals_numpy(norm):
     teacher, (tokens, places) = make(1, teacher_norm=norm), place_tokens()
-    labels = teacher.label(tokens, teacher.build_assigner(), 1.0, places, 5)
+    labels = teacher.label(tokens, teacher.build_assigner(), 1.0, places=places, num_places=5)
     x = teacher.projector(tokens.flatten(0, 1)).detach().double().numpy()
     groups = places.flatten().numpy() if norm == 'position' else np.zeros(30, dtype=int)
     if norm != 'none':
@@ -130,7 +189,7 @@ def test_labels_by_position_do_not_tell_the_place():
     probs = {}
     for norm in ('none', 'batch', 'position'):
         teacher = make(1, teacher_norm=norm)
-        probs[norm] = teacher.label(tokens, teacher.build_assigner(), 1.0, places, 5).probs()
+        probs[norm] = teacher.label(tokens, teacher.build_assigner(), 1.0, places=places, num_places=5).probs()
     torch.testing.assert_close(probs['position'], torch.full((30, 10), 0.1), rtol=0, atol=5e-3)
     for norm in ('none', 'batch'):
         assert len(torch.unique(probs[norm].argmax(1))) > 1, norm
@@ -141,7 +200,10 @@ def test_labels_by_position_do_not_change_with_what_a_place_adds():
     tokens, places = place_tokens()
     offset = 5 * torch.randn(5, 12, generator=torch.Generator().manual_seed(1))[places]
     teacher = make(1, teacher_norm='position', num_layers=1)  # linear, so that the offset stays one
-    probs = [teacher.label(x, teacher.build_assigner(), 1.0, places, 5).probs() for x in (tokens, tokens + offset)]
+    probs = [
+        teacher.label(x, teacher.build_assigner(), 1.0, places=places, num_places=5).probs()
+        for x in (tokens, tokens + offset)
+    ]
     torch.testing.assert_close(*probs, rtol=1e-3, atol=1e-4)
     assert len(torch.unique(probs[0].argmax(1))) > 3
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mmpl.models.teachers import EMATeacher, TeacherView
+from mmpl.models.teachers import EMATeacher, TeacherView, ema_teacher, move_teachers
+from mmpl.models.teachers.teacher_view import coarser_places
 from mmpl.models.utils.masking import RandomMasking
 from tests.test_models.helpers import build_plmae, scramble
 
@@ -52,6 +53,25 @@ def test_a_shared_head_stays_shared_and_moves_once():
     torch.testing.assert_close(model.label_teacher.heads['cls'].prototypes, before + 0.25)
 
 
+def test_older_torch_moves_the_same(monkeypatch):
+    results = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = build_plmae()
+        for parameter in model.backbone.parameters():
+            parameter.data += 1
+        model.update_teachers(0.9, 0.99)
+        results.append([p.clone() for p in model.parameters()])
+        monkeypatch.setattr(ema_teacher, 'hasattr', lambda *args: False, raising=False)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_refuses_a_teacher_of_another_student():
+    teacher = EMATeacher(net=torch.nn.Linear(2, 2))
+    with pytest.raises(KeyError, match=r"a teacher has parameters that its student lacks: \['net.bias'\]"):
+        move_teachers([(teacher, 0.9)], dict(net=torch.nn.Linear(2, 2, bias=False)))
+
+
 @pytest.mark.parametrize('momentum', [-0.1, 1.1, float('nan')])
 def test_refuses_momentum(momentum):
     student = torch.nn.Linear(2, 2)
@@ -91,3 +111,17 @@ def test_folds_view_is_each_fold_encoded_by_itself():
 def test_refuses_folds_that_do_not_come_out_even():
     with pytest.raises(ValueError, match=r'138 masked patches do not split into folds of 58.*0\.75'):
         TeacherView.check_folds(138, 58)
+
+
+@pytest.mark.parametrize(('fine', 'coarse'), [(4, 2), (14, 7), (14, 10), (5, 3)])
+def test_coarser_places_hold_the_centres(fine, coarse):
+    places = coarser_places(fine**2, coarse)
+    for place, found in enumerate(places.tolist()):
+        row, column = divmod(place, fine)
+        at_row, at_column = divmod(found, coarse)
+        for centre, at in ((row, at_row), (column, at_column)):
+            assert at <= (centre + 0.5) / fine * coarse < at + 1
+
+
+def test_a_grid_of_the_same_size_needs_no_places():
+    assert coarser_places(196, 14) is None

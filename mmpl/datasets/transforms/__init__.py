@@ -1,5 +1,6 @@
-"""Transforms."""
+"""Transforms of images."""
 
+from .load_crop import LoadRandomResizedCrop
 from .two_views import BoxedResizedCrop, TwoViews
 
-__all__ = ['BoxedResizedCrop', 'TwoViews']
+__all__ = ['BoxedResizedCrop', 'LoadRandomResizedCrop', 'TwoViews']

@@ -3,8 +3,9 @@
 import torch
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
-from mmpl.models.teachers import TEACHER_INPUTS, EMATeacher, LabelTeacher, TeacherView
+from mmpl.models.teachers import TEACHER_INPUTS, EMATeacher, LabelTeacher, TeacherView, move_teachers
 from mmpl.registry import MODELS
 from mmpl.utils.checks import check_choice, check_number
 
@@ -50,6 +51,14 @@ class PLMAE(MaskedTeacherStudent):
         teacher_input (str): What the teachers see: ``'full'`` images, or the
             masked patches in ``'folds'`` of as many as are visible (then
             ``data_tokens`` must be ``'masked'``). Defaults to ``'full'``.
+        label_teacher_size (int, optional): Side of the images that the
+            labelling teacher sees, in pixels, a multiple of the patch size and
+            at most ``backbone.img_size``. Images are made smaller for it, its
+            position embeddings are interpolated, and each of the student's
+            places takes the label of the larger patch that its centre lies in:
+            half the side is a quarter of the work and one label for 2 x 2
+            tokens (our choice). None gives both teachers the same images.
+            Defaults to None.
         single_teacher (bool): Take the reconstruction features from the
             labelling teacher (ablation). Defaults to False.
         loss_weights (dict, optional): Weights of ``recon`` (above 0),
@@ -75,6 +84,7 @@ class PLMAE(MaskedTeacherStudent):
         masking: dict | None = None,
         data_tokens: str = 'visible',
         teacher_input: str = 'full',
+        label_teacher_size: int | None = None,
         single_teacher: bool = False,
         loss_weights: dict | None = None,
         data_preprocessor: dict | None = None,
@@ -106,8 +116,9 @@ class PLMAE(MaskedTeacherStudent):
         )
         self.data_tokens = data_tokens
         self.teacher_input = teacher_input
+        self.label_teacher_size = label_teacher_size
         self.loss_weights = weights
-        self._check_fit()
+        self._check_fit(single_teacher)
 
         self.label_teacher: LabelTeacher | None = LabelTeacher(self.backbone, self.label_heads) if labelled else None
         share_teacher = single_teacher and labelled
@@ -155,10 +166,18 @@ class PLMAE(MaskedTeacherStudent):
         label_view = recon_view = None
         if self.label_teacher is not None:
             shared_blocks = 0 if self.recon_teacher is not None else blocks
-            label_view = TeacherView(self.label_teacher.backbone, images, masks, self.teacher_input, shared_blocks)
+            smaller = self._for_label_teacher(images)
+            label_view = TeacherView(self.label_teacher.backbone, smaller, masks, self.teacher_input, shared_blocks)
         if self.recon_teacher is not None:
             recon_view = TeacherView(self.recon_teacher.backbone, images, masks, self.teacher_input, blocks)
         return label_view, recon_view or label_view
+
+    def _for_label_teacher(self, images: Tensor) -> Tensor:
+        """The images as the labelling teacher sees them."""
+        if self.label_teacher_size in (None, self.backbone.img_size[0]):
+            return images
+        size = [side * self.label_teacher_size // self.backbone.img_size[0] for side in images.shape[-2:]]
+        return F.interpolate(images, size, mode='bilinear', antialias=True)
 
     def _recon_targets(self, images: Tensor, masks, view: TeacherView | None) -> Tensor:
         """What the decoder has to predict."""
@@ -176,26 +195,26 @@ class PLMAE(MaskedTeacherStudent):
             losses['loss_label_cls'] = self._label_loss('cls', latent[:, 0], view.cls)
         if 'data' in self.label_heads:
             student = dict(visible=latent[:, 1:], masked=pred)
-            places = dict(visible=view.masks.ids_keep, masked=view.masks.ids_predict)
             which = ('visible', 'masked') if self.data_tokens == 'all' else (self.data_tokens,)
             losses['loss_label_data'] = self._label_loss(
                 'data',
                 torch.cat([student[name] for name in which], dim=1).flatten(0, 1),
-                torch.cat([getattr(view, name) for name in which], dim=1).flatten(0, 1),
-                torch.cat([places[name] for name in which], dim=1).flatten(),
+                *view.data_tokens(which),
             )
         return losses
 
-    def _label_loss(self, name: str, student: Tensor, teacher: Tensor, places: Tensor | None = None) -> Tensor:
-        """Loss of one kind of tokens, given as rows of D.
+    def _label_loss(
+        self, name: str, student: Tensor, teacher: Tensor, ids: Tensor | None = None, places: Tensor | None = None
+    ) -> Tensor:
+        """Loss of one kind of tokens, the student's given as rows of D.
 
         Full images give one class token for R masks, folds several for one: the
         shorter side is repeated.
         """
-        rows, teacher_rows = student.shape[0], teacher.shape[0]
         assert self.label_teacher is not None  # there is a view of it
         with torch.no_grad():
-            labels = self.label_teacher.label(name, teacher, self.progress, places, self.backbone.num_patches)
+            labels = self.label_teacher.label(name, teacher, self.progress, ids, places, self.backbone.num_patches)
+        rows, teacher_rows = student.shape[0], labels.embeddings.shape[0]
         loss, stats = self.label_heads[name].loss(
             student.repeat_interleave(max(1, teacher_rows // rows), 0),
             labels.repeat(max(1, rows // teacher_rows)),
@@ -229,10 +248,10 @@ class PLMAE(MaskedTeacherStudent):
             momentum_recon (float): Of the reconstruction teacher, in [0, 1].
                 Defaults to 1.
         """
+        momenta = dict(label=momentum_label, recon=momentum_recon)
+        move_teachers([(teacher, momenta[name]) for name, teacher in self.teachers.items()], self.students)
         if self.label_teacher is not None:
-            self.label_teacher.update(self.students, momentum_label)
-        if self.recon_teacher is not None:
-            self.recon_teacher.update(self.students, momentum_recon)
+            self.label_teacher.update_assigners()
         if self.head.target == 'discrete':
             self.head.codebook.update()
 
@@ -254,14 +273,16 @@ class PLMAE(MaskedTeacherStudent):
         """
         if self.label_teacher is None:
             raise RuntimeError('this model learns no labels: `loss_weights` has label_cls=0 and label_data=0')
-        tokens = self.label_teacher.backbone.encode(images)[0]
-        side = self.backbone.patch_size
-        grid = (images.shape[-2] // side, images.shape[-1] // side)
+        seen, side = self._for_label_teacher(images), self.backbone.patch_size
+        tokens = self.label_teacher.backbone.encode(seen)[0]
         labels = {}
         if 'cls' in self.label_heads:
             labels['cls'] = self.label_teacher.predict('cls', tokens[:, 0], self.progress)
         if 'data' in self.label_heads:
-            labels['data'] = self.label_teacher.predict('data', tokens[:, 1:], self.progress).view(-1, *grid)
+            data = self.label_teacher.predict('data', tokens[:, 1:], self.progress)
+            data = data.view(-1, 1, seen.shape[-2] // side, seen.shape[-1] // side).double()  # exact for any label
+            grid = (images.shape[-2] // side, images.shape[-1] // side)
+            labels['data'] = F.interpolate(data, grid, mode='nearest-exact')[:, 0].long()
         return labels
 
     # ------------------------------------------------------------------ building and checking
@@ -283,12 +304,27 @@ class PLMAE(MaskedTeacherStudent):
         cfgs = dict(cls=cls_cfg, data=cls_cfg | dict(data_cfg or {}))
         return {name: MODELS.build(cfgs[name]) for name in names}
 
-    def _check_fit(self) -> None:
+    def _check_label_teacher_size(self, single_teacher: bool) -> None:
+        size, encoder = self.label_teacher_size, self.backbone
+        check_number('label_teacher_size', size, encoder.patch_size, encoder.img_size[0], integer=True)
+        if size % encoder.patch_size:
+            raise ValueError(
+                f'`label_teacher_size` must be a multiple of `backbone.patch_size` {encoder.patch_size}, but got {size}'
+            )
+        if self.teacher_input != 'full' or (single_teacher and self.head.needs_teacher):
+            raise ValueError(
+                f"`label_teacher_size` must be left out with `teacher_input='folds'`, and with `single_teacher=True`, "
+                f'whose teacher gives the features of every place as well, but got {size}'
+            )
+
+    def _check_fit(self, single_teacher: bool) -> None:
         """Refuse parts that do not fit together."""
         encoder = self.backbone
         num_visible, _ = self.masking.split(encoder.num_patches)
         if self.teacher_input == 'folds':
             TeacherView.check_folds(encoder.num_patches - num_visible, num_visible)
+        if self.label_teacher_size is not None:
+            self._check_label_teacher_size(single_teacher)
         sizes: list[tuple[str, object, object, str]] = []
         if self.head.needs_teacher:
             sizes.append(('head.embed_dims', self.head.embed_dims, encoder.embed_dims, 'the width of `backbone`'))

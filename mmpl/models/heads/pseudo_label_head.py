@@ -1,16 +1,18 @@
 """The labelling head: projector, prototypes and the cross-entropy with a teacher's labels."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.init import trunc_normal_
-from torch.utils.checkpoint import checkpoint
 
 from mmpl.models.utils.assignment import ASSIGNMENTS, Centering, PseudoLabels, Sinkhorn
+from mmpl.models.utils.masking import gather_tokens
 from mmpl.models.utils.standardise import standardise_channels
 from mmpl.registry import MODELS
 from mmpl.utils.checks import check_choice, check_number
@@ -86,9 +88,9 @@ class PseudoLabelHead(BaseModule):
             alone) or ``'none'``. Embeddings of a young encoder differ little
             from token to token; without this their labels are nearly uniform
             (our choice). Defaults to ``'none'``.
-        chunk_size (int, optional): Tokens whose K logits are held at once;
-            each chunk is computed again in the backward pass. None holds all.
-            Defaults to None.
+        chunk_size (int, optional): Tokens whose K logits are held at once,
+            see :class:`ChunkedCrossEntropy`. None holds all, until after the
+            backward pass. Defaults to None.
         init_cfg (dict, optional): Initialisation.
 
     Raises:
@@ -195,6 +197,13 @@ class PseudoLabelHead(BaseModule):
         """
         return F.normalize(self.projector(tokens.flatten(0, -2)).float(), dim=-1)
 
+    def _project_at(self, tokens: Tensor, ids: Tensor | None) -> Tensor:
+        """Project the tokens that ``ids`` names, each only once if that is fewer, (tokens, E) in fp32."""
+        if ids is not None and ids.numel() < tokens.shape[:2].numel():
+            tokens, ids = gather_tokens(tokens, ids), None
+        projected = self.projector(tokens.flatten(0, -2)).float()
+        return projected if ids is None else gather_tokens(projected.view(*tokens.shape[:2], -1), ids).flatten(0, 1)
+
     def unit_prototypes(self) -> Tensor:
         """The prototypes as unit vectors, (K, E)."""
         return F.normalize(self.prototypes.float(), dim=-1)
@@ -204,39 +213,41 @@ class PseudoLabelHead(BaseModule):
         tokens: Tensor,
         assigner: Centering | Sinkhorn,
         progress: float,
+        ids: Tensor | None = None,
         places: Tensor | None = None,
         num_places: int = 1,
     ) -> PseudoLabels:
         """Label tokens; a teacher's part.
 
         Args:
-            tokens (Tensor): (..., D).
+            tokens (Tensor): (..., D); with ``ids`` (B, N, D).
             assigner (Centering | Sinkhorn): From :meth:`build_assigner`.
             progress (float): Share of the run that is done, in [0, 1].
-            places (Tensor, optional): Patch of each token, (...); class tokens
-                have none.
+            ids (Tensor, optional): Which of the tokens to label, (B·R, L).
+            places (Tensor, optional): Patch of each token that is labelled,
+                (...); class tokens have none.
             num_places (int): N, if there are ``places``.
 
         Returns:
-            PseudoLabels: One row a token.
+            PseudoLabels: One row a token, or with ``ids`` one a place.
         """
-        embeddings, prototypes = self._teacher_embeddings(tokens, places, num_places), self.unit_prototypes()
+        embeddings = self._teacher_embeddings(self._project_at(tokens, ids), places, num_places)
+        prototypes = self.unit_prototypes()
         temperature = self.teacher_temp_at(progress)
         with torch.autocast(embeddings.device.type, enabled=False):
             return PseudoLabels(embeddings, prototypes, temperature, assigner(embeddings, prototypes, temperature))
 
-    def _teacher_embeddings(self, tokens: Tensor, places: Tensor | None, num_places: int) -> Tensor:
+    def _teacher_embeddings(self, projected: Tensor, places: Tensor | None, num_places: int) -> Tensor:
         """Unit vectors, standardised before if asked for, (tokens, E)."""
         if self.teacher_norm == 'none':
-            return self(tokens)
-        embeddings = self.projector(tokens.flatten(0, -2)).float()
+            return F.normalize(projected, dim=-1)
         if self.teacher_norm == 'position' and places is not None:
-            embeddings = standardise_channels(embeddings, places.flatten(), num_places)
+            projected = standardise_channels(projected, places.flatten(), num_places)
         else:
-            embeddings = standardise_channels(embeddings)
+            projected = standardise_channels(projected)
         # of tokens that are all alike only rounding errors are left, which must not become directions: their norm is
         # far below the sqrt(E) of others
-        return F.normalize(embeddings, dim=-1, eps=0.1)
+        return F.normalize(projected, dim=-1, eps=0.1)
 
     def loss(self, tokens: Tensor, labels: PseudoLabels, with_stats: bool = False) -> tuple[Tensor, LabelStats | None]:
         """Mean cross-entropy between labels p and softmax(logits / T_s) over tokens.
@@ -256,31 +267,28 @@ class PseudoLabelHead(BaseModule):
         count = embeddings.shape[0]
         if labels.embeddings.shape[0] != count:
             raise ValueError(f'{count} tokens cannot learn {labels.embeddings.shape[0]} labels: there must be as many')
-        chunk_size = self.chunk_size or count
-        total, stats = embeddings.new_zeros(()), None
         with torch.autocast(embeddings.device.type, enabled=False):
-            for start in range(0, count, chunk_size):
-                rows = slice(start, start + chunk_size)
-                if chunk_size < count and torch.is_grad_enabled():
-                    loss, chunk_stats = checkpoint(
-                        self._chunk_loss, embeddings[rows], prototypes, labels, rows, with_stats, use_reentrant=False
-                    )
-                else:
-                    loss, chunk_stats = self._chunk_loss(embeddings[rows], prototypes, labels, rows, with_stats)
-                total = total + loss
-                if with_stats:
-                    stats = chunk_stats if stats is None else LabelStats(*map(torch.add, stats, chunk_stats))
+            if self.chunk_size is None:
+                logits = embeddings @ prototypes.t() / self.student_temp
+                with torch.no_grad():
+                    probs = labels.probs()
+                total = -(probs * F.log_softmax(logits, dim=-1)).sum()
+                stats = self._stats(probs, logits.detach()) if with_stats else None
+            else:
+                total, stats = self._chunked_loss(embeddings, prototypes, labels, with_stats)
         return total / count, stats
 
-    def _chunk_loss(
-        self, embeddings: Tensor, prototypes: Tensor, labels: PseudoLabels, rows: slice, with_stats: bool
+    def _chunked_loss(
+        self, embeddings: Tensor, prototypes: Tensor, labels: PseudoLabels, with_stats: bool
     ) -> tuple[Tensor, LabelStats | None]:
-        """Sum of the cross-entropies of some rows."""
-        logits = embeddings @ prototypes.t() / self.student_temp
-        with torch.no_grad():
-            probs = labels.probs(rows)
-        loss = -(probs * F.log_softmax(logits, dim=-1)).sum()
-        return loss, self._stats(probs, logits.detach()) if with_stats else None
+        """Sum of the cross-entropies, never holding the logits of more than ``chunk_size`` tokens."""
+        stats: list[LabelStats] = []
+        look = (lambda probs, logits: stats.append(self._stats(probs, logits))) if with_stats else None
+        assert self.chunk_size is not None
+        total = ChunkedCrossEntropy.apply(embeddings, prototypes, labels, self.student_temp, self.chunk_size, look)
+        if not with_stats:
+            return total, None
+        return total, LabelStats(*(torch.stack(sums).sum(0) for sums in zip(*stats, strict=True)))
 
     @torch.no_grad()
     def _stats(self, probs: Tensor, logits: Tensor) -> LabelStats:
@@ -291,4 +299,72 @@ class PseudoLabelHead(BaseModule):
             agreement=(choice == logits.argmax(-1)).sum().to(probs),
             probs=probs.sum(0),
             hits=torch.bincount(choice, minlength=self.num_prototypes).to(probs),
+        )
+
+
+class ChunkedCrossEntropy(torch.autograd.Function):
+    """Sum over tokens of the cross-entropy of labels p and q = softmax(Z W^T / T_s), with its gradients at once.
+
+    The gradient by the logits is (q - p) / T_s, so each chunk of tokens adds its part to the gradients by Z and W while
+    its logits are there: nothing is kept of them and nothing is computed again in the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        embeddings: Tensor,
+        prototypes: Tensor,
+        labels: PseudoLabels,
+        temperature: float,
+        chunk_size: int,
+        look: Callable[[Tensor, Tensor], None] | None,
+    ) -> Tensor:
+        """Sum of the cross-entropies.
+
+        Args:
+            ctx: Of autograd.
+            embeddings (Tensor): Z, (L, E).
+            prototypes (Tensor): W, (K, E).
+            labels (PseudoLabels): p, one row for each of the L tokens.
+            temperature (float): T_s.
+            chunk_size (int): Tokens at once.
+            look (Callable, optional): Called with p and the logits of each
+                chunk.
+
+        Returns:
+            Tensor: ().
+        """
+        needed = ctx.needs_input_grad[:2]
+        by_embeddings = torch.empty_like(embeddings) if needed[0] else None
+        by_prototypes = torch.zeros_like(prototypes) if needed[1] else None
+        total = embeddings.new_zeros(())
+        for start in range(0, len(embeddings), chunk_size):
+            rows = slice(start, start + chunk_size)
+            logits = (embeddings[rows] @ prototypes.t()).div_(temperature)
+            probs = labels.probs(rows)
+            if look is not None:
+                look(probs, logits)
+            normaliser = logits.logsumexp(-1, keepdim=True)
+            total += normaliser.sum() - torch.dot(probs.flatten(), logits.flatten())  # each row of p sums to 1
+            if any(needed):
+                residual = logits.sub_(normaliser).exp_().sub_(probs).div_(temperature)
+                if by_embeddings is not None:
+                    by_embeddings[rows] = residual @ prototypes
+                if by_prototypes is not None:
+                    by_prototypes.addmm_(residual.t(), embeddings[rows])
+        ctx.save_for_backward(by_embeddings, by_prototypes)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients by the embeddings and the prototypes."""
+        by_embeddings, by_prototypes = ctx.saved_tensors
+        return (
+            None if by_embeddings is None else by_embeddings * grad,
+            None if by_prototypes is None else by_prototypes * grad,
+            None,
+            None,
+            None,
+            None,
         )

@@ -1,10 +1,10 @@
 """A frozen copy of student modules that knows how to move towards them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmpl.utils.checks import check_number
 
@@ -46,13 +46,55 @@ class EMATeacher(nn.Module):
             TypeError: If ``momentum`` is not a number.
             ValueError: If ``momentum`` is outside of [0, 1].
         """
+        move_teachers([(self, momentum)], students)
+
+
+@torch.no_grad()
+def move_teachers(moves: Sequence[tuple[EMATeacher, float]], students: Mapping[str, nn.Module]) -> None:
+    """Move several teachers of one student in one pass: each of its parameters is read from memory once.
+
+    Args:
+        moves (Sequence[tuple[EMATeacher, float]]): Teachers and their momenta,
+            in [0, 1]; 0 copies the student.
+        students (Mapping[str, nn.Module]): The modules that were copied, by
+            the same names; a teacher may have copied some of them only.
+
+    Raises:
+        TypeError: If a momentum is not a number.
+        ValueError: If a momentum is outside of [0, 1].
+    """
+    student = nn.ModuleDict(students)
+    copies = []
+    for teacher, momentum in moves:
         check_number('momentum', momentum, 0, 1)
-        own = nn.ModuleDict({name: getattr(self, name) for name in self.student_names})
-        other = nn.ModuleDict({name: students[name] for name in self.student_names})
-        teacher, student = list(own.parameters()), list(other.parameters())
-        if momentum == 0:
-            torch._foreach_copy_(teacher, student)
-        else:
-            torch._foreach_lerp_(teacher, student, 1 - momentum)
-        for mine, theirs in zip(own.buffers(), other.buffers(), strict=True):
-            mine.copy_(theirs)
+        own = nn.ModuleDict({name: getattr(teacher, name) for name in teacher.student_names})
+        copies.append((dict(own.named_parameters()), 1.0 - momentum))
+        theirs = dict(student.named_buffers())
+        for name, mine in own.named_buffers():
+            mine.copy_(theirs[name])
+    targets, sources, weights = [], [], []
+    for name, source in student.named_parameters():
+        for own_parameters, weight in copies:
+            if name in own_parameters:
+                targets.append(own_parameters.pop(name))
+                sources.append(source)
+                weights.append(weight)
+    left = [name for own_parameters, _ in copies for name in own_parameters]
+    if left:
+        raise KeyError(f'a teacher has parameters that its student lacks: {left[:3]}')
+    whole = [i for i, weight in enumerate(weights) if weight == 1]
+    part = [i for i, weight in enumerate(weights) if weight < 1]
+    if whole:  # a teacher that was never filled may hold NaN, which no average gets rid of
+        torch._foreach_copy_([targets[i] for i in whole], [sources[i] for i in whole])
+    if part:
+        _lerp_([targets[i] for i in part], [sources[i] for i in part], [weights[i] for i in part])
+
+
+def _lerp_(targets: list[Tensor], sources: list[Tensor], weights: list[float]) -> None:
+    """``target += weight * (source - target)``, all at once."""
+    if hasattr(torch.ops.aten._foreach_lerp_, 'ScalarList'):
+        torch._foreach_lerp_(targets, sources, weights)
+        return
+    for weight in set(weights):  # torch < 2.7
+        which = [i for i, other in enumerate(weights) if other == weight]
+        torch._foreach_lerp_([targets[i] for i in which], [sources[i] for i in which], weight)

@@ -24,21 +24,30 @@ class LabelTeacher(EMATeacher):
         self.assigners = nn.ModuleDict({name: head.build_assigner() for name, head in heads.items()})
 
     def label(
-        self, name: str, tokens: Tensor, progress: float, places: Tensor | None = None, num_places: int = 1
+        self,
+        name: str,
+        tokens: Tensor,
+        progress: float,
+        ids: Tensor | None = None,
+        places: Tensor | None = None,
+        num_places: int = 1,
     ) -> PseudoLabels:
         """Label the student's class or data tokens.
 
         Args:
             name (str): ``'cls'`` or ``'data'``.
-            tokens (Tensor): The teacher's tokens, (..., D).
+            tokens (Tensor): The teacher's tokens, (..., D); with ``ids``
+                (B, N, D).
             progress (float): Share of the run that is done, in [0, 1].
-            places (Tensor, optional): Patch of each data token, (...).
+            ids (Tensor, optional): Which of the tokens to label, (B·R, L); one
+                may occur several times.
+            places (Tensor, optional): Patch of each token that is labelled.
             num_places (int): N, if there are ``places``.
 
         Returns:
-            PseudoLabels: One row a token.
+            PseudoLabels: One row a token, or with ``ids`` one a place.
         """
-        labels = self.heads[name].label(tokens, self.assigners[name], progress, places, num_places)
+        labels = self.heads[name].label(tokens, self.assigners[name], progress, ids, places, num_places)
         self.assigners[name].observe(labels.embeddings, labels.prototypes)
         return labels
 
@@ -59,12 +68,16 @@ class LabelTeacher(EMATeacher):
             torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2]) if tokens.ndim == 3 else None
         )
         num_places = tokens.shape[1] if places is not None else 1
-        labels = self.heads[name].label(tokens, self.assigners[name], progress, places, num_places)
+        labels = self.heads[name].label(tokens, self.assigners[name], progress, None, places, num_places)
         return labels.probs().argmax(-1).view(tokens.shape[:-1])
 
     @torch.no_grad()
     def update(self, students: Mapping[str, nn.Module], momentum: float) -> None:
         """Move encoder and heads towards the student, and the centres towards what was seen."""
         super().update(students, momentum)
+        self.update_assigners()
+
+    def update_assigners(self) -> None:
+        """Move the centres towards what was seen since the last update."""
         for assigner in self.assigners.values():
             assigner.update()

@@ -1,5 +1,8 @@
 """What a teacher looks at: the whole image, or the folds of its masked patches."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -19,7 +22,9 @@ class TeacherView:
         masks (Masks): The student's masks.
         teacher_input (str): ``'full'``, or ``'folds'``: the masked patches are
             split into M/V folds that are encoded each by itself with its own
-            class token (SdAE, section 3.2).
+            class token (SdAE, section 3.2). Full images may be smaller than
+            the student's: a place of the student's grid then has the token of
+            the teacher's grid that its centre lies in.
         target_blocks (int): How many of the last blocks make up
             :attr:`masked_features`.
 
@@ -34,6 +39,8 @@ class TeacherView:
         self.is_full = teacher_input == 'full'
         ids = None if self.is_full else self._fold_ids(masks)
         self.tokens, self.blocks = encoder.encode(images, ids, target_blocks)
+        side = images.shape[-1] // encoder.patch_size
+        self._places = coarser_places(masks.num_patches, side, images.device) if self.is_full else None
 
     @staticmethod
     def check_folds(num_masked: int, num_visible: int) -> None:
@@ -67,14 +74,33 @@ class TeacherView:
         return self.tokens[:, 0]
 
     @property
-    def visible(self) -> Tensor:
-        """Tokens at the student's visible places, (B·R, V, D); full images only."""
-        return gather_tokens(self.tokens[:, 1:], self.masks.ids_keep)
-
-    @property
     def masked(self) -> Tensor:
         """Tokens at the places to predict, (B·R, P, D)."""
         return self._at_predicted(self.tokens)
+
+    @property
+    def visible(self) -> Tensor:
+        """Tokens at the student's visible places, (B·R, V, D); full images only."""
+        return gather_tokens(self.tokens[:, 1:], self._coarser(self.masks.ids_keep))
+
+    def data_tokens(self, which: Sequence[str]) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Tokens to label, and which of them each of the student's places has.
+
+        Args:
+            which (Sequence[str]): ``'visible'``, ``'masked'``, or both; folds
+                have ``'masked'`` ones only.
+
+        Returns:
+            tuple[Tensor, Tensor | None, Tensor]: The teacher's tokens,
+            (B, N', D), which of them to take, (B·R, L), as
+            :func:`gather_tokens` wants it (None: all of (B·R, P, D)), and the
+            places in the teacher's grid that those show, (B·R, L).
+        """
+        if not self.is_full:
+            return self.masked, None, self.masks.ids_predict
+        places = dict(visible=self.masks.ids_keep, masked=self.masks.ids_predict)
+        ids = self._coarser(torch.cat([places[name] for name in which], dim=1))
+        return self.tokens[:, 1:], ids, ids
 
     @property
     def masked_features(self) -> Tensor:
@@ -90,6 +116,28 @@ class TeacherView:
 
     def _at_predicted(self, tokens: Tensor) -> Tensor:
         if self.is_full:
-            return gather_tokens(tokens[:, 1:], self.masks.ids_predict)
+            return gather_tokens(tokens[:, 1:], self._coarser(self.masks.ids_predict))
         in_folds = tokens[:, 1:].reshape(*self.masks.ids_masked.shape, -1)  # folds follow the order of ids_masked
         return in_folds[:, : self.masks.ids_predict.shape[1]]
+
+    def _coarser(self, ids: Tensor) -> Tensor:
+        """Where the student's places are in the teacher's grid."""
+        return ids if self._places is None else self._places[ids]
+
+
+def coarser_places(num_patches: int, side: int, device: torch.device | str = 'cpu') -> Tensor | None:
+    """For each place of a square grid, the place of a smaller grid over the same image that its centre lies in.
+
+    Args:
+        num_patches (int): N, places of the finer grid, a square number.
+        side (int): Places along a side of the coarser grid.
+        device (torch.device | str): Where the result is needed.
+
+    Returns:
+        Tensor | None: (N,), or None if both grids are one.
+    """
+    fine = math.isqrt(num_patches)
+    if fine == side:
+        return None
+    along = ((2 * torch.arange(fine, device=device) + 1) * side) // (2 * fine)  # floor((i + 1/2) * side / fine)
+    return (along[:, None] * side + along).flatten()

@@ -1,0 +1,205 @@
+"""Load and crop in one: what the crop throws away is neither decoded nor resized."""
+
+import io
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import torch
+from mmengine import fileio
+from mmpretrain.datasets.transforms import RandomResizedCrop
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from mmpl.registry import TRANSFORMS
+from mmpl.utils.checks import check_choice, check_number
+
+INTERPOLATIONS = dict(bilinear=Image.Resampling.BILINEAR, bicubic=Image.Resampling.BICUBIC)
+REDUCTIONS = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+JPEG = b'\xff\xd8\xff'
+ORIENTATION = 0x0112  # EXIF tag; from 5 on, width and height are swapped
+MIRRORED_X, MIRRORED_Y = (2, 3, 6, 7), (3, 4, 7, 8)  # orientations that turn an axis of the upright image around
+
+
+@TRANSFORMS.register_module()
+class LoadRandomResizedCrop(RandomResizedCrop):
+    """``LoadImageFromFile``, ``RandomResizedCrop`` (Pillow) and ``RandomFlip`` in one, in less than half the time.
+
+    Draws the same crops and flips as those three from the same state of
+    numpy's generator, and gives pixels that differ by rounding alone, except
+    where a JPEG is decoded at reduced size:
+
+    - A JPEG is decoded at 1/2, 1/4 or 1/8 of its size (libjpeg's reduced
+      sizes) if the crop still has at least ``oversample`` pixels per output
+      pixel; the crop's box is not rounded to whole pixels.
+    - Otherwise the crop is resized by torch's antialiased filter, which is
+      Pillow's with SIMD.
+    - Images stay uint8 in BGR order, as the stock pipeline's; the data
+      preprocessor makes floats of them.
+
+    Args:
+        scale (Sequence | int): Output (height, width), or the side of a
+            square.
+        crop_ratio_range (tuple): Area of a crop over that of the image.
+            Defaults to (0.08, 1.0).
+        aspect_ratio_range (tuple): Width of a crop over its height. Defaults
+            to (3/4, 4/3).
+        max_attempts (int): Draws before a centre crop is taken. Defaults to
+            10.
+        interpolation (str): ``'bilinear'`` or ``'bicubic'``, both antialiased.
+            Defaults to ``'bicubic'``.
+        flip_prob (float): Probability of a horizontal flip, in [0, 1]; 0 draws
+            nothing, as a pipeline without ``RandomFlip``. Defaults to 0.
+        oversample (float): Pixels of the decoded crop per output pixel, along
+            each side, that a reduced size must leave; at least 1, so that
+            nothing is ever enlarged because of it. ``inf`` never reduces.
+            Defaults to 1.0 (our choice).
+        backend_args (dict, optional): File backend, as ``LoadImageFromFile``.
+
+    Raises:
+        TypeError: If a field has the wrong type.
+        ValueError: If a field is outside of what is allowed.
+    """
+
+    def __init__(
+        self,
+        scale: Sequence[int] | int,
+        crop_ratio_range: tuple[float, float] = (0.08, 1.0),
+        aspect_ratio_range: tuple[float, float] = (3 / 4, 4 / 3),
+        max_attempts: int = 10,
+        interpolation: str = 'bicubic',
+        flip_prob: float = 0.0,
+        oversample: float = 1.0,
+        backend_args: dict | None = None,
+    ) -> None:
+        check_choice('interpolation', interpolation, tuple(INTERPOLATIONS))
+        check_number('flip_prob', flip_prob, 0, 1)
+        if oversample != float('inf'):
+            check_number('oversample', oversample, 1)
+        super().__init__(scale, crop_ratio_range, aspect_ratio_range, max_attempts, interpolation, backend='pillow')
+        self.flip_prob = flip_prob
+        self.oversample = oversample
+        self.backend_args = backend_args
+
+    def transform(self, results: dict) -> dict:
+        """Load and crop.
+
+        Args:
+            results (dict): With ``img_path``.
+
+        Returns:
+            dict: With ``img`` (height, width, 3) in BGR, ``img_shape``,
+            ``ori_shape`` and, if anything is ever flipped, ``flip`` and
+            ``flip_direction``.
+
+        Raises:
+            ValueError: If the file holds no image.
+        """
+        path = results['img_path']
+        content = fileio.get(path, backend_args=self.backend_args)
+        shape, orientation = jpeg_shape(content)
+        img = None
+        if shape is None:
+            img = decode(content, path)
+            shape = img.shape[:2]
+        box = self.rand_crop_params(np.broadcast_to(np.uint8(0), (*shape, 3)))  # reads the shape alone
+        reduction = 1 if img is not None else self.reduction(*box[2:])
+        if reduction > 1:
+            image = self._crop_reduced(decode(content, path, REDUCTIONS[reduction]), box, shape, reduction, orientation)
+        else:
+            image = self._crop(decode(content, path) if img is None else img, box)
+        if self.flip_prob:
+            # RandomFlip draws by np.random.choice, which takes one number in [0, 1) and compares
+            results['flip'] = bool(np.random.random_sample() < self.flip_prob)
+            results['flip_direction'] = 'horizontal' if results['flip'] else None
+            if results['flip']:
+                image = image.flip(-1)
+        results['img'] = image.permute(1, 2, 0).numpy()  # seen as (h, w, 3); PackInputs sees it back without a copy
+        results['img_shape'] = results['img'].shape
+        results['ori_shape'] = tuple(shape)
+        return results
+
+    def reduction(self, height: int, width: int) -> int:
+        """By what a JPEG may be reduced while it is decoded.
+
+        Args:
+            height (int): Of the crop, in pixels of the whole image.
+            width (int): Of the crop.
+
+        Returns:
+            int: 1, 2, 4 or 8.
+        """
+        for factor in REDUCTIONS:
+            if height >= factor * self.oversample * self.scale[0] and width >= factor * self.oversample * self.scale[1]:
+                return factor
+        return 1
+
+    def _crop(self, img: np.ndarray, box: tuple[int, int, int, int]) -> Tensor:
+        """Crop and resize an image of full size; (3, h, w)."""
+        top, left, height, width = box
+        crop = torch.from_numpy(img[top : top + height, left : left + width]).permute(2, 0, 1)[None]
+        return F.interpolate(crop, tuple(self.scale), mode=self.interpolation, antialias=True)[0]
+
+    def _crop_reduced(
+        self, img: np.ndarray, box: tuple[int, int, int, int], shape: tuple[int, int], factor: int, orientation: int
+    ) -> Tensor:
+        """Crop and resize an image of reduced size, whose box may lie between pixels; (3, h, w)."""
+        top, left, height, width = (number / factor for number in box)
+        # libjpeg rounds sizes up: the last row and column of the file are less than whole, in a turned image the first
+        top += img.shape[0] - shape[0] / factor if orientation in MIRRORED_Y else 0
+        left += img.shape[1] - shape[1] / factor if orientation in MIRRORED_X else 0
+        x, y = int(left), int(top)
+        around = Image.fromarray(img[y : math.ceil(top + height), x : math.ceil(left + width)])
+        small = around.resize(
+            tuple(self.scale[::-1]),
+            INTERPOLATIONS[self.interpolation],
+            box=(left - x, top - y, left - x + width, top - y + height),
+        )
+        return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
+
+    def __repr__(self) -> str:
+        fields = super().__repr__()[:-1]
+        return f'{fields}, flip_prob={self.flip_prob}, oversample={self.oversample})'
+
+
+def jpeg_shape(content: bytes) -> tuple[tuple[int, int] | None, int]:
+    """Size of a JPEG when it is upright, read from its header.
+
+    Args:
+        content (bytes): A file.
+
+    Returns:
+        tuple[tuple[int, int] | None, int]: Height and width, or None if it is
+        no JPEG with a header that can be read, and the EXIF orientation.
+    """
+    if not content.startswith(JPEG):
+        return None, 1
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            orientation = image.getexif().get(ORIENTATION, 1)
+            width, height = image.size
+    except (OSError, SyntaxError, ValueError):  # what Pillow raises; OpenCV may still read it
+        return None, 1
+    return ((width, height) if orientation in (5, 6, 7, 8) else (height, width)), orientation
+
+
+def decode(content: bytes, path: str, flag: int = cv2.IMREAD_COLOR) -> np.ndarray:
+    """Decode as mmcv does.
+
+    Args:
+        content (bytes): A file.
+        path (str): Its name, for the error.
+        flag (int): Of ``cv2.imdecode``.
+
+    Returns:
+        np.ndarray: Upright BGR image, (h, w, 3).
+
+    Raises:
+        ValueError: If there is no image in it.
+    """
+    img = cv2.imdecode(np.frombuffer(content, np.uint8), flag) if content else None
+    if img is None:
+        raise ValueError(f'{path!r} holds no image that OpenCV can read ({len(content)} bytes)')
+    return img
