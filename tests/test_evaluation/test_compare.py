@@ -1,4 +1,4 @@
-"""The comparison of methods: what it plans, how long runs are, what its tables say, that it goes on where it stopped."""
+"""The comparison of methods: its plan, the length of its runs, its tables, and that it goes on where it stopped."""
 
 import csv
 import json
@@ -94,7 +94,7 @@ def test_tables_show_mean_and_spread_and_the_reference_in_both(bench, tmp_path):
     assert f'{statistics.mean(values["slow"]):.1f} ± {statistics.stdev(values["slow"]):.1f}' in row
     assert '0.50, 1.00' in row and '0.75, –' in row and row.endswith('| 3 |')
     assert '| slow | 30.0' in wall and '| quick | 42.0 |' in wall and wall.count('| quick') == 1
-    lines = list(csv.DictReader(open(tmp_path / 'out' / 'results.csv')))
+    lines = list(csv.DictReader((tmp_path / 'out' / 'results.csv').read_text().splitlines()))
     assert [line['knn'] for line in lines if line['method'] == 'slow'] == ['10.0', '20.0', '60.0']
     assert (tmp_path / 'out' / 'curves.png').stat().st_size > 1000
 

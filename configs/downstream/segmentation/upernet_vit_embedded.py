@@ -49,7 +49,7 @@ train_dataloader['dataset'] = dict(
 val_dataloader = dict(_delete_=True, **_base_.embedded_val_dataloader)
 test_dataloader = val_dataloader
 
-max_iters = 400
+max_iters = 700
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, by_epoch=False, begin=0, end=30),
     dict(type='PolyLR', eta_min=0.0, power=1.0, by_epoch=False, begin=30, end=max_iters),
