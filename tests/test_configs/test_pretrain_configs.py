@@ -21,6 +21,7 @@ EXPECTED = {  # what each config is for: (teachers, fields of the model)
     'pl_mae_vitb_800e': ('lr', {}),
     'pl_mae_vitb_1600e': ('lr', {}),
     'pl_mae_vitb_folder': ('lr', {}),
+    'pl_mae_vitb_fast': ('lr', dict(label_teacher_size=112)),
     'pl_mae_vits': ('lr', {}),
     'pl_mae_vitl': ('lr', {}),
     'pl_mae_demo': ('lr', {}),
@@ -60,6 +61,12 @@ def test_what_the_variants_change():
     assert models['pl_mae_vitb_no_class_labels'].loss_weights == dict(recon=1.0, label_cls=0, label_data=1.0)
     assert models['pl_mae_vitb_no_data_labels'].loss_weights == dict(recon=1.0, label_cls=1.0, label_data=0)
     assert Config.fromfile(ROOT / 'configs/pl_mae_vitb_1600e.py').train_cfg.max_epochs == 1600
+    fast = Config.fromfile(ROOT / 'configs/pl_mae_vitb_fast.py')
+    plain = Config.fromfile(ROOT / 'configs/pl_mae_vitb.py')
+    assert fast.model.masking == dict(plain.model.masking, num_masks=8, predict_ratio=0.5)
+    assert fast.train_dataloader.dataset.pipeline[0].type == 'mmpl.LoadRandomResizedCrop'
+    views = [cfg.auto_scale_lr.base_batch_size * cfg.model.masking.num_masks for cfg in (fast, plain)]
+    assert views[0] == views[1], 'the learning rate follows the masked views'
 
 
 @pytest.mark.slow
