@@ -33,9 +33,11 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmpl.datasets.photos import write_photos
+from mmpl.engine.hooks.compile_hook import compile_blocks
 from mmpl.models.teachers import EMATeacher
 
 STOCK_MAE = 'mmpretrain::mae/mae_vit-base-p16_8xb512-amp-coslr-300e_in1k.py'
+CLOCKS: dict[str, Callable[[], float]] = dict(wall=time.perf_counter, cpu=time.process_time)
 DTYPES = ('float32', 'bfloat16')
 MOMENTA = (0.996, 0.9995)  # any will do: the cost is the same
 
@@ -50,10 +52,12 @@ class PartTimer:
 
     Args:
         cuda (bool): Whether the work runs on CUDA.
+        clock (Callable): Seconds, where it does not.
     """
 
-    def __init__(self, cuda: bool) -> None:
+    def __init__(self, cuda: bool, clock: Callable[[], float] = time.perf_counter) -> None:
         self.cuda = cuda
+        self.clock = clock
         self._stack: list[str] = []
         self._marks: list[tuple[str | None, Any]] = []
 
@@ -63,7 +67,7 @@ class PartTimer:
             event.record()
             self._marks.append((part, event))
         else:
-            self._marks.append((part, time.perf_counter()))
+            self._marks.append((part, self.clock()))
 
     @contextmanager
     def __call__(self, part: str) -> Iterator[None]:
@@ -234,8 +238,7 @@ class Side:
         if hasattr(self.inner, 'attach_updater'):
             self.inner.attach_updater('the benchmark')
         if args.compile:
-            for layer in self._blocks():
-                layer.compile()
+            compile_blocks(self.inner, dynamic=False)
         wrapper = cfg.optim_wrapper
         self.optim_wrapper = build_optim_wrapper(
             self.model,
@@ -247,7 +250,8 @@ class Side:
                 **{field: wrapper[field] for field in ('paramwise_cfg', 'clip_grad') if field in wrapper},
             ),
         )
-        self.timer = PartTimer(self.cuda)
+        self.clock = CLOCKS[args.clock]
+        self.timer = PartTimer(self.cuda, self.clock)
         wrap_parts(self.timer, self.inner, self.optim_wrapper)
         dataset = DATASETS.build(
             dict(
@@ -262,19 +266,15 @@ class Side:
         )
         self._batches = self._endless(loader)
 
-    def _blocks(self) -> list[nn.Module]:
-        """Transformer blocks of student, decoder and teachers."""
-        return [module for module in self.inner.modules() if type(module).__name__ == 'TransformerEncoderLayer']
-
     @staticmethod
     def _endless(loader: DataLoader) -> Iterator:
         while True:
             yield from loader
 
-    def step(self) -> None:
-        """Load a batch, take an optimizer step and move the teachers."""
+    def step(self, images: int | None = None) -> None:
+        """Load a batch, or the first images of it, take an optimizer step and move the teachers."""
         with self.timer('data'):
-            batch = next(self._batches)
+            batch = {name: values[:images] for name, values in next(self._batches).items()}
         self.model.train_step(batch, self.optim_wrapper)
         if hasattr(self.inner, 'update_teachers'):
             self.traffic.purpose = 'statistics, at the update of the teachers'
@@ -294,11 +294,11 @@ class Side:
         """
         self.timer.collect()
         self.traffic.bytes = {}
-        start = time.perf_counter()
+        start = self.clock()
         for _ in range(steps):
             self.step()
         parts = self.timer.collect()  # waits for the device
-        seconds = (time.perf_counter() - start) / steps
+        seconds = (self.clock() - start) / steps
         parts = {name: value / steps for name, value in parts.items()}
         parts['rest'] = seconds - sum(parts.values())
         communicated = {name: value / steps for name, value in self.traffic.bytes.items()}
@@ -311,12 +311,12 @@ class Side:
         return resident_bytes('VmHWM') - self.start_bytes
 
     def count_flops(self) -> dict[str, float]:
-        """Floating-point operations of the matrix products, convolutions and attention of one step.
+        """Floating-point operations of the matrix products, convolutions and attention that one image costs.
 
         Attention is counted as the plain matrix products, whichever kernel runs it.
 
         Returns:
-            dict[str, float]: GFLOP of one step: ``total``, and ``forward`` and ``backward``.
+            dict[str, float]: GFLOP of a step with one image: ``total``, and ``forward`` and ``backward``.
         """
         passes: dict[str, float] = {}
         original = self.optim_wrapper.backward
@@ -328,7 +328,7 @@ class Side:
                 return original(loss, **kwargs)
 
             self.optim_wrapper.backward = backward
-            self.step()
+            self.step(1)
         self.optim_wrapper.backward = original
         passes['total'] = counter.get_total_flops() / 1e9
         passes['backward'] = passes['total'] - passes['forward']
@@ -362,13 +362,14 @@ def resident_bytes(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def matmul_gflops(dtype: str, device: str, threads: int, size: int = 2048, seconds: float = 0.5) -> float:
+def matmul_gflops(dtype: str, device: str, threads: int, clock: str, size: int = 2048, seconds: float = 0.5) -> float:
     """Rate of a square matrix product.
 
     Args:
         dtype (str): ``'float32'`` or ``'bfloat16'``.
         device (str): Where.
         threads (int): CPU threads.
+        clock (str): One of :data:`CLOCKS`.
         size (int): Side of the matrices. Defaults to 2048.
         seconds (float): How long to measure at least. Defaults to 0.5.
 
@@ -379,17 +380,17 @@ def matmul_gflops(dtype: str, device: str, threads: int, size: int = 2048, secon
     a = torch.randn(size, size, device=device).to(getattr(torch, dtype))
     b = torch.randn(size, size, device=device).to(a.dtype)
     out = a @ b
-    best, end = float('inf'), time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    best, end = float('inf'), CLOCKS[clock]() + seconds
+    while CLOCKS[clock]() < end:
         repeats = 1 if a.device.type == 'cpu' else 20
         if a.device.type == 'cuda':
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = CLOCKS[clock]()
         for _ in range(repeats):
             torch.mm(a, b, out=out)
         if a.device.type == 'cuda':
             torch.cuda.synchronize()
-        best = min(best, (time.perf_counter() - start) / repeats)
+        best = min(best, (CLOCKS[clock]() - start) / repeats)
     return 2 * size**3 / best / 1e9
 
 
@@ -488,6 +489,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--dtype', choices=DTYPES, default='float32', help='bfloat16 means autocast')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads(), help='CPU threads a process')
+    parser.add_argument(
+        '--clock',
+        choices=CLOCKS,
+        default='wall',
+        help="'cpu' is the CPU time of the process, for a machine that is not idle: needs --threads 1 and no workers",
+    )
     parser.add_argument('--processes', type=int, default=1, help='more than 1: data-parallel over gloo')
     parser.add_argument('--workers', type=int, default=0, help='data loader workers a process')
     parser.add_argument('--rounds', type=int, default=3, help='how often each side has its turn')
@@ -497,6 +504,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--compile', action='store_true', help='torch.compile the transformer blocks of both sides')
     parser.add_argument('--photo-size', type=int, nargs=2, default=(500, 375), help='width and height of the JPEGs')
     args = parser.parse_args(argv)
+    if args.clock == 'cpu' and (args.threads, args.workers, args.device) != (1, 0, 'cpu'):
+        parser.error('--clock cpu needs --threads 1 --workers 0 --device cpu: waiting threads take CPU time as well')
     for field in ('views', 'threads', 'processes', 'rounds', 'steps'):
         if getattr(args, field) < 1:
             parser.error(f'--{field} must be at least 1, but got {getattr(args, field)}')
@@ -518,14 +527,14 @@ def summarise(rounds: list[list[dict]], flops: dict, remote: Remote, peaks: list
     seconds = [statistics.mean(r['seconds'] for r in ranks) for ranks in rounds]
     first = [ranks[0] for ranks in rounds]
     median = statistics.median(seconds)
-    gflops = [flops['total'] / s for s in seconds]
+    gflops = [flops['total'] * remote.images / s for s in seconds]
     result = dict(
         images_per_step=remote.images,
         views_per_step=remote.views,
         seconds_per_step=median,
         views_per_s=remote.views / median,
-        gflop_per_view=flops['total'] / remote.views,
-        gflop_per_view_forward=flops['forward'] / remote.views,
+        gflop_per_view=flops['total'] * remote.images / remote.views,
+        gflop_per_view_forward=flops['forward'] * remote.images / remote.views,
         gflops=statistics.median(gflops),
         peak_share=statistics.median(g / p for g, p in zip(gflops, peaks, strict=True)),
         peak_bytes=max(r['peak_bytes'] for ranks in rounds for r in ranks),
@@ -602,7 +611,7 @@ def main(argv: list[str] | None = None) -> dict:
         rounds: dict[str, list] = dict(a=[], b=[])
         peaks = []
         for number in range(args.rounds):
-            peaks.append(matmul_gflops(args.dtype, args.device, args.threads))
+            peaks.append(matmul_gflops(args.dtype, args.device, args.threads, args.clock))
             for name, remote in remotes.items():
                 rounds[name].append(remote.call('round', args.steps))
                 print(f'round {number + 1} {name.upper()}: {rounds[name][-1][0]["seconds"]:.3f} s a step', flush=True)

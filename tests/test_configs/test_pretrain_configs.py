@@ -32,6 +32,7 @@ EXPECTED = {  # what each config is for: (teachers, fields of the model)
     'pl_mae_vitb_800e': ('lr', {}),
     'pl_mae_vitb_1600e': ('lr', {}),
     'pl_mae_vitb_folder': ('lr', {}),
+    'pl_mae_vitb_fast': ('lr', dict(label_teacher_size=112)),
     'pl_mae_vits': ('lr', {}),
     'pl_mae_vitl': ('lr', {}),
     'pl_mae_demo': ('lr', {}),
@@ -79,6 +80,12 @@ def test_what_the_variants_change():
     assert models['msa_vitb_tokens_only'].loss_weights == dict(recon=1.0, align_cls=0, align_tokens=1.0)
     own_crop = {path.stem: Config.fromfile(path).train_dataloader.dataset.pipeline[1].get('own_crop') for path in MSA}
     assert [name for name, value in own_crop.items() if value] == ['msa_vitb_own_crop']
+    fast = Config.fromfile(ROOT / 'configs/pl_mae_vitb_fast.py')
+    plain = Config.fromfile(ROOT / 'configs/pl_mae_vitb.py')
+    assert fast.model.masking == dict(plain.model.masking, num_masks=8, predict_ratio=0.5)
+    assert fast.train_dataloader.dataset.pipeline[0].type == 'mmpl.LoadRandomResizedCrop'
+    views = [cfg.auto_scale_lr.base_batch_size * cfg.model.masking.num_masks for cfg in (fast, plain)]
+    assert views[0] == views[1], 'the learning rate follows the masked views'
 
 
 @pytest.mark.slow
