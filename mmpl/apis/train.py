@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from mmpl.compat import allow_unsafe_load, forbid_unsafe_load, init_distributed, shutdown_distributed
 from mmpl.compat.launch import LAUNCHERS
+from mmpl.utils.checkpoint_files import candidates
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,12 +119,13 @@ def _enable_amp(cfg: Config) -> None:
         wrapper.type = 'AmpOptimWrapper' if torch.cuda.is_available() else 'mmpl.AutocastOptimWrapper'
     if wrapper.type == 'AmpOptimWrapper':
         wrapper.setdefault('loss_scale', 'dynamic')
-    elif wrapper.type == 'mmpl.AutocastOptimWrapper':
+    elif wrapper.type in ('mmpl.AutocastOptimWrapper', 'mmpl.GuardedOptimWrapper'):
+        wrapper.type = 'mmpl.AutocastOptimWrapper'
         wrapper.dtype = 'bfloat16'
     else:
         raise ValueError(
             f'--amp: optim_wrapper.type={wrapper.type!r} is not known to run in mixed precision; allowed are '
-            'OptimWrapper, AmpOptimWrapper and mmpl.AutocastOptimWrapper'
+            'OptimWrapper, AmpOptimWrapper, mmpl.GuardedOptimWrapper and mmpl.AutocastOptimWrapper'
         )
 
 
@@ -163,8 +165,8 @@ def build_runner(cfg: Config) -> Any:
 
 
 def resume_after_restart(cfg: Config) -> None:
-    """Let a process that torchrun started again resume by itself, from the latest checkpoint of its work folder."""
-    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')) > 0 and find_latest_checkpoint(cfg.work_dir):
+    """Let a process that torchrun started again resume by itself, if its work folder holds a checkpoint."""
+    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')) > 0 and candidates(cfg.work_dir):
         cfg.resume = True
         cfg.load_from = None
 

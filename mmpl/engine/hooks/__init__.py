@@ -1,7 +1,19 @@
 """Hooks: when things happen during training."""
 
 from .class_count_hook import ClassCountHook
-from .dual_teacher_hook import DualTeacherHook, label_health
+from .dual_teacher_hook import DualTeacherHook, LabelCollapseError, label_health
+from .non_finite_hook import NonFiniteError, NonFiniteHook
 from .probe_hook import FeatureProbeHook
+from .safe_checkpoint_hook import Preempted, SafeCheckpointHook
 
-__all__ = ['ClassCountHook', 'DualTeacherHook', 'FeatureProbeHook', 'label_health']
+__all__ = [
+    'ClassCountHook',
+    'DualTeacherHook',
+    'FeatureProbeHook',
+    'LabelCollapseError',
+    'NonFiniteError',
+    'NonFiniteHook',
+    'Preempted',
+    'SafeCheckpointHook',
+    'label_health',
+]

@@ -14,7 +14,11 @@ from mmpl.engine.schedules import MomentumSchedule
 from mmpl.models.heads import LabelStats
 from mmpl.registry import HOOKS
 from mmpl.utils.checkpoint import check_state_dict
-from mmpl.utils.checks import check_number
+from mmpl.utils.checks import check_choice, check_number
+
+
+class LabelCollapseError(RuntimeError):
+    """The pseudo labels have collapsed, and the run was told to stop then."""
 
 
 @HOOKS.register_module()
@@ -53,6 +57,9 @@ class DualTeacherHook(Hook):
             [0, 1]. Defaults to 0.995.
         patience (int): Looks in a row after which a warning is given, once
             until the labels have recovered. Defaults to 20.
+        on_collapse (str): ``'warn'``, or ``'stop'`` the run with a
+            :class:`LabelCollapseError` where the warning would be given.
+            Defaults to ``'warn'``.
 
     Raises:
         TypeError: If a field has the wrong type.
@@ -70,6 +77,7 @@ class DualTeacherHook(Hook):
         min_entropy_marginal: float = 0.1,
         max_entropy_mean: float = 0.995,
         patience: int = 20,
+        on_collapse: str = 'warn',
     ) -> None:
         self.momentum_label = MomentumSchedule(**momentum_label, name='momentum_label')
         self.momentum_recon = MomentumSchedule(**momentum_recon, name='momentum_recon')
@@ -78,11 +86,13 @@ class DualTeacherHook(Hook):
         check_number('min_entropy_marginal', min_entropy_marginal, 0, 1)
         check_number('max_entropy_mean', max_entropy_mean, 0, 1)
         check_number('patience', patience, 1, integer=True)
+        check_choice('on_collapse', on_collapse, ('warn', 'stop'))
         self.health_interval = health_interval
         self.min_usage = min_usage
         self.min_entropy_marginal = min_entropy_marginal
         self.max_entropy_mean = max_entropy_mean
         self.patience = patience
+        self.on_collapse = on_collapse
         self._ill: dict[str, int] = {}
         self._handles: list = []
         self._stepped = False
@@ -186,11 +196,14 @@ class DualTeacherHook(Hook):
             ills.append(f'entropy_mean {health["entropy_mean"]:.4f} > {self.max_entropy_mean}')
         self._ill[name] = self._ill.get(name, 0) + 1 if ills else 0
         if self._ill[name] == self.patience:
-            runner.logger.warning(
+            message = (
                 f'The {name} labels have collapsed or say nothing ({"; ".join(ills)}) at iteration {runner.iter + 1}, '
                 f"{self.patience} looks in a row. Try a lower `teacher_temp`, `assignment='sinkhorn'`, fewer "
                 f'`num_prototypes` or a lower learning rate.'
             )
+            if self.on_collapse == 'stop':
+                raise LabelCollapseError(message)
+            runner.logger.warning(message)
 
 
 def label_health(stats: LabelStats) -> dict[str, float]:
