@@ -131,8 +131,8 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         start = self._iter - self._epoch * len(self.dataloader)
         if not 0 <= start <= len(self.dataloader):
             self.runner.logger.warning(
-                f'Iteration {self._iter} does not lie in epoch {self._epoch} of {len(self.dataloader)} iterations, as in '
-                'a checkpoint of another dataset or batch size: the run goes on at the start of the epoch.'
+                f'Iteration {self._iter} does not lie in epoch {self._epoch} of {len(self.dataloader)} iterations, as '
+                'in a checkpoint of another dataset or batch size: the run goes on at the start of the epoch.'
             )
             start = 0
         self._to_skip = start
@@ -215,8 +215,8 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         old, new = checkpoint.get(STATE_KEY), self.position()
         if old is None:
             log.warning(
-                'The checkpoint was not written by mmpl.ExactEpochLoop: the weights, the optimizer and the schedules go '
-                'on, the order of the images and their augmentations are those of the seed in the config.'
+                'The checkpoint was not written by mmpl.ExactEpochLoop: the weights, the optimizer and the schedules '
+                'go on, the order of the images and their augmentations are those of the seed in the config.'
             )
             return
         self._set_seed(old['seed'])
@@ -251,9 +251,9 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         if old['num_samples'] != new['num_samples']:
             notes.append('the images, and their order: the epoch starts anew')
         log.warning(
-            f'Resumed with {", ".join(changed)}. The weights, the teachers and the optimizer are the same, and so are the '
-            f'augmentations of an image in an epoch; only statistically the same are: {"; ".join(notes)}. The run goes on '
-            f'at epoch {meta["epoch"]}, iteration {start} of {length}.'
+            f'Resumed with {", ".join(changed)}. The weights, the teachers and the optimizer are the same, and so are '
+            f'the augmentations of an image in an epoch; only statistically the same are: {"; ".join(notes)}. The run '
+            f'goes on at epoch {meta["epoch"]}, iteration {start} of {length}.'
         )
         meta['iter'] = iteration
 

@@ -1,7 +1,6 @@
 """What happens when numbers stop being finite: skip, explain, stop or mend."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -100,8 +99,8 @@ class NonFiniteHook(Hook):
                 self._since = runner.iter + 1
                 self._cause = explain(runner, model, data_batch, outputs, state)
                 runner.logger.warning(
-                    f'Non-finite numbers at iteration {runner.iter + 1}: the step is skipped, weights and teachers stay '
-                    f'as they were. First of all: {self._cause}'
+                    f'Non-finite numbers at iteration {runner.iter + 1}: the step is skipped, weights and teachers '
+                    f'stay as they were. First of all: {self._cause}'
                 )
             forget_observations(model)
         elif stepped:

@@ -78,8 +78,8 @@ class SafeCheckpointHook(CheckpointHook):
             check_choice('checkpoint.signals', name, [s.name for s in signal.Signals])
         if iter_interval > 0 and not by_epoch:
             raise ValueError(
-                f'`checkpoint.iter_interval` must be left out with `by_epoch=False`, whose `interval` counts iterations '
-                f'itself, but got {iter_interval}'
+                f'`checkpoint.iter_interval` must be left out with `by_epoch=False`, whose `interval` counts '
+                f'iterations, but got {iter_interval}'
             )
         super().__init__(interval=interval, by_epoch=by_epoch, **kwargs)
         if '://' in str(self.out_dir or '') or '://' in str(kwargs.get('backend_args') or ''):
