@@ -59,9 +59,14 @@ def publish(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
     """
     path = Path(path)
     sync_file(temporary)
-    write_text(f'{path}{RECORD_SUFFIX}', f'{sha256(temporary)}  {path.name}\n')
+    record = Path(f'{path}{RECORD_SUFFIX}')
+    new = f'{sha256(temporary)}  {path.name}\n'
+    old = record.read_text(encoding='utf-8') if path.is_file() and record.is_file() else ''
+    write_text(record, new + old)  # while the file of this name is replaced, either of the two is right
     os.replace(temporary, path)
     sync_file(path.parent)
+    if old:
+        write_text(record, new)
 
 
 def remove(path: str | os.PathLike) -> None:
@@ -86,8 +91,9 @@ def damage(path: str | os.PathLike) -> str:
         return 'it is empty'
     try:
         if record.is_file():
-            found, recorded = sha256(path), record.read_text(encoding='utf-8').split()[:1]
-            return '' if [found] == recorded else f'its SHA-256 is {found[:12]}..., not the recorded one'
+            found = sha256(path)
+            recorded = [line[:64] for line in record.read_text(encoding='utf-8').splitlines()]
+            return '' if found in recorded else f'its SHA-256 is {found[:12]}..., not the recorded one'
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
         return '' if broken is None else f'its part {broken!r} is damaged'

@@ -105,7 +105,7 @@ def fault_cfg(
         },
         param_scheduler=[
             dict(type='LinearLR', start_factor=0.1, by_epoch=True, end=1, convert_to_iter_based=True),
-            dict(type='CosineAnnealingLR', by_epoch=True, begin=1, end=epochs, convert_to_iter_based=True),
+            dict(type='CosineAnnealingLR', by_epoch=True, begin=1, end=epochs + 1, convert_to_iter_based=True),
         ],
         train_cfg={'type': 'mmpl.ExactEpochLoop', 'max_epochs': epochs, **(loop or {})},
         default_hooks=dict(
