@@ -1,9 +1,13 @@
 """Tiny runs that are stopped, poisoned and resumed; shared with ``tools/benchmarks/fault_drill.py``."""
 
+import datetime
+import os
+import random
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, HOOKS
@@ -26,8 +30,6 @@ class AugmentedNoise(Dataset):
         return self.size
 
     def __getitem__(self, index: int) -> dict:
-        import random
-
         image = np.random.default_rng(index).normal(size=(3, self.side, self.side)).astype(np.float32)
         image = image * np.float32(random.uniform(0.5, 1.5)) + np.float32(np.random.normal())
         return dict(inputs=torch.from_numpy(image) + torch.randn(()), data_samples=index)
@@ -124,6 +126,20 @@ def fault_cfg(
     )
     cfg.update(kwargs)
     return Config(cfg)
+
+
+def run_rank(rank: int, world_size: int, group_file: str, *args, **kwargs) -> Runner:
+    """One process of a distributed run on the CPU."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+    if world_size == 1:
+        return run(*args, **kwargs)
+    if not dist.is_initialized():
+        timeout = datetime.timedelta(seconds=60)
+        dist.init_process_group(
+            'gloo', init_method=f'file://{group_file}', rank=rank, world_size=world_size, timeout=timeout
+        )
+    wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+    return run(*args, launcher='pytorch', model_wrapper_cfg=wrapper, **kwargs)
 
 
 def run(*args, **kwargs) -> Runner:

@@ -14,6 +14,7 @@ from mmengine.hooks import CheckpointHook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
+from mmpl.compat import forbid_unsafe_load
 from mmpl.registry import HOOKS
 from mmpl.utils import checkpoint_files
 from mmpl.utils.checks import check_choice, check_number
@@ -97,11 +98,13 @@ class SafeCheckpointHook(CheckpointHook):
     # ------------------------------------------------------------------ resuming
 
     def before_run(self, runner: Runner) -> None:
-        """Choose the checkpoint that a run resumes from by itself.
+        """Forbid checkpoints to run code, and choose the one that a run resumes from by itself.
 
         Raises:
             RuntimeError: There are checkpoints, and all of them are damaged.
         """
+        if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD') != '1':  # set by --trust
+            forbid_unsafe_load()  # also where another project's train.py runs
         if not runner._resume or runner._load_from is not None or runner._has_loaded:
             return
         choice: list[Any] = [None, []]
