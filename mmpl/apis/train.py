@@ -17,6 +17,8 @@ from mmengine.runner import Runner
 from mmpl.compat import allow_unsafe_load, forbid_unsafe_load, init_distributed, shutdown_distributed
 from mmpl.compat.launch import LAUNCHERS
 from mmpl.utils.checkpoint_files import candidates
+from mmpl.utils.paths import forbid_paths_outside_root
+from mmpl.utils.preemption import Preempted
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -174,7 +176,8 @@ def resume_after_restart(cfg: Config) -> None:
 def train(argv: list[str] | None = None) -> Any:
     """Run ``tools/train.py``.
 
-    Unless ``--trust`` is given, no checkpoint runs code: see :mod:`mmpl.compat.torch_load`.
+    Unless ``--trust`` is given, no checkpoint runs code: see :mod:`mmpl.compat.torch_load`. No annotation file reaches
+    outside of its data root.
 
     Args:
         argv (list[str], optional): Arguments; those of the process by default.
@@ -185,9 +188,14 @@ def train(argv: list[str] | None = None) -> Any:
     options = parse_train_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
     (allow_unsafe_load if options.trust else forbid_unsafe_load)()
+    forbid_paths_outside_root()
     cfg = train_config(options)
     resume_after_restart(cfg)
     init_distributed(cfg.launcher, cfg)
-    model = build_runner(cfg).train()
+    try:
+        model = build_runner(cfg).train()
+    except Preempted:
+        shutdown_distributed()  # all ranks leave together
+        raise
     shutdown_distributed()
     return model

@@ -9,11 +9,11 @@ from torch.utils.data import Dataset
 
 from mmpl.registry import DATASETS
 from mmpl.utils.checks import check_number
+from mmpl.utils.paths import check_annotated_paths
 from mmpl.utils.seeds import derive_seed, seed_host
 
 from .bad_files import BadDataError, BadFileReport
 from .image_check import MAX_PIXELS, MIN_SIDE, inspect_image
-from .paths import check_annotated_paths
 from .resumable_sampler import SeededIndex
 
 _ATTEMPTS = 16

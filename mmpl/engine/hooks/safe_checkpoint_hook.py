@@ -18,13 +18,9 @@ from mmpl.compat import forbid_unsafe_load
 from mmpl.registry import HOOKS
 from mmpl.utils import checkpoint_files
 from mmpl.utils.checks import check_choice, check_number
+from mmpl.utils.preemption import EXIT_REQUEUE, Preempted
 
-EXIT_REQUEUE = 75
 _WORKER_GRACE = 60  # seconds that data loader workers live on after a signal, for the main process to save
-
-
-class Preempted(SystemExit):
-    """The run was told to stop, has saved, and can go on later."""
 
 
 @HOOKS.register_module()
@@ -143,7 +139,8 @@ class SafeCheckpointHook(CheckpointHook):
         def note(number: int, frame: Any) -> None:
             if os.getpid() == main_process:
                 self._signal = number
-            else:  # a data loader worker: the main process needs it until it has saved
+            else:  # a data loader worker: the main process needs it until it has saved; a second signal ends it
+                signal.signal(number, signal.SIG_DFL)
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
                 signal.alarm(_WORKER_GRACE)
 

@@ -1,7 +1,11 @@
 """Annotation files must not reach outside of the data root."""
 
+import functools
 import os
+from collections.abc import Iterable
 from typing import Any
+
+from mmengine.dataset import BaseDataset
 
 _PATH_FIELDS = ('img_path', 'seg_map_path', 'depth_map_path', 'sample_path')
 
@@ -58,11 +62,14 @@ def check_annotated_paths(dataset: Any) -> None:
     """
     if not getattr(dataset, 'ann_file', None) or not hasattr(dataset, 'get_data_info'):
         return
+    _check(dataset, (dataset.get_data_info(index) for index in range(len(dataset))))
+
+
+def _check(dataset: Any, infos: Iterable[dict]) -> None:
     roots = allowed_roots(dataset)
     if not roots:
         return
-    for index in range(len(dataset)):
-        info = dataset.get_data_info(index)
+    for index, info in enumerate(infos):
         for field in _PATH_FIELDS:
             path = info.get(field)
             if isinstance(path, str) and not is_inside(path, roots):
@@ -71,3 +78,23 @@ def check_annotated_paths(dataset: Any) -> None:
                     f'{", ".join(map(repr, roots))}: an annotation file may only name files below `data_root` and '
                     '`data_prefix`'
                 )
+
+
+def forbid_paths_outside_root() -> None:
+    """Check every mmengine ``BaseDataset`` of this process like :func:`check_annotated_paths`, when it is filled.
+
+    mmpl's tools call it, so it holds for the datasets of mmpretrain, mmseg and mmdet too; those with
+    ``serialize_data=False`` excepted.
+    """
+    original = BaseDataset._serialize_data
+    if getattr(original, 'checks_paths', False):
+        return
+
+    @functools.wraps(original)
+    def serialize(self: BaseDataset) -> Any:
+        if self.ann_file:
+            _check(self, self.data_list)
+        return original(self)
+
+    serialize.checks_paths = True  # type: ignore[attr-defined]
+    BaseDataset._serialize_data = serialize
