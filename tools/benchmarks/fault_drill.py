@@ -1,6 +1,6 @@
 """Kill, poison and corrupt tiny runs, and print what was lost.
 
-    python tools/benchmarks/fault_drill.py --out work_dirs/fault_drill [--kills 30] [--parts kill nan files fuzz memory]
+    python tools/benchmarks/fault_drill.py --out work_dirs/fault_drill [--kills 30] [--parts kill fuzz ...]
 
 Each trial is one line of OUT/results.jsonl; trials that are there are not repeated, so the drill itself can be killed.
 Processes are forked from this one, which has everything imported. CPU only, one thread each.
@@ -260,10 +260,206 @@ def kill_trials(out: Path, results: Results, count: int, seed: int) -> None:
             shutil.rmtree(folder)
 
 
+# ---------------------------------------------------------------------- injected faults
+
+TEST_PARTS = dict(
+    nan=('NaN injected', 'test_non_finite.py'),
+    files=('bad files', 'test_bad_data.py'),
+    payload=('payloads and paths', 'test_untrusted.py'),
+    checkpoints=('damage, signals, full disk', 'test_checkpoints.py'),
+    ranks=('two ranks: NaN, signal, files', 'test_two_ranks.py'),
+)
+
+
+class Outcomes:
+    """A pytest plugin that writes each test's outcome to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Called by pytest after each phase of a test."""
+        if report.when == 'call' or report.failed:
+            with open(self.path, 'a', encoding='utf-8') as file:
+                file.write(json.dumps([report.nodeid.split('::')[-1], report.outcome]) + '\n')
+
+
+def injected_faults(out: Path, results: Results, part: str) -> None:
+    """Each test of a file of tests/faults is a trial."""
+    import pytest
+
+    title, name = TEST_PARTS[part]
+    if f'{part} done' in results.done:
+        return
+    outcomes = out / f'{part}.jsonl'
+    outcomes.unlink(missing_ok=True)
+    arguments = ['-q', '-p', 'no:cacheprovider', f'--basetemp={out / part}', str(ROOT / 'tests' / 'faults' / name)]
+
+    def work() -> None:
+        raise SystemExit(int(pytest.main(arguments, plugins=[Outcomes(outcomes)])))
+
+    (code,) = join([Process(work, out / f'{part}.log')], timeout=3600)
+    for line in outcomes.read_text().splitlines() if outcomes.exists() else []:
+        test, outcome = json.loads(line)
+        if test.startswith(('test_fields', 'test_the_comparison', 'test_by_iteration')):
+            continue  # no fault in these
+        results.add(f'{part} {test}', title, 'survived' if outcome == 'passed' else 'lost')
+    if code == 0:
+        results.add(f'{part} done', '', 'survived')
+
+
+# ---------------------------------------------------------------------- configs
+
+SECTIONS = (
+    'model',
+    'optim_wrapper',
+    'param_scheduler',
+    'train_cfg',
+    'train_dataloader',
+    'custom_hooks',
+    'default_hooks',
+)
+
+
+def demo_config(work_dir: Path) -> Config:
+    """The demo's config with eight steps on noise."""
+    cfg = Config.fromfile(ROOT / 'configs' / 'pl_mae_demo.py')
+    cfg.work_dir = str(work_dir)
+    cfg.resume = False
+    cfg.log_level = 'ERROR'
+    cfg.experiment_name = work_dir.name
+    cfg.vis_backends = []
+    cfg.visualizer = dict(type='UniversalVisualizer', vis_backends=[])
+    cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook.type != 'mmpl.FeatureProbeHook']
+    cfg.train_cfg.max_epochs = 1
+    cfg.param_scheduler = [dict(type='LinearLR', start_factor=0.01, by_epoch=True, end=1, convert_to_iter_based=True)]
+    cfg.train_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.dataset = dict(type='mmengine.AugmentedNoise', _scope_='mmengine', size=16, side=32)
+    return cfg
+
+
+def leaves(node: Any, path: tuple = ()) -> list[tuple]:
+    """Paths of all fields of a nested config, inner nodes included."""
+    found = [path] if path else []
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        found += leaves(value, (*path, key))
+    return found
+
+
+def mutate(cfg: dict, path: tuple, kind: str, rng: random.Random) -> Any:
+    """Spoil one field; returns its new value."""
+    node = cfg
+    for key in path[:-1]:
+        node = node[key]
+    key, old = path[-1], node[path[-1]]
+    if kind == 'dropped':
+        del node[key]
+        return None
+    if kind == 'misspelt' and isinstance(node, dict):
+        node[f'{key}_'] = node.pop(key)
+        return f'{key}_'
+    wrong = ['wrong', [1, 2], None, {'a': 1}] if isinstance(old, (int, float)) else [-3, 2.5, None, ['x']]
+    ranges = [-1, 0, -0.5, 1.5, 10**6] if isinstance(old, int) else [-1.0, -0.01, 7.5, float('nan'), float('inf')]
+    node[key] = rng.choice(ranges if kind == 'out of range' and isinstance(old, (int, float)) else wrong)
+    return node[key]
+
+
+def fuzz_work(folder: Path, path: tuple, kind: str, seed: int) -> None:
+    """Spoil, build, train; write down how it ended."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+    cfg = demo_config(folder / 'work')
+    plain = cfg.to_dict()
+    value = mutate(plain, path, kind, random.Random(seed))
+    ended: dict[str, Any] = dict(value=repr(value))
+    try:
+        Runner.from_cfg(Config(plain)).train()
+        ended['trained'] = True
+    except BaseException as error:
+        traceback.print_exc()
+        frames = traceback.extract_tb(error.__traceback__)
+        ended.update(
+            error=type(error).__name__, message=str(error)[:3000], where=f'{frames[-1].filename}:{frames[-1].lineno}'
+        )
+    (folder / 'ended.json').write_text(json.dumps(ended))
+
+
+def names_field(ended: dict, path: tuple) -> bool:
+    """Whether an error says which field is at fault."""
+    message = ended['message']
+    if ended['error'] == 'KeyError' and len(message) < 40:
+        return False  # bare
+    names = [key for key in path if isinstance(key, str)]
+    return names[-1] in message
+
+
+def fuzz_trials(out: Path, results: Results, count: int, seed: int) -> None:
+    """Configs with one spoilt field: each trains, or ends in an error that names the field."""
+    rng = random.Random(seed)
+    plain = demo_config(out / 'fuzz').to_dict()
+    paths = [path for section in SECTIONS for path in leaves(plain[section], (section,))]
+    kinds = ('dropped', 'mistyped', 'out of range', 'misspelt')
+    trials = [(path, kind) for path in paths for kind in kinds]
+    rng.shuffle(trials)
+    for number, (path, kind) in enumerate(trials[:count]):
+        dotted = '.'.join(map(str, path))
+        trial = f'fuzz {number} {dotted} {kind}'
+        if trial in results.done:
+            continue
+        folder = out / 'fuzz' / str(number)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (code,) = join([Process(lambda f=folder, p=path, k=kind, n=number: fuzz_work(f, p, k, n), folder / 'log')])
+        file = folder / 'ended.json'
+        ended = json.loads(file.read_text()) if file.exists() else dict(error='none', message=f'exit code {code}')
+        good = bool(ended.get('trained')) or names_field(ended, path)
+        results.add(trial, f'config, a field {kind}', 'survived' if good else 'lost', **ended)
+        if good:
+            shutil.rmtree(folder)
+
+
+# ---------------------------------------------------------------------- memory
+
+
+def memory_trial(out: Path, results: Results, iterations: int) -> None:
+    """Resident memory over many iterations: a line through the last three quarters."""
+    trial = f'memory over {iterations} iterations'
+    if trial in results.done:
+        return
+    log = out / 'memory' / 'resident'
+    shutil.rmtree(out / 'memory', ignore_errors=True)
+    hook = dict(type='mmengine.MemoryLog', _scope_='mmengine', path=str(log))
+    kwargs = dict(
+        hooks=(hook,),
+        epochs=iterations // 100,
+        dataset=dict(type='mmengine.AugmentedNoise', _scope_='mmengine', size=400),
+        checkpoint=dict(interval=1, max_keep_ckpts=1),
+    )
+    (code,) = join([Process(lambda: run(out / 'memory' / 'work', **kwargs), out / 'memory' / 'log')], timeout=3600)
+    data = np.loadtxt(log)
+    data = data[len(data) // 4 :]
+    (slope, _), covariance = np.polyfit(data[:, 0], data[:, 1], 1, cov=True)
+    error = float(np.sqrt(covariance[0, 0]))
+    grown = slope * (data[-1, 0] - data[0, 0])
+    results.add(
+        trial,
+        'memory growth',
+        'survived' if code == 0 and grown < 2048 else 'lost',
+        kib_per_iteration=round(float(slope), 3),
+        standard_error=round(error, 3),
+        kib_grown=round(float(grown)),
+        kib_resident=round(float(data[-1, 1])),
+    )
+
+
 def table(results: Results) -> str:
     """Faults tried, survived, lost."""
     parts: dict[str, list[int]] = {}
     for entry in results.done.values():
+        if not entry['part']:
+            continue
         row = parts.setdefault(entry['part'], [0, 0, 0])
         row[0] += 1
         row[1 if entry['outcome'] == 'survived' else 2] += 1
@@ -278,17 +474,25 @@ def table(results: Results) -> str:
 def main() -> None:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        '--out', default='work_dirs/fault_drill', help='folder of results and of the runs that were lost'
-    )
+    parser.add_argument('--out', default='work_dirs/fault_drill', help='folder of results and of lost runs')
     parser.add_argument('--kills', type=int, default=30, help='SIGKILLs, half of them of two ranks')
     parser.add_argument('--seed', type=int, default=0, help='of the moments')
-    parser.add_argument('--parts', nargs='+', choices=('kill',), default=['kill'], help='what to do')
+    parser.add_argument('--configs', type=int, default=200, help='spoilt configs')
+    parser.add_argument('--iterations', type=int, default=2000, help='of the memory trial')
+    parts = ('kill', *TEST_PARTS, 'fuzz', 'memory')
+    parser.add_argument('--parts', nargs='+', choices=parts, default=parts, help='what to do; all by default')
     args = parser.parse_args()
     out = Path(args.out).resolve()
     results = Results(out)
     if 'kill' in args.parts:
         kill_trials(out, results, args.kills, args.seed)
+    for part in TEST_PARTS:
+        if part in args.parts:
+            injected_faults(out, results, part)
+    if 'fuzz' in args.parts:
+        fuzz_trials(out, results, args.configs, args.seed)
+    if 'memory' in args.parts:
+        memory_trial(out, results, args.iterations)
     print(table(results))
 
 
