@@ -22,7 +22,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from mmengine.config import Config  # noqa: E402
 from mmengine.hooks import Hook  # noqa: E402
 from mmengine.registry import HOOKS  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
@@ -30,7 +32,7 @@ from mmengine.runner import Runner  # noqa: E402
 import mmpl.datasets  # noqa: E402
 import mmpl.engine  # noqa: E402
 import mmpl.models  # noqa: E402, F401  (all here, so that no child has to import it)
-from tests.faults.runs import differences, final_state, run_rank  # noqa: E402
+from tests.faults.runs import differences, final_state, run, run_rank  # noqa: E402
 
 TIMEOUT = 300  # seconds after which a process counts as hung
 
