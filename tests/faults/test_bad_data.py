@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.config import Config
 from mmengine.registry import DATASETS
 from PIL import Image
 
+from mmpl.apis.check_dataset import files_of
+from mmpl.apis.check_dataset import main as check_dataset
 from mmpl.datasets import GuardedDataset
 from mmpl.datasets.bad_files import BadDataError, BadFileReport
 from mmpl.datasets.image_check import inspect_image
@@ -225,3 +228,21 @@ def test_annotation_files_stay_inside_the_root(line: str, tmp_path: Path) -> Non
     (tmp_path / 'rooted').symlink_to(root)  # a link to where the data really is
     (root / 'list.txt').write_text('a.png\n')
     assert len(GuardedDataset(cfg | dict(data_root=str(tmp_path / 'rooted')))) == 1
+
+
+@pytest.mark.dist
+def test_check_dataset_finds_them_beforehand(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / 'bad.jsonl'
+    assert check_dataset([str(folder), '--workers', '2', '--out', str(out)]) == 1
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    bad = sorted(name for name in bad_and_odd_files() if name.startswith('bad_'))
+    assert [Path(entry['path']).name for entry in found] == bad
+    text = capsys.readouterr().out
+    assert '140 files, 7 bad (5.00%; --max-share 1.00%)' in text
+    assert '1 16-bit, 1 alpha, 1 animated, 1 cmyk, 1 greyscale, 1 palette' in text
+    assert check_dataset([str(folder), '--workers', '1', '--quick', '--max-share', '0.05']) == 0
+    config = tmp_path / 'config.py'
+    Config(dict(default_scope='mmpretrain', train_dataloader=dict(dataset=dataset_cfg(folder)))).dump(config)
+    assert files_of(str(config)) == files_of(str(folder))
+    with pytest.raises(FileNotFoundError, match='neither a folder nor a config'):
+        files_of(str(tmp_path / 'nowhere'))

@@ -486,6 +486,8 @@ def main() -> None:
     args = parser.parse_args()
     out = Path(args.out).resolve()
     results = Results(out)
+    shutil.rmtree(out / 'warm', ignore_errors=True)
+    run(out / 'warm', epochs=1)  # imports all that the children need
     if 'kill' in args.parts:
         kill_trials(out, results, args.kills, args.seed)
     for part in TEST_PARTS:
