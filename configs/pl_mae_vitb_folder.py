@@ -6,4 +6,4 @@ _base_ = './pl_mae_vitb.py'
 train_dataloader = dict(
     dataset=dict(_delete_=True, type='mmpl.UnlabelledFolder', data_root='data/images/', pipeline=_base_.train_pipeline)
 )
-custom_hooks = [_base_.teacher_hook]  # without labels there is nothing to probe
+custom_hooks = [_base_.teacher_hook, _base_.non_finite_hook]  # without labels there is nothing to probe

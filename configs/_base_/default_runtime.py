@@ -4,7 +4,13 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=3),
+    checkpoint=dict(
+        type='mmpl.SafeCheckpointHook',
+        interval=1,  # epochs
+        max_keep_ckpts=3,
+        iter_interval=-1,  # iterations between further checkpoints inside the epochs
+        on_save_error='raise',  # 'continue' if, say, the disk is full
+    ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
 )
 
@@ -14,6 +20,12 @@ teacher_hook = dict(
     momentum_recon=dict(start=0.9995, end=1.0),  # reconstruction teacher
     health_interval=10,
 )  # iterations between two looks at the labels
+
+non_finite_hook = dict(
+    type='mmpl.NonFiniteHook',
+    max_skips=10,  # steps with NaN or Inf in a row after which the run stops
+    on_bad_state='stop',  # if NaN is in the weights or teachers themselves; or 'reload' these from a checkpoint
+)
 
 env_cfg = dict(
     cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl')

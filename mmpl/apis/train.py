@@ -12,10 +12,13 @@ from typing import Any
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from mmpl.compat import allow_unsafe_load, forbid_unsafe_load, init_distributed, shutdown_distributed
 from mmpl.compat.launch import LAUNCHERS
+from mmpl.utils.checkpoint_files import candidates
+from mmpl.utils.paths import forbid_paths_outside_root
+from mmpl.utils.preemption import Preempted
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,12 +121,13 @@ def _enable_amp(cfg: Config) -> None:
         wrapper.type = 'AmpOptimWrapper' if torch.cuda.is_available() else 'mmpl.AutocastOptimWrapper'
     if wrapper.type == 'AmpOptimWrapper':
         wrapper.setdefault('loss_scale', 'dynamic')
-    elif wrapper.type == 'mmpl.AutocastOptimWrapper':
+    elif wrapper.type in ('mmpl.AutocastOptimWrapper', 'mmpl.GuardedOptimWrapper'):
+        wrapper.type = 'mmpl.AutocastOptimWrapper'
         wrapper.dtype = 'bfloat16'
     else:
         raise ValueError(
             f'--amp: optim_wrapper.type={wrapper.type!r} is not known to run in mixed precision; allowed are '
-            'OptimWrapper, AmpOptimWrapper and mmpl.AutocastOptimWrapper'
+            'OptimWrapper, AmpOptimWrapper, mmpl.GuardedOptimWrapper and mmpl.AutocastOptimWrapper'
         )
 
 
@@ -163,8 +167,8 @@ def build_runner(cfg: Config) -> Any:
 
 
 def resume_after_restart(cfg: Config) -> None:
-    """Let a process that torchrun started again resume by itself, from the latest checkpoint of its work folder."""
-    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')) > 0 and find_latest_checkpoint(cfg.work_dir):
+    """Let a process that torchrun started again resume by itself, if its work folder holds a checkpoint."""
+    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')) > 0 and candidates(cfg.work_dir):
         cfg.resume = True
         cfg.load_from = None
 
@@ -172,7 +176,8 @@ def resume_after_restart(cfg: Config) -> None:
 def train(argv: list[str] | None = None) -> Any:
     """Run ``tools/train.py``.
 
-    Unless ``--trust`` is given, no checkpoint runs code: see :mod:`mmpl.compat.torch_load`.
+    Unless ``--trust`` is given, no checkpoint runs code: see :mod:`mmpl.compat.torch_load`. No annotation file reaches
+    outside of its data root.
 
     Args:
         argv (list[str], optional): Arguments; those of the process by default.
@@ -183,9 +188,14 @@ def train(argv: list[str] | None = None) -> Any:
     options = parse_train_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
     (allow_unsafe_load if options.trust else forbid_unsafe_load)()
+    forbid_paths_outside_root()
     cfg = train_config(options)
     resume_after_restart(cfg)
     init_distributed(cfg.launcher, cfg)
-    model = build_runner(cfg).train()
+    try:
+        model = build_runner(cfg).train()
+    except Preempted:
+        shutdown_distributed()  # all ranks leave together
+        raise
     shutdown_distributed()
     return model

@@ -13,6 +13,7 @@ from .torch_load import (
     allow_unsafe_load,
     forbid_unsafe_load,
     load_checkpoint,
+    safe_loading,
 )
 
 allow_mmengine_classes()
@@ -26,5 +27,6 @@ __all__ = [
     'forbid_unsafe_load',
     'init_distributed',
     'load_checkpoint',
+    'safe_loading',
     'shutdown_distributed',
 ]

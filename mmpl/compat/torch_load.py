@@ -135,6 +135,14 @@ def restored_load_policy() -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def safe_loading() -> Iterator[None]:
+    """Forbid unsafe loading inside of the block, or of the function that this decorates, whatever holds outside."""
+    with restored_load_policy():
+        forbid_unsafe_load()
+        yield
+
+
 def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu', trust: bool = False) -> dict[str, Any]:
     """Load a checkpoint file, or anything that mmengine's ``CheckpointLoader`` knows (``https://`` ...).
 

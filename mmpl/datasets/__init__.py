@@ -6,15 +6,19 @@ nor mmseg.
 
 from .embedded import RenderParams, build_embedded_dataset, embedded_dataset_dir
 from .embedded_cls import EmbeddedClassification
+from .guarded import GuardedDataset
 from .lazy import build_embedded_coco, build_embedded_seg
+from .resumable_sampler import ResumableSampler
 from .transforms import BoxedResizedCrop, LoadRandomResizedCrop, TwoViews
 from .unlabelled_folder import UnlabelledFolder
 
 __all__ = [
     'BoxedResizedCrop',
     'EmbeddedClassification',
+    'GuardedDataset',
     'LoadRandomResizedCrop',
     'RenderParams',
+    'ResumableSampler',
     'TwoViews',
     'UnlabelledFolder',
     'build_embedded_coco',

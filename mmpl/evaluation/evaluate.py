@@ -13,7 +13,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from torch import nn
 
-from mmpl.compat.torch_load import load_checkpoint
+from mmpl.compat.torch_load import load_checkpoint, safe_loading
 
 from .features import target_module
 from .probe import FeatureProbe
@@ -148,6 +148,7 @@ def build_model(cfg: Config, checkpoint: str | None = None, target: str = 'stude
     return model.to(get_device()).eval()
 
 
+@safe_loading()
 def evaluate_features(
     config: str | os.PathLike | Config,
     checkpoint: str | None = None,

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from mmpl.compat import load_checkpoint
+from mmpl.compat import load_checkpoint, safe_loading
 from mmpl.evaluation import extract_features, knn_accuracy
 from mmpl.evaluation.features import evaluation_mode, pool_tokens, preserve_rng_state
 
@@ -377,6 +377,7 @@ def collect_report(
     return data
 
 
+@safe_loading()
 def build_report(
     work_dir: str | Path,
     config: str | Path | None = None,

@@ -28,4 +28,8 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-4, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', by_epoch=True, begin=warmup_epochs, end=max_epochs, convert_to_iter_based=True),
 ]
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=max_epochs)
+train_cfg = dict(
+    type='mmpl.ExactEpochLoop',  # resumes at any iteration
+    max_epochs=max_epochs,
+    bad_files=dict(max_share=0.01),  # share of damaged images above which the run stops
+)

@@ -2,7 +2,19 @@
 
 from .class_count_hook import ClassCountHook
 from .compile_hook import CompileHook
-from .dual_teacher_hook import DualTeacherHook
+from .dual_teacher_hook import DualTeacherHook, LabelCollapseError
+from .non_finite_hook import NonFiniteError, NonFiniteHook
 from .probe_hook import FeatureProbeHook
+from .safe_checkpoint_hook import Preempted, SafeCheckpointHook
 
-__all__ = ['ClassCountHook', 'CompileHook', 'DualTeacherHook', 'FeatureProbeHook']
+__all__ = [
+    'ClassCountHook',
+    'CompileHook',
+    'DualTeacherHook',
+    'FeatureProbeHook',
+    'LabelCollapseError',
+    'NonFiniteError',
+    'NonFiniteHook',
+    'Preempted',
+    'SafeCheckpointHook',
+]

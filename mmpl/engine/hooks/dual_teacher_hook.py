@@ -12,7 +12,11 @@ from mmengine.runner import Runner
 from mmpl.engine.schedules import MomentumSchedule
 from mmpl.registry import HOOKS
 from mmpl.utils.checkpoint import check_state_dict
-from mmpl.utils.checks import check_number
+from mmpl.utils.checks import check_choice, check_number
+
+
+class LabelCollapseError(RuntimeError):
+    """The pseudo labels have collapsed, and the run was told to stop then."""
 
 
 @HOOKS.register_module()
@@ -63,6 +67,9 @@ class DualTeacherHook(Hook):
             Defaults to 0.02.
         patience (int): Looks in a row after which a warning is given, once
             until the labels have recovered. Defaults to 20.
+        on_collapse (str): ``'warn'``, or ``'stop'`` the run with a
+            :class:`LabelCollapseError` where the warning would be given.
+            Defaults to ``'warn'``.
 
     Raises:
         TypeError: If a field has the wrong type.
@@ -82,6 +89,7 @@ class DualTeacherHook(Hook):
         max_entropy_mean: float = 0.995,
         min_spread: float = 0.02,
         patience: int = 20,
+        on_collapse: str = 'warn',
     ) -> None:
         self.momenta = dict(
             label=MomentumSchedule(**momentum_label, name='momentum_label'),
@@ -94,6 +102,7 @@ class DualTeacherHook(Hook):
         check_number('max_entropy_mean', max_entropy_mean, 0, 1)
         check_number('min_spread', min_spread, 0, 1)
         check_number('patience', patience, 1, integer=True)
+        check_choice('on_collapse', on_collapse, ('warn', 'stop'))
         self.health_interval = health_interval
         self.bounds = dict(  # of figures that tell a collapse: lowest and highest healthy value
             usage=(min_usage, 1.0),
@@ -102,6 +111,7 @@ class DualTeacherHook(Hook):
             spread=(min_spread, 1.0),
         )
         self.patience = patience
+        self.on_collapse = on_collapse
         self._ill: dict[str, int] = {}
         self._handles: list = []
         self._stepped = False
@@ -215,7 +225,10 @@ class DualTeacherHook(Hook):
                 'fewer `num_prototypes` or a lower learning rate.'
             )
             what = 'embeddings' if 'spread' in health else 'labels'
-            runner.logger.warning(
+            message = (
                 f'The {name} {what} have collapsed or say nothing ({"; ".join(ills)}) at iteration {runner.iter + 1}, '
                 f'{self.patience} looks in a row. {advice}'
             )
+            if self.on_collapse == 'stop':
+                raise LabelCollapseError(message)
+            runner.logger.warning(message)

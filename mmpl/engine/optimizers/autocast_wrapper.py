@@ -4,15 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mmpl.registry import OPTIM_WRAPPERS
 from mmpl.utils.checks import check_choice
 
+from .guarded_wrapper import GuardedOptimWrapper
+
 
 @OPTIM_WRAPPERS.register_module()
-class AutocastOptimWrapper(OptimWrapper):
+class AutocastOptimWrapper(GuardedOptimWrapper):
     """Runs the model under ``torch.autocast`` in bf16.
 
     bf16 has the exponents of fp32, so no loss needs scaling and no step is
@@ -22,7 +23,7 @@ class AutocastOptimWrapper(OptimWrapper):
     Args:
         dtype (str): ``'bfloat16'``, or ``'float32'`` to switch autocast off.
             Defaults to ``'bfloat16'``.
-        **kwargs: As mmengine's ``OptimWrapper``.
+        **kwargs: As :class:`mmpl.engine.GuardedOptimWrapper`, which refuses steps with NaN or Inf.
 
     Raises:
         ValueError: If ``dtype`` is another one.

@@ -1,0 +1,68 @@
+"""An optimizer wrapper that takes no step with numbers that are not finite."""
+
+import torch
+from mmengine.device import get_device
+from mmengine.dist import all_reduce, get_world_size
+from mmengine.optim import OptimWrapper
+from torch import Tensor
+
+from mmpl.registry import OPTIM_WRAPPERS
+from mmpl.utils.checks import check_choice
+
+
+@OPTIM_WRAPPERS.register_module()
+class GuardedOptimWrapper(OptimWrapper):
+    """mmengine's wrapper, but a step whose loss or gradients hold NaN or Inf in any process is not taken.
+
+    Weights, optimizer state and, as :class:`mmpl.engine.DualTeacherHook` follows the steps that were really taken,
+    teachers stay as they were. With accumulation all gradients of the step are dropped. All processes decide alike.
+    :class:`mmpl.engine.NonFiniteHook` counts, explains and stops.
+
+    Args:
+        skip_non_finite (bool): Whether to guard the steps. Costs one norm a gradient, and waiting for the device once
+            a step. Defaults to True.
+        **kwargs: As mmengine's ``OptimWrapper``.
+
+    Attributes:
+        step_taken (bool | None): Whether the last :meth:`step` was taken; None before the first.
+        bad_gradients (list[Tensor]): Parameters whose gradients were not finite at the last step.
+    """
+
+    def __init__(self, skip_non_finite: bool = True, **kwargs) -> None:
+        check_choice('optim_wrapper.skip_non_finite', skip_non_finite, (True, False))
+        super().__init__(**kwargs)
+        self.skip_non_finite = skip_non_finite
+        self.step_taken: bool | None = None
+        self.bad_gradients: list[Tensor] = []
+        self._loss_bad: Tensor | None = None
+
+    def backward(self, loss: Tensor, **kwargs) -> None:
+        """Note whether the loss is finite, then propagate it back: other processes wait for these gradients."""
+        if self.skip_non_finite:
+            bad = ~torch.isfinite(loss.detach()).all()
+            self._loss_bad = bad if self._loss_bad is None else self._loss_bad | bad
+        super().backward(loss, **kwargs)
+
+    def step(self, **kwargs) -> None:
+        """Take the step if everything is finite."""
+        self.bad_gradients = []
+        self.step_taken = not self.skip_non_finite or self._all_finite()
+        self._loss_bad = None
+        if self.step_taken:
+            super().step(**kwargs)
+
+    def _all_finite(self) -> bool:
+        parameters = [p for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
+        norms = [norm.float() for norm in torch._foreach_norm([p.grad for p in parameters])] if parameters else []
+        device = norms[0].device if norms else torch.device(get_device())
+        finite = torch.isfinite(torch.stack([norm.to(device) for norm in norms])) if norms else None
+        bad = torch.zeros((), device=device) if finite is None else (~finite).any().float()
+        if self._loss_bad is not None:
+            bad = torch.maximum(bad, self._loss_bad.float().to(device))
+        if get_world_size() > 1:
+            all_reduce(bad, 'max')
+        if bad.item() == 0:
+            return True
+        if finite is not None:
+            self.bad_gradients = [p for p, good in zip(parameters, finite.tolist(), strict=True) if not good]
+        return False

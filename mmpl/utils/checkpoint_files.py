@@ -1,0 +1,154 @@
+"""Checkpoint files that are whole or not there, and how to find the newest whole one.
+
+Beside ``epoch_3.pth`` lies ``epoch_3.pth.sha256`` in the format of ``sha256sum``, written first; the pointer file
+``last_checkpoint``, which mmengine resumes from, moves last. Each of the three is written to a temporary file, synced
+and renamed, so a kill at any moment leaves either the old or the new state.
+"""
+
+import hashlib
+import os
+import re
+import zipfile
+from pathlib import Path
+
+POINTER = 'last_checkpoint'
+RECORD_SUFFIX = '.sha256'
+_NAME = re.compile(r'(epoch|iter)_\d+\.pth')
+
+
+def sync_file(path: str | os.PathLike) -> None:
+    """Wait until a file's content is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a small file so that it is always whole, or as it was."""
+    path = Path(path)
+    temporary = path.with_name(f'.{path.name}.tmp')
+    try:
+        with open(temporary, 'w', encoding='utf-8') as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_file(path.parent)
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Checksum of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def publish(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Turn a written file into a checkpoint: sync it, record its checksum, rename it.
+
+    Args:
+        temporary (str | PathLike): The file as written, in the same folder.
+        path (str | PathLike): Its final name.
+    """
+    path = Path(path)
+    sync_file(temporary)
+    record = Path(f'{path}{RECORD_SUFFIX}')
+    new = f'{sha256(temporary)}  {path.name}\n'
+    old = record.read_text(encoding='utf-8') if path.is_file() and record.is_file() else ''
+    write_text(record, new + old)  # while the file of this name is replaced, either of the two is right
+    os.replace(temporary, path)
+    sync_file(path.parent)
+    if old:
+        write_text(record, new)
+
+
+def remove(path: str | os.PathLike) -> None:
+    """Remove a checkpoint and its record, as far as they are there."""
+    for name in (Path(path), Path(f'{path}{RECORD_SUFFIX}')):
+        name.unlink(missing_ok=True)
+
+
+def damage(path: str | os.PathLike) -> str:
+    """What is wrong with a checkpoint file.
+
+    Args:
+        path (str | PathLike): The file. Without a record beside it, the checksums inside of torch's zip format count.
+
+    Returns:
+        str: The damage; empty if the file is whole.
+    """
+    path, record = Path(path), Path(f'{path}{RECORD_SUFFIX}')
+    if not path.is_file():
+        return 'it does not exist'
+    if path.stat().st_size == 0:
+        return 'it is empty'
+    try:
+        if record.is_file():
+            found = sha256(path)
+            recorded = [line[:64] for line in record.read_text(encoding='utf-8').splitlines()]
+            return '' if found in recorded else f'its SHA-256 is {found[:12]}..., not the recorded one'
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        return '' if broken is None else f'its part {broken!r} is damaged'
+    except zipfile.BadZipFile as error:
+        return f'it is no whole file of torch.save ({error})'
+    except OSError as error:
+        return f'it cannot be read ({error})'
+
+
+def candidates(folder: str | os.PathLike) -> list[Path]:
+    """Checkpoints that a run could be resumed from, the best first.
+
+    That is what the pointer names, but for files that were published after the pointer was moved, as a kill between
+    the two leaves them; then all others, newest first. Whoever edits the pointer gets what it says.
+
+    Args:
+        folder (str | PathLike): The work folder.
+
+    Returns:
+        list[Path]: Files that exist.
+    """
+    folder = Path(folder)
+    pointer = folder / POINTER
+    found = [path for path in folder.glob('*.pth') if _NAME.fullmatch(path.name) and path.is_file()]
+    newest_first = sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    if not pointer.is_file():
+        return newest_first
+    text = pointer.read_text(encoding='utf-8', errors='replace').strip().strip('\0')
+    target = Path(text) if text else pointer
+    if text and not target.is_file():
+        target = folder / target.name  # the work folder was moved
+    moved = pointer.stat().st_mtime_ns
+    later = [
+        path
+        for path in newest_first
+        if path.stat().st_mtime_ns > moved and path.name != target.name and Path(f'{path}{RECORD_SUFFIX}').is_file()
+    ]
+    named = [target] if text and target.is_file() else []
+    return later + named + [path for path in newest_first if path not in later and path not in named]
+
+
+def find_whole_checkpoint(folder: str | os.PathLike) -> tuple[str | None, list[str]]:
+    """The checkpoint to resume from.
+
+    Args:
+        folder (str | PathLike): The work folder.
+
+    Returns:
+        tuple[str | None, list[str]]: The file, None if there is none; and for each that was passed over what is wrong
+        with it.
+    """
+    passed = []
+    for path in candidates(folder):
+        wrong = damage(path)
+        if not wrong:
+            return str(path), passed
+        passed.append(f'{path}: {wrong}')
+    return None, passed

@@ -1,0 +1,178 @@
+"""Tiny runs that are stopped, poisoned and resumed; shared with ``tools/benchmarks/fault_drill.py``."""
+
+import datetime
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import DATASETS, HOOKS
+from mmengine.runner import Runner
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mmpl.compat import load_checkpoint
+from tests.test_models.helpers import plmae_cfg
+
+
+@DATASETS.register_module(force=True)
+class AugmentedNoise(Dataset):
+    """Images that are a function of their index, with augmentations from all three global generators."""
+
+    def __init__(self, size: int = 24, side: int = 16) -> None:
+        self.size, self.side = size, side
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict:
+        image = np.random.default_rng(index).normal(size=(3, self.side, self.side)).astype(np.float32)
+        image = image * np.float32(random.uniform(0.5, 1.5)) + np.float32(np.random.normal())
+        return dict(inputs=torch.from_numpy(image) + torch.randn(()), data_samples=index)
+
+
+@HOOKS.register_module(force=True)
+class StopAt(Hook):
+    """Ends the process' run after an iteration, as a kill would: no hook after it, nothing is saved."""
+
+    priority = 'LOWEST'
+
+    class Stopped(RuntimeError):
+        pass
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if runner.iter + 1 == self.iteration:
+            raise self.Stopped
+
+
+VARIANTS: dict[str, dict] = dict(
+    plain={},
+    bf16_accumulation_masks=dict(
+        optim_wrapper=dict(accumulative_counts=2, dtype='bfloat16'), model=dict(masking=dict(num_masks=2))
+    ),
+    sinkhorn_discrete=dict(model=dict(head=dict(target='discrete'), label_head=dict(assignment='sinkhorn'))),
+)
+
+
+def fault_cfg(
+    work_dir: str | Path,
+    model: dict | None = None,
+    optim_wrapper: dict | None = None,
+    checkpoint: dict | None = None,
+    loop: dict | None = None,
+    loader: dict | None = None,
+    dataset: dict | None = None,
+    non_finite: dict | None = None,
+    hooks: tuple = (),
+    epochs: int = 3,
+    **kwargs,
+) -> Config:
+    """Config of a PL-MAE run of six iterations an epoch, with everything of the default runtime that matters."""
+    backbone = dict(
+        type='mmpl.MaskedViT',
+        arch=dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64),
+        img_size=16,
+        patch_size=4,
+        drop_path_rate=0.3,
+        drop_rate=0.1,
+    )
+    cfg = dict(
+        default_scope='mmpretrain',
+        work_dir=str(work_dir),
+        model=plmae_cfg(
+            **{'backbone': backbone, 'data_preprocessor': dict(type='SelfSupDataPreprocessor'), **(model or {})}
+        ),
+        train_dataloader={
+            'batch_size': 4,
+            'num_workers': 0,
+            'drop_last': True,
+            'sampler': dict(type='DefaultSampler', shuffle=True),
+            'collate_fn': dict(type='default_collate'),
+            'dataset': dataset or dict(type='mmengine.AugmentedNoise', _scope_='mmengine'),
+            **(loader or {}),
+        },
+        optim_wrapper={
+            'type': 'mmpl.AutocastOptimWrapper',
+            'dtype': 'float32',
+            'clip_grad': dict(max_norm=1.0),
+            'optimizer': dict(type='AdamW', lr=1e-3),
+            **(optim_wrapper or {}),
+        },
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=0.1, by_epoch=True, end=1, convert_to_iter_based=True),
+            dict(type='CosineAnnealingLR', by_epoch=True, begin=1, end=epochs + 1, convert_to_iter_based=True),
+        ],
+        train_cfg={'type': 'mmpl.ExactEpochLoop', 'max_epochs': epochs, **(loop or {})},
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1),
+            checkpoint={'type': 'mmpl.SafeCheckpointHook', 'interval': 1, **(checkpoint or {})},
+        ),
+        custom_hooks=[
+            dict(type='mmpl.DualTeacherHook', health_interval=2),
+            dict(type='mmpl.NonFiniteHook', **(non_finite or {})),
+            *hooks,
+        ],
+        randomness=dict(seed=0, deterministic=True, diff_rank_seed=True),
+        resume=True,
+        log_level='WARNING',
+        experiment_name=f'run_{np.random.default_rng().integers(1 << 60)}',
+    )
+    cfg.update(kwargs)
+    return Config(cfg)
+
+
+def run_rank(rank: int, world_size: int, group_file: str, *args, **kwargs) -> Runner:
+    """One process of a distributed run on the CPU."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+    if world_size == 1:
+        return run(*args, **kwargs)
+    if not dist.is_initialized():
+        timeout = datetime.timedelta(seconds=60)
+        dist.init_process_group(
+            'gloo', init_method=f'file://{group_file}', rank=rank, world_size=world_size, timeout=timeout
+        )
+    wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+    return run(*args, launcher='pytorch', model_wrapper_cfg=wrapper, **kwargs)
+
+
+def run(*args, **kwargs) -> Runner:
+    """Build and train one, to its end or to the hook that stops it."""
+    runner = Runner.from_cfg(fault_cfg(*args, **kwargs))
+    runner.train()
+    return runner
+
+
+def differences(a: dict, b: dict, where: str = '') -> list[str]:
+    """Places where two nested states differ in any bit."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        same = a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bits(a), _bits(b))
+        return [] if same else [where]
+    if type(a) is not type(b):
+        return [f'{where}: {type(a).__name__} and {type(b).__name__}']
+    if isinstance(a, dict):
+        found = [f'{where}.{key} on one side' for key in a.keys() ^ b.keys()]
+        return found + [d for key in a.keys() & b.keys() for d in differences(a[key], b[key], f'{where}.{key}')]
+    if isinstance(a, (list, tuple)):
+        if len(a) != len(b):
+            return [f'{where}: lengths']
+        return [d for i, (x, y) in enumerate(zip(a, b, strict=True)) for d in differences(x, y, f'{where}[{i}]')]
+    return [] if a == b else [f'{where}: {a!r} and {b!r}']
+
+
+def _bits(x: Tensor) -> Tensor:
+    return x.contiguous().view(torch.uint8) if x.ndim else x.reshape(1).view(torch.uint8)
+
+
+def final_state(path: str | Path) -> dict:
+    """All of a checkpoint that has to be the same after a resume."""
+    checkpoint = load_checkpoint(path)
+    return {key: checkpoint[key] for key in ('state_dict', 'optimizer', 'param_schedulers', 'mmpl_resume')} | {
+        key: checkpoint['meta'][key] for key in ('epoch', 'iter', 'seed')
+    }

@@ -1,0 +1,248 @@
+"""Files of every bad kind: converted or replaced, reported once, counted."""
+
+import io
+import json
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+from PIL import Image
+
+from mmpl.apis.check_dataset import files_of
+from mmpl.apis.check_dataset import main as check_dataset
+from mmpl.datasets import GuardedDataset
+from mmpl.datasets.bad_files import BadDataError, BadFileReport
+from mmpl.datasets.image_check import inspect_image
+from mmpl.datasets.resumable_sampler import SeededIndex
+from mmpl.utils.paths import PathOutsideRootError
+from tests.faults.runs import differences, final_state, run
+
+SIDE = 20
+
+
+def pixels(number: int) -> np.ndarray:
+    return np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+
+
+def encoded(image: Image.Image, image_format: str, **kwargs) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **kwargs)
+    return buffer.getvalue()
+
+
+def bomb() -> bytes:
+    """A PNG of 200 bytes that claims 60,000 x 60,000 pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+
+    header = struct.pack('>IIBBBBB', 60_000, 60_000, 8, 2, 0, 0, 0)
+    return (
+        b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(bytes(1000))) + chunk(b'IEND', b'')
+    )
+
+
+def bad_and_odd_files() -> dict[str, bytes]:
+    """Name to content; what starts with ``bad_`` cannot be used, what starts with ``odd_`` can."""
+    rgb = Image.fromarray(pixels(0))
+    jpeg, png = encoded(rgb, 'JPEG', quality=95), encoded(rgb, 'PNG')
+    frames = [Image.fromarray(pixels(i)) for i in range(3)]
+    return {
+        'bad_truncated.jpg': jpeg[: len(jpeg) // 2],
+        'bad_truncated.png': png[: len(png) // 2],
+        'bad_empty.jpg': b'',
+        'bad_text.jpg': b'no image at all, just text',
+        'bad_bomb.png': bomb(),
+        'bad_pixel.png': encoded(Image.fromarray(pixels(1)[:1, :1]), 'PNG'),
+        'bad_header.png': png[:10],
+        'odd_cmyk.jpg': encoded(rgb.convert('CMYK'), 'JPEG'),
+        'odd_grey.png': encoded(rgb.convert('L'), 'PNG'),
+        'odd_palette.png': encoded(rgb.quantize(16), 'PNG'),
+        'odd_16bit.png': encoded(Image.fromarray(pixels(2)[..., 0].astype(np.uint16) * 257), 'PNG'),
+        'odd_alpha.png': encoded(rgb.convert('RGBA'), 'PNG'),
+        'odd_animated.png': encoded(frames[0], 'PNG', save_all=True, append_images=frames[1:]),
+        'odd_png_named.jpg': png,
+    }
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """133 good images and 7 bad ones, 5 %, among them."""
+    root = tmp_path_factory.mktemp('images')
+    files = bad_and_odd_files()
+    for name, content in files.items():
+        (root / name).write_bytes(content)
+    for number in range(140 - len(files)):
+        (root / f'good_{number:03}.jpg').write_bytes(encoded(Image.fromarray(pixels(number)), 'JPEG'))
+    return root
+
+
+def dataset_cfg(root: Path) -> dict:
+    return dict(
+        type='mmpl.UnlabelledFolder',
+        data_root=str(root),
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='RandomResizedCrop', scale=16, crop_ratio_range=(0.3, 1.0)),
+            dict(type='PackInputs'),
+        ],
+        _scope_='mmpretrain',
+    )
+
+
+NOTES = dict(
+    cmyk=('cmyk',), grey=('greyscale',), palette=('palette',), alpha=('alpha',), animated=('animated',), png=()
+) | {'16bit': ('16-bit',)}
+KINDS = dict(
+    truncated='truncated', empty='empty', text='not an image', bomb='too large', pixel='too small', header='truncated'
+)
+
+
+@pytest.mark.parametrize('full', [False, True])
+def test_each_kind_is_known(folder: Path, full: bool) -> None:
+    for name in bad_and_odd_files():
+        verdict = inspect_image(folder / name, full=full)
+        kind = name.split('_')[1].split('.')[0]
+        if name.startswith('odd_'):
+            assert verdict == ('', NOTES[kind]), name
+        elif kind == 'header':
+            assert verdict.bad.split(':')[0] in ('truncated', 'damaged', 'not an image'), name
+        else:
+            assert verdict.bad.startswith(KINDS[kind] + ':'), f'{name}: {verdict}'
+    assert inspect_image(folder / 'good_000.jpg', full=full) == ('', ())
+    assert inspect_image(folder / 'nowhere.jpg').bad == 'vanished: no such file'
+    assert inspect_image(folder / 'good_000.jpg', max_pixels=399).bad.startswith('too large: 20 x 20')
+
+
+def test_a_jpeg_with_a_trailer_is_whole(tmp_path: Path) -> None:
+    """Cameras put more behind the image's end than the quick look reads."""
+    image = encoded(Image.fromarray(pixels(0)), 'JPEG')
+    (tmp_path / 'a.jpg').write_bytes(image + bytes(10_000))
+    assert inspect_image(tmp_path / 'a.jpg') == ('', ())
+    (tmp_path / 'b.jpg').write_bytes(image[: len(image) // 2] + bytes(10_000))
+    # zeros where the rest should be: decodes to grey, and only a full decode may tell
+    assert inspect_image(tmp_path / 'b.jpg', full=True) in (('', ()), inspect_image(tmp_path / 'b.jpg'))
+
+
+def test_replacement_is_a_function_of_the_index(folder: Path, tmp_path: Path) -> None:
+    first, second = (GuardedDataset(dataset_cfg(folder), report=str(tmp_path / f'{i}.jsonl')) for i in range(2))
+    paths = [first.get_data_info(i)['img_path'] for i in range(len(first))]
+    bad = [i for i, path in enumerate(paths) if '/bad_' in path]
+    assert len(bad) == 7
+    for index in reversed(range(len(first))):
+        first[SeededIndex(index, seed=index)]
+    for index in bad:
+        a, b = first[SeededIndex(index, seed=5)], second[SeededIndex(index, seed=5)]
+        assert (a['inputs'] == b['inputs']).all()
+        stand_in = a['data_samples'].img_path
+        assert '/bad_' not in stand_in and stand_in == b['data_samples'].img_path
+        want = second[SeededIndex(paths.index(stand_in), seed=5)]['inputs']
+        assert (a['inputs'] == want).all(), 'a failed attempt leaves no trace in the random states'
+    entries = BadFileReport(str(tmp_path / '0.jsonl')).read()
+    assert sorted(entry['path'] for entry in entries) == sorted(paths[i] for i in bad)
+    # Loaded again and again, by new processes too: still once.
+    third = GuardedDataset(dataset_cfg(folder), report=str(tmp_path / '0.jsonl'))
+    for index in bad:
+        third[index]
+    assert len(BadFileReport(str(tmp_path / '0.jsonl')).read()) == 7
+
+
+def test_a_file_that_vanishes_during_the_run(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / 'images'
+    shutil.copytree(folder, copy)
+    dataset = GuardedDataset(dataset_cfg(copy), report=str(tmp_path / 'report.jsonl'))
+    paths = [dataset.get_data_info(i)['img_path'] for i in range(len(dataset))]
+    index = next(i for i, path in enumerate(paths) if 'good_' in path)
+    dataset[index]
+    Path(paths[index]).unlink()
+    dataset[index]
+    (entry,) = BadFileReport(str(tmp_path / 'report.jsonl')).read()
+    assert entry['path'] == paths[index] and entry['reason'].startswith('vanished')
+
+
+def test_a_faulty_pipeline_is_not_taken_for_bad_files(folder: Path, tmp_path: Path) -> None:
+    cfg = dataset_cfg(folder)
+    cfg['pipeline'].insert(1, lambda results: results['no_such_field'])
+    dataset = GuardedDataset(cfg, report=str(tmp_path / 'report.jsonl'))
+    with pytest.raises(BadDataError, match='17 samples in a row .*a fault of the pipeline.*no_such_field') as error:
+        dataset[100]
+    assert isinstance(error.value.__cause__, KeyError)
+
+
+def test_a_report_that_was_cut_short(tmp_path: Path) -> None:
+    report = BadFileReport(str(tmp_path / 'r.jsonl'))
+    assert report.add(dict(path='a', reason='x')) and not report.add(dict(path='a', reason='y'))
+    with open(report.path, 'a') as file:
+        file.write('{"path": "b", "rea')
+    assert report.add(dict(path='c\n"ä', reason='z')) and not report.add(dict(path='c\n"ä', reason='z'))
+    assert [entry['path'] for entry in report.read()] == ['a', 'c\n"ä']
+
+
+LOADER = dict(batch_size=10, num_workers=2, persistent_workers=True)
+
+
+@pytest.mark.dist
+def test_five_percent_bad_trains_when_allowed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    kwargs = dict(dataset=dataset_cfg(folder), epochs=2)
+    kwargs['model'] = dict(
+        data_preprocessor=dict(type='SelfSupDataPreprocessor', mean=[127.0] * 3, std=[60.0] * 3, bgr_to_rgb=True)
+    )
+    run(tmp_path / 'work', loop=dict(bad_files=dict(max_share=0.05)), loader=LOADER, **kwargs)
+    report = tmp_path / 'work' / 'bad_files.jsonl'
+    entries = [json.loads(line) for line in report.read_text().splitlines()]
+    assert {Path(e['path']).name for e in entries} == {n for n in bad_and_odd_files() if n.startswith('bad_')}
+    assert len(entries) == 7
+    text = capsys.readouterr().out
+    for entry in entries:
+        assert text.count(f'Bad file {entry["path"]!r}: {entry["reason"]}') == 1
+    # no worker, the same weights
+    run(tmp_path / 'b', loop=dict(bad_files=dict(max_share=0.05)), loader=dict(batch_size=10), **kwargs)
+    assert differences(*(final_state(tmp_path / d / 'epoch_2.pth') for d in ('work', 'b'))) == []
+
+
+def test_five_percent_bad_stops_by_default(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadDataError, match='2 of 140 images are bad, more than .*max_share. 0.01') as stop:
+        run(tmp_path, dataset=dataset_cfg(folder), loader=dict(batch_size=1), epochs=2)
+    for entry in BadFileReport(str(tmp_path / 'bad_files.jsonl')).read():
+        assert f'{entry["path"]!r}: {entry["reason"]}' in str(stop.value)
+
+
+@pytest.mark.parametrize('line', ['../secret.png', '/etc/hostname.png', 'sub/../../secret.png'])
+def test_annotation_files_stay_inside_the_root(line: str, tmp_path: Path) -> None:
+    root = tmp_path / 'root'
+    root.mkdir()
+    for path in (root / 'a.png', tmp_path / 'secret.png'):
+        path.write_bytes(encoded(Image.fromarray(pixels(0)), 'PNG'))
+    cfg = dict(type='CustomDataset', data_root=str(root), ann_file='list.txt', with_label=False, _scope_='mmpretrain')
+    (root / 'list.txt').write_text('a.png\n./sub/../a.png\n')
+    assert len(GuardedDataset(cfg)) == 2
+    (root / 'list.txt').write_text(f'a.png\n{line}\n')
+    assert len(DATASETS.build(cfg)) == 2, 'mmpretrain itself would read it'
+    with pytest.raises(PathOutsideRootError, match=r"list\.txt' names .*sample 1, img_path.*outside of"):
+        GuardedDataset(cfg)
+    (tmp_path / 'rooted').symlink_to(root)  # a link to where the data really is
+    (root / 'list.txt').write_text('a.png\n')
+    assert len(GuardedDataset(cfg | dict(data_root=str(tmp_path / 'rooted')))) == 1
+
+
+@pytest.mark.dist
+def test_check_dataset_finds_them_beforehand(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / 'bad.jsonl'
+    assert check_dataset([str(folder), '--workers', '2', '--out', str(out)]) == 1
+    found = [json.loads(line) for line in out.read_text().splitlines()]
+    bad = sorted(name for name in bad_and_odd_files() if name.startswith('bad_'))
+    assert [Path(entry['path']).name for entry in found] == bad
+    text = capsys.readouterr().out
+    assert '140 files, 7 bad (5.00%; --max-share 1.00%)' in text
+    assert '1 16-bit, 1 alpha, 1 animated, 1 cmyk, 1 greyscale, 1 palette' in text
+    assert check_dataset([str(folder), '--workers', '1', '--quick', '--max-share', '0.05']) == 0
+    config = tmp_path / 'config.py'
+    Config(dict(default_scope='mmpretrain', train_dataloader=dict(dataset=dataset_cfg(folder)))).dump(config)
+    assert files_of(str(config)) == files_of(str(folder))
+    with pytest.raises(FileNotFoundError, match='neither a folder nor a config'):
+        files_of(str(tmp_path / 'nowhere'))

@@ -1,0 +1,150 @@
+"""A checkpoint with a payload runs nothing, wherever it is given; an annotation file reads nothing outside its root.
+
+``tests/test_compat/test_torch_load.py`` has the loading functions and ``tools/train.py``; here are the other doors,
+above all those that do not lead through mmpl's tools.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.runner import Runner
+
+from mmpl.apis.export import export_backbone
+from mmpl.apis.test import test as run_test
+from mmpl.compat import UntrustedCheckpointError, allow_unsafe_load
+from mmpl.evaluation.evaluate import evaluate_features
+from mmpl.utils.paths import PathOutsideRootError, forbid_paths_outside_root
+from mmpl.visualization import build_report
+from tests.faults.runs import fault_cfg
+from tests.test_compat.test_torch_load import Payload
+
+
+@pytest.fixture
+def canary(tmp_path: Path) -> Path:
+    return tmp_path / 'canary'
+
+
+@pytest.fixture
+def poisoned(tmp_path: Path, canary: Path) -> Path:
+    path = tmp_path / 'work' / 'epoch_1.pth'
+    path.parent.mkdir()
+    content = {'meta': dict(epoch=1, iter=6, payload=Payload(canary)), 'state_dict': {}, 'message_hub': {}}
+    torch.save(content, path)
+    (path.parent / 'last_checkpoint').write_text(str(path))
+    return path
+
+
+def options(door: str, poisoned: Path) -> dict:
+    backbone = fault_cfg('unused').model.backbone.to_dict()
+    return dict(
+        load_from=dict(load_from=str(poisoned), resume=False),
+        resume=dict(load_from=str(poisoned), resume=True),
+        auto_resume=dict(resume=True),
+        Pretrained=dict(
+            resume=False,
+            model=dict(backbone=backbone | dict(init_cfg=dict(type='Pretrained', checkpoint=str(poisoned)))),
+        ),
+        StrictPretrained=dict(
+            resume=False,
+            model=dict(backbone=backbone | dict(init_cfg=dict(type='mmpl.StrictPretrained', checkpoint=str(poisoned)))),
+        ),
+    )[door]
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('door', ['load_from', 'resume', 'auto_resume', 'Pretrained', 'StrictPretrained'])
+def test_training_without_our_tools(door: str, poisoned: Path, canary: Path) -> None:
+    """mmengine's Runner as another project's train.py builds it, with our hooks in the config."""
+    runner = Runner.from_cfg(fault_cfg(poisoned.parent, **options(door, poisoned)))
+    with pytest.raises(UntrustedCheckpointError):
+        runner.train()
+    assert not canary.exists()
+
+
+def test_trust_is_a_decision(poisoned: Path, canary: Path) -> None:
+    allow_unsafe_load()  # what --trust does
+    runner = Runner.from_cfg(fault_cfg(poisoned.parent, **options('load_from', poisoned)))
+    with pytest.raises(Exception, match='prefix'):
+        runner.train()
+    assert canary.exists()
+
+
+@pytest.mark.smoke
+def test_export(poisoned: Path, canary: Path) -> None:
+    with pytest.raises(UntrustedCheckpointError):
+        export_backbone(poisoned, poisoned.parent / 'out.pth')
+    assert not canary.exists()
+
+
+@pytest.mark.smoke
+def test_evaluation(poisoned: Path, canary: Path, tmp_path: Path) -> None:
+    loader = dict(batch_size=4, num_workers=0, dataset=dict(type='mmengine.AugmentedNoise', _scope_='mmengine'))
+    probe = dict(type='mmpl.FeatureProbeHook', train_dataloader=loader, val_dataloader=loader)
+    with pytest.raises(UntrustedCheckpointError):
+        evaluate_features(fault_cfg(tmp_path, custom_hooks=[probe]), str(poisoned))
+    assert not canary.exists()
+
+
+@pytest.mark.smoke
+def test_report(poisoned: Path, canary: Path) -> None:
+    loader = dict(batch_size=4, num_workers=0, dataset=dict(type='mmengine.AugmentedNoise', _scope_='mmengine'))
+    probe = dict(type='mmpl.FeatureProbeHook', train_dataloader=loader, val_dataloader=loader)
+    fault_cfg(poisoned.parent, custom_hooks=[probe]).dump(poisoned.parent / 'config.py')
+    with pytest.raises(UntrustedCheckpointError):
+        build_report(poisoned.parent)
+    assert not canary.exists()
+
+
+@pytest.mark.smoke
+def test_test(poisoned: Path, canary: Path, noise_images: Path, tmp_path: Path) -> None:
+    config = tmp_path / 'classifier.py'
+    Config(
+        dict(
+            default_scope='mmpretrain',
+            model=dict(
+                type='ImageClassifier',
+                backbone=dict(
+                    type='VisionTransformer',
+                    img_size=16,
+                    patch_size=4,
+                    arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32),
+                ),
+                head=dict(type='VisionTransformerClsHead', num_classes=1, in_channels=16),
+            ),
+            test_dataloader=dict(
+                batch_size=4,
+                num_workers=0,
+                sampler=dict(type='DefaultSampler', shuffle=False),
+                dataset=dict(
+                    type='CustomDataset',
+                    data_root=str(noise_images),
+                    with_label=False,
+                    pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
+                ),
+            ),
+            test_cfg=dict(),
+            test_evaluator=dict(type='Accuracy'),
+        )
+    ).dump(config)
+    with pytest.raises(UntrustedCheckpointError):
+        run_test([str(config), str(poisoned), '--work-dir', str(tmp_path / 'out')])
+    assert not canary.exists()
+
+
+def test_annotations_of_any_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With mmpl's tools, mmengine's own datasets are checked as well."""
+    unpatched = getattr(BaseDataset._serialize_data, '__wrapped__', BaseDataset._serialize_data)
+    monkeypatch.setattr(BaseDataset, '_serialize_data', unpatched)  # undone at the end
+    annotations = tmp_path / 'annotations.json'
+    annotations.write_text(json.dumps(dict(metainfo={}, data_list=[dict(img_path='../../etc/passwd')])))
+    cfg = dict(ann_file=str(annotations), data_root=str(tmp_path), data_prefix=dict(img_path='images'))
+    assert BaseDataset(**cfg).get_data_info(0)['img_path'].endswith('etc/passwd')
+    forbid_paths_outside_root()
+    with pytest.raises(PathOutsideRootError, match='annotations.json'):
+        BaseDataset(**cfg)
+    annotations.write_text(json.dumps(dict(metainfo={}, data_list=[dict(img_path='a.jpg')])))
+    assert len(BaseDataset(**cfg)) == 1

@@ -1,0 +1,504 @@
+"""Kill, poison and corrupt tiny runs, and print what was lost.
+
+    python tools/benchmarks/fault_drill.py --out work_dirs/fault_drill [--kills 30] [--parts kill fuzz ...]
+
+Each trial is one line of OUT/results.jsonl; trials that are there are not repeated, so the drill itself can be killed.
+Processes are forked from this one, which has everything imported. CPU only, one thread each.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.hooks import Hook  # noqa: E402
+from mmengine.registry import HOOKS  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
+
+import mmpl.datasets  # noqa: E402
+import mmpl.engine  # noqa: E402
+import mmpl.models  # noqa: E402, F401  (all here, so that no child has to import it)
+from tests.faults.runs import differences, final_state, run, run_rank  # noqa: E402
+
+TIMEOUT = 300  # seconds after which a process counts as hung
+
+
+@HOOKS.register_module(force=True)
+class Progress(Hook):
+    """Tells the drill which iterations were begun and ended."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, path: str) -> None:
+        self.file = open(path, 'ab', buffering=0)  # noqa: SIM115
+
+    def before_train(self, runner: Runner) -> None:
+        """Where the run begins."""
+        self.file.write(b's%d\n' % runner.iter)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """One more."""
+        self.file.write(b'i%d\n' % (runner.iter + 1))
+
+
+@HOOKS.register_module(force=True)
+class MemoryLog(Hook):
+    """Notes the resident memory of the process."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, path: str, interval: int = 20) -> None:
+        self.path, self.interval = path, interval
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """A line every few iterations."""
+        if self.every_n_train_iters(runner, self.interval):
+            pages = int(Path('/proc/self/statm').read_text().split()[1])
+            with open(self.path, 'a', encoding='utf-8') as file:
+                file.write(f'{runner.iter + 1} {pages * os.sysconf("SC_PAGE_SIZE") / 1024}\n')
+
+
+class Process:
+    """A forked child in a process group of its own.
+
+    Args:
+        work: What it does.
+        log: Where its output goes.
+    """
+
+    def __init__(self, work: Callable[[], Any], log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.code: int | None = None
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._child(work, log)
+
+    @staticmethod
+    def _child(work: Callable[[], Any], log: Path) -> None:
+        code = 1
+        try:
+            os.setsid()
+            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+            torch.set_num_threads(1)
+            work()
+            code = 0
+        except SystemExit as left:
+            code = left.code if isinstance(left.code, int) else 1
+        except BaseException as error:
+            traceback.print_exc()
+            print(f'DRILL-ERROR {type(error).__name__}: {error}', flush=True)
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+
+    def ended(self) -> bool:
+        """Whether it has ended; ``code`` is its exit code then, or minus its signal."""
+        if self.code is None:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            if done:
+                self.code = os.waitstatus_to_exitcode(status)
+        return self.code is not None
+
+    def kill(self) -> None:
+        """SIGKILL to it and its data loader workers."""
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            if self.code is None:
+                os.kill(self.pid, signal.SIGKILL)  # it has no group yet
+        while not self.ended():
+            time.sleep(0.005)
+
+
+def join(processes: list[Process], timeout: float = TIMEOUT) -> list[int | str | None]:
+    """Exit codes; ``'hung'`` for those that had to be killed."""
+    end = time.monotonic() + timeout
+    while not all([process.ended() for process in processes]):
+        if time.monotonic() > end:
+            hung = [not process.ended() for process in processes]
+            for process in processes:
+                process.kill()
+            return ['hung' if h else p.code for h, p in zip(hung, processes, strict=True)]
+        time.sleep(0.02)
+    return [process.code for process in processes]
+
+
+class Results:
+    """Trials that are done, by name, in a file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / 'results.jsonl'
+        folder.mkdir(parents=True, exist_ok=True)
+        self.done: dict[str, dict] = {}
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                if line.endswith('}'):
+                    entry = json.loads(line)
+                    self.done[entry['trial']] = entry
+
+    def add(self, trial: str, part: str, outcome: str, **details: Any) -> None:
+        """Note a trial: ``outcome`` is ``survived`` or ``lost``."""
+        entry = dict(trial=trial, part=part, outcome=outcome, **details)
+        self.done[trial] = entry
+        with open(self.path, 'a', encoding='utf-8') as file:
+            file.write(json.dumps(entry) + '\n')
+        print(f'{outcome:9} {trial} {details}', flush=True)
+
+
+# ---------------------------------------------------------------------- kills
+
+KILL_RUN: dict[str, Any] = dict(
+    epochs=3,
+    model=dict(masking=dict(num_masks=2)),
+    optim_wrapper=dict(accumulative_counts=2, dtype='bfloat16'),
+    checkpoint=dict(iter_interval=2),
+    loader=dict(num_workers=1, persistent_workers=True),
+    dataset=dict(type='mmengine.AugmentedNoise', _scope_='mmengine', size=32),
+)
+INTERVAL = 2
+
+
+def start_run(folder: Path, world_size: int, number: int) -> list[Process]:
+    """Start all ranks of a run of the kill part."""
+    folder.mkdir(parents=True, exist_ok=True)
+    group = folder / f'group_{number}'
+    group.unlink(missing_ok=True)
+    processes = []
+    for rank in range(world_size):
+        progress = dict(type='mmengine.Progress', _scope_='mmengine', path=str(folder / f'progress_{rank}'))
+        kwargs = dict(KILL_RUN, hooks=(progress,))
+
+        def work(rank: int = rank, kwargs: dict = kwargs) -> None:
+            run_rank(rank, world_size, str(group), folder / 'work', **kwargs)
+
+        processes.append(Process(work, folder / f'log_{rank}'))
+    return processes
+
+
+def last(folder: Path, kind: str, default: int = 0) -> int:
+    """Last number that rank 0 told."""
+    path = folder / 'progress_0'
+    lines = path.read_text().splitlines() if path.exists() else []
+    numbers = [int(line[1:]) for line in lines if line[:1] == kind and line[1:].isdigit()]
+    return numbers[-1] if numbers else default
+
+
+def kill_trial(folder: Path, world_size: int, iteration: int, delay: float, aim: bool) -> tuple[str, bool]:
+    """Start a run, kill all of its processes ``delay`` after an iteration; with ``aim``, when it writes a file next."""
+    processes = start_run(folder, world_size, 0)
+    when = 'at a random moment'
+    while last(folder, 'i') < iteration and not processes[0].ended():
+        time.sleep(0.002)
+    time.sleep(delay)
+    while aim and not processes[0].ended():
+        if list((folder / 'work').glob('.*.tmp')):
+            when = 'while saving'
+            break
+        time.sleep(0.0005)
+    alive = not processes[0].ended()
+    for process in processes:
+        process.kill()
+    return when, alive
+
+
+def kill_trials(out: Path, results: Results, count: int, seed: int) -> None:
+    """Kill at random moments, every third time while a file is being written; resume; compare all bits."""
+    rng = random.Random(seed)
+    for number in range(count):
+        name, world_size = (('1 process', 1), ('2 ranks', 2))[number % 2]
+        iteration, aim = rng.randint(0, (24 if world_size == 1 else 12) - 3), number % 3 == 2
+        delay = rng.uniform(0, 0.2)
+        trial = f'kill {number}'
+        if trial in results.done:
+            continue
+        whole = out / 'kill' / f'whole_{world_size}'
+        if not (whole / 'done').exists():
+            shutil.rmtree(whole, ignore_errors=True)
+            codes = join(start_run(whole, world_size, 0))
+            assert codes == [0] * world_size, f'the uninterrupted run failed: {codes}, see {whole}'
+            (whole / 'done').touch()
+        wanted = final_state(whole / 'work' / 'epoch_3.pth')
+        folder = out / 'kill' / f'trial_{number}'
+        shutil.rmtree(folder, ignore_errors=True)
+        when, alive = kill_trial(folder, world_size, iteration, delay, aim)
+        killed_at = last(folder, 'i')
+        # An iteration's checkpoint is written within it, so what was told to have ended has been saved.
+        saved = killed_at - killed_at % INTERVAL
+        codes = join(start_run(folder, world_size, 1))
+        resumed_at = last(folder, 's')
+        problems = [] if alive else ['the run had ended before it was killed']
+        if codes != [0] * world_size:
+            problems.append(f'exit codes {codes}')
+        else:
+            problems += differences(final_state(folder / 'work' / 'epoch_3.pth'), wanted)
+        if resumed_at < saved:
+            problems.append(f'resumed at {resumed_at} although {saved} was saved')
+        results.add(
+            trial,
+            f'SIGKILL {when}, {name}',
+            'lost' if problems else 'survived',
+            killed_after_iteration=killed_at,
+            resumed_at=resumed_at,
+            problems=problems[:3],
+        )
+        if not problems:
+            shutil.rmtree(folder)
+
+
+# ---------------------------------------------------------------------- injected faults
+
+TEST_PARTS = dict(
+    nan=('NaN injected', 'test_non_finite.py'),
+    files=('bad files', 'test_bad_data.py'),
+    payload=('payloads and paths', 'test_untrusted.py'),
+    checkpoints=('damage, signals, full disk', 'test_checkpoints.py'),
+    ranks=('two ranks: NaN, signal, files', 'test_two_ranks.py'),
+)
+
+
+class Outcomes:
+    """A pytest plugin that writes each test's outcome to a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Called by pytest after each phase of a test."""
+        if report.when == 'call' or report.failed:
+            with open(self.path, 'a', encoding='utf-8') as file:
+                file.write(json.dumps([report.nodeid.split('::')[-1], report.outcome]) + '\n')
+
+
+def injected_faults(out: Path, results: Results, part: str) -> None:
+    """Each test of a file of tests/faults is a trial."""
+    import pytest
+
+    title, name = TEST_PARTS[part]
+    if f'{part} done' in results.done:
+        return
+    outcomes = out / f'{part}.jsonl'
+    outcomes.unlink(missing_ok=True)
+    arguments = ['-q', '-p', 'no:cacheprovider', f'--basetemp={out / part}', str(ROOT / 'tests' / 'faults' / name)]
+
+    def work() -> None:
+        raise SystemExit(int(pytest.main(arguments, plugins=[Outcomes(outcomes)])))
+
+    (code,) = join([Process(work, out / f'{part}.log')], timeout=3600)
+    for line in outcomes.read_text().splitlines() if outcomes.exists() else []:
+        test, outcome = json.loads(line)
+        if test.startswith(('test_fields', 'test_the_comparison', 'test_by_iteration')):
+            continue  # no fault in these
+        results.add(f'{part} {test}', title, 'survived' if outcome == 'passed' else 'lost')
+    if code == 0:
+        results.add(f'{part} done', '', 'survived')
+
+
+# ---------------------------------------------------------------------- configs
+
+SECTIONS = (
+    'model',
+    'optim_wrapper',
+    'param_scheduler',
+    'train_cfg',
+    'train_dataloader',
+    'custom_hooks',
+    'default_hooks',
+)
+
+
+def demo_config(work_dir: Path) -> Config:
+    """The demo's config with eight steps on noise."""
+    cfg = Config.fromfile(ROOT / 'configs' / 'pl_mae_demo.py')
+    cfg.work_dir = str(work_dir)
+    cfg.resume = False
+    cfg.log_level = 'ERROR'
+    cfg.experiment_name = work_dir.name
+    cfg.vis_backends = []
+    cfg.visualizer = dict(type='UniversalVisualizer', vis_backends=[])
+    cfg.custom_hooks = [hook for hook in cfg.custom_hooks if hook.type != 'mmpl.FeatureProbeHook']
+    cfg.train_cfg.max_epochs = 1
+    cfg.param_scheduler = [dict(type='LinearLR', start_factor=0.01, by_epoch=True, end=1, convert_to_iter_based=True)]
+    cfg.train_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
+    cfg.train_dataloader.dataset = dict(type='mmengine.AugmentedNoise', _scope_='mmengine', size=16, side=32)
+    return cfg
+
+
+def leaves(node: Any, path: tuple = ()) -> list[tuple]:
+    """Paths of all fields of a nested config, inner nodes included."""
+    found = [path] if path else []
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in items:
+        found += leaves(value, (*path, key))
+    return found
+
+
+def mutate(cfg: dict, path: tuple, kind: str, rng: random.Random) -> Any:
+    """Spoil one field; returns its new value."""
+    node = cfg
+    for key in path[:-1]:
+        node = node[key]
+    key, old = path[-1], node[path[-1]]
+    if kind == 'dropped':
+        del node[key]
+        return None
+    if kind == 'misspelt' and isinstance(node, dict):
+        node[f'{key}_'] = node.pop(key)
+        return f'{key}_'
+    wrong = ['wrong', [1, 2], None, {'a': 1}] if isinstance(old, (int, float)) else [-3, 2.5, None, ['x']]
+    ranges = [-1, 0, -0.5, 1.5, 10**6] if isinstance(old, int) else [-1.0, -0.01, 7.5, float('nan'), float('inf')]
+    node[key] = rng.choice(ranges if kind == 'out of range' and isinstance(old, (int, float)) else wrong)
+    return node[key]
+
+
+def fuzz_work(folder: Path, path: tuple, kind: str, seed: int) -> None:
+    """Spoil, build, train; write down how it ended."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+    cfg = demo_config(folder / 'work')
+    plain = cfg.to_dict()
+    value = mutate(plain, path, kind, random.Random(seed))
+    ended: dict[str, Any] = dict(value=repr(value))
+    try:
+        Runner.from_cfg(Config(plain)).train()
+        ended['trained'] = True
+    except BaseException as error:
+        traceback.print_exc()
+        frames = traceback.extract_tb(error.__traceback__)
+        ended.update(
+            error=type(error).__name__, message=str(error)[:3000], where=f'{frames[-1].filename}:{frames[-1].lineno}'
+        )
+    (folder / 'ended.json').write_text(json.dumps(ended))
+
+
+def names_field(ended: dict, path: tuple) -> bool:
+    """Whether an error says which field is at fault."""
+    message = ended['message']
+    if ended['error'] == 'KeyError' and len(message) < 40:
+        return False  # bare
+    names = [key for key in path if isinstance(key, str)]
+    return names[-1] in message
+
+
+def fuzz_trials(out: Path, results: Results, count: int, seed: int) -> None:
+    """Configs with one spoilt field: each trains, or ends in an error that names the field."""
+    rng = random.Random(seed)
+    plain = demo_config(out / 'fuzz').to_dict()
+    paths = [path for section in SECTIONS for path in leaves(plain[section], (section,))]
+    kinds = ('dropped', 'mistyped', 'out of range', 'misspelt')
+    trials = [(path, kind) for path in paths for kind in kinds]
+    rng.shuffle(trials)
+    for number, (path, kind) in enumerate(trials[:count]):
+        dotted = '.'.join(map(str, path))
+        trial = f'fuzz {number} {dotted} {kind}'
+        if trial in results.done:
+            continue
+        folder = out / 'fuzz' / str(number)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (code,) = join([Process(lambda f=folder, p=path, k=kind, n=number: fuzz_work(f, p, k, n), folder / 'log')])
+        file = folder / 'ended.json'
+        ended = json.loads(file.read_text()) if file.exists() else dict(error='none', message=f'exit code {code}')
+        good = bool(ended.get('trained')) or names_field(ended, path)
+        results.add(trial, f'config, a field {kind}', 'survived' if good else 'lost', **ended)
+        if good:
+            shutil.rmtree(folder)
+
+
+# ---------------------------------------------------------------------- memory
+
+
+def memory_trial(out: Path, results: Results, iterations: int) -> None:
+    """Resident memory over many iterations: a line through the last three quarters."""
+    trial = f'memory over {iterations} iterations'
+    if trial in results.done:
+        return
+    log = out / 'memory' / 'resident'
+    shutil.rmtree(out / 'memory', ignore_errors=True)
+    hook = dict(type='mmengine.MemoryLog', _scope_='mmengine', path=str(log))
+    kwargs = dict(
+        hooks=(hook,),
+        epochs=iterations // 100,
+        dataset=dict(type='mmengine.AugmentedNoise', _scope_='mmengine', size=400),
+        checkpoint=dict(interval=1, max_keep_ckpts=1),
+    )
+    (code,) = join([Process(lambda: run(out / 'memory' / 'work', **kwargs), out / 'memory' / 'log')], timeout=3600)
+    data = np.loadtxt(log)
+    data = data[len(data) // 4 :]
+    (slope, _), covariance = np.polyfit(data[:, 0], data[:, 1], 1, cov=True)
+    error = float(np.sqrt(covariance[0, 0]))
+    grown = slope * (data[-1, 0] - data[0, 0])
+    results.add(
+        trial,
+        'memory growth',
+        'survived' if code == 0 and grown < 2048 else 'lost',
+        kib_per_iteration=round(float(slope), 3),
+        standard_error=round(error, 3),
+        kib_grown=round(float(grown)),
+        kib_resident=round(float(data[-1, 1])),
+    )
+
+
+def table(results: Results) -> str:
+    """Faults tried, survived, lost."""
+    parts: dict[str, list[int]] = {}
+    for entry in results.done.values():
+        if not entry['part']:
+            continue
+        row = parts.setdefault(entry['part'], [0, 0, 0])
+        row[0] += 1
+        row[1 if entry['outcome'] == 'survived' else 2] += 1
+    width = max([len(part) for part in parts] + [5])
+    lines = [f'| {"fault":{width}} | tried | survived | lost |', f'| {"-" * width} | ----- | -------- | ---- |']
+    lines += [f'| {part:{width}} | {a:5} | {b:8} | {c:4} |' for part, (a, b, c) in sorted(parts.items())]
+    total = [sum(row[i] for row in parts.values()) for i in range(3)]
+    lines.append(f'| {"all":{width}} | {total[0]:5} | {total[1]:8} | {total[2]:4} |')
+    return '\n'.join(lines)
+
+
+def main() -> None:
+    """Run the parts asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', default='work_dirs/fault_drill', help='folder of results and of lost runs')
+    parser.add_argument('--kills', type=int, default=30, help='SIGKILLs, half of them of two ranks')
+    parser.add_argument('--seed', type=int, default=0, help='of the moments')
+    parser.add_argument('--configs', type=int, default=200, help='spoilt configs')
+    parser.add_argument('--iterations', type=int, default=2000, help='of the memory trial')
+    parts = ('kill', *TEST_PARTS, 'fuzz', 'memory')
+    parser.add_argument('--parts', nargs='+', choices=parts, default=parts, help='what to do; all by default')
+    args = parser.parse_args()
+    out = Path(args.out).resolve()
+    results = Results(out)
+    shutil.rmtree(out / 'warm', ignore_errors=True)
+    run(out / 'warm', epochs=1)  # imports all that the children need
+    if 'kill' in args.parts:
+        kill_trials(out, results, args.kills, args.seed)
+    for part in TEST_PARTS:
+        if part in args.parts:
+            injected_faults(out, results, part)
+    if 'fuzz' in args.parts:
+        fuzz_trials(out, results, args.configs, args.seed)
+    if 'memory' in args.parts:
+        memory_trial(out, results, args.iterations)
+    print(table(results))
+
+
+if __name__ == '__main__':
+    main()
