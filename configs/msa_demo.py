@@ -14,7 +14,7 @@ strong = [  # for grey digits: there is no colour to change, and solarised ones 
 train_pipeline = [
     _base_.train_pipeline[0],  # load
     dict(type='mmpl.TwoViews', geometry=_base_.train_pipeline[1:2], strong=strong, own_crop=False),  # crop
-    dict(type='PackInputs', meta_keys=('view_boxes',)),  # where the views lie; there are none unless own_crop
+    dict(type='PackInputs', meta_keys=('view_boxes',)),  # where the views lie; None unless own_crop
 ]
 
 model = dict(

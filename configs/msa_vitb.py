@@ -25,7 +25,7 @@ strong = [
 train_pipeline = [
     _base_.train_pipeline[0],  # load
     dict(type='mmpl.TwoViews', geometry=_base_.train_pipeline[1:3], strong=strong, own_crop=False),  # crop and flip
-    dict(type='PackInputs', meta_keys=('view_boxes',)),  # where the views lie; there are none unless own_crop
+    dict(type='PackInputs', meta_keys=('view_boxes',)),  # where the views lie; None unless own_crop
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 

@@ -248,6 +248,9 @@ def test_refuses_inputs_that_do_not_fit():
         model([weak, strong[..., :8, :8]], mode='loss')
     samples = samples_of(BOXES)
     samples[1] = type(samples[1])()
+    with pytest.raises(ValueError, match=r"`view_boxes` .* is missing .*meta_keys=\('view_boxes',\)"):
+        model([weak, strong], samples, mode='loss')
+    samples[1].set_metainfo(dict(view_boxes=None))
     with pytest.raises(ValueError, match='`view_boxes` must be in every sample or in none, but 1 of 3 lack it'):
         model([weak, strong], samples, mode='loss')
     with pytest.raises(RuntimeError, match='nobody updates the teachers'):

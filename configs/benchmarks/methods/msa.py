@@ -22,4 +22,6 @@ views = dict(
         dict(type='Solarize', thr=128, prob=0.1),
     ],
 )
-train_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), views, dict(type='PackInputs')]))
+train_dataloader = dict(
+    dataset=dict(pipeline=[dict(type='LoadImageFromFile'), views, dict(type='PackInputs', meta_keys=('view_boxes',))])
+)

@@ -107,7 +107,7 @@ class TwoViews(BaseTransform):
 
         Returns:
             dict: ``img`` is a list of two arrays of the same shape;
-            ``view_boxes`` with ``own_crop``.
+            ``view_boxes`` is None if they share their geometry.
         """
         second: dict[str, Any] | None = copy.deepcopy(results) if self.own_crop else None
         weak = self.geometry(results)
@@ -122,8 +122,7 @@ class TwoViews(BaseTransform):
                 f'but got {shapes}'
             )
         weak['img'] = [weak['img'], strong['img']]
-        if boxes is not None:
-            weak['view_boxes'] = np.array(boxes, dtype=np.float64)
+        weak['view_boxes'] = None if boxes is None else np.array(boxes, dtype=np.float64)
         return weak
 
     @staticmethod

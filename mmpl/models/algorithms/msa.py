@@ -101,10 +101,10 @@ class MSA(MaskedTeacherStudent):
         Args:
             inputs (Sequence[Tensor]): Weak and strong view, each (B, 3, H, W)
                 and normalised. Without alignment the weak view is enough.
-            data_samples (list, optional): With ``view_boxes`` (2, 4) in each:
-                where the views lie in their image, see
-                :class:`mmpl.datasets.TwoViews`. Without them the views share
-                their geometry.
+            data_samples (list, optional): With ``view_boxes`` in each: where
+                the views lie in their image, (2, 4), or None if they share
+                their geometry; see :class:`mmpl.datasets.TwoViews`. Without
+                data samples they share it.
             **kwargs: Not used.
 
         Returns:
@@ -113,7 +113,8 @@ class MSA(MaskedTeacherStudent):
 
         Raises:
             RuntimeError: If there is a teacher that nobody updates.
-            ValueError: If there are not two views.
+            ValueError: If there are not two views, or their ``view_boxes`` are
+                missing.
         """
         self._check_updater()
         weak, strong = self._views(inputs)
@@ -152,7 +153,13 @@ class MSA(MaskedTeacherStudent):
     @staticmethod
     def _same_places(image: Tensor, masks, data_samples: list | None) -> tuple[Tensor, Tensor | None]:
         """Where the strong view shows the student's visible places, (B·R, V), and which it does show, None for all."""
-        boxes = [sample.get('view_boxes') for sample in ([] if data_samples is None else data_samples)]
+        samples = [] if data_samples is None else data_samples
+        if any('view_boxes' not in sample for sample in samples):
+            raise ValueError(
+                '`view_boxes` of mmpl.TwoViews is missing in the data samples: hand it on with '
+                "`dict(type='PackInputs', meta_keys=('view_boxes',))`"
+            )
+        boxes = [sample.get('view_boxes') for sample in samples]
         without = sum(box is None for box in boxes)
         if without == len(boxes):
             return masks.ids_keep, None
