@@ -37,6 +37,7 @@ model = dict(
     share_label_head=False,
     data_tokens='visible',  # 'visible' | 'masked' | 'all'
     teacher_input='full',  # 'full' | 'folds'
+    label_teacher_size=None,  # side in pixels of the images for the labelling teacher, if not img_size
     single_teacher=False,
     loss_weights=dict(recon=1.0, label_cls=1.0, label_data=1.0),
 )
