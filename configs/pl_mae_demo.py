@@ -6,14 +6,12 @@ _base_ = [
     './_base_/models/pl_mae_vitb.py',
     './_base_/models/embedded_encoder.py',
     './_base_/datasets/embedded.py',
+    './_base_/schedules/adamw_demo.py',
     './_base_/default_runtime.py',
 ]
 
 # What each choice gained was measured on `val`: linear probe of the mean token, one seed, 500 to 750 steps; 65.4 at
 # random initialisation.
-max_epochs = 3
-lr = 3e-3
-
 model = dict(
     data_preprocessor=_base_.data_preprocessor,
     backbone=dict(
@@ -39,23 +37,6 @@ model = dict(
     data_label_head=dict(num_prototypes=256),
     loss_weights=dict(label_cls=0.1, label_data=0.1),
 )
-
-optim_wrapper = dict(
-    type='mmpl.GuardedOptimWrapper',
-    constructor='mmpl.StrictOptimWrapperConstructor',
-    optimizer=dict(type='AdamW', lr=lr, betas=(0.9, 0.95), weight_decay=0.05),
-    clip_grad=dict(max_norm=3.0),
-    paramwise_cfg=dict(
-        norm_decay_mult=0.0,
-        bias_decay_mult=0.0,
-        custom_keys=dict(mask_token=dict(decay_mult=0.0), cls_token=dict(decay_mult=0.0)),
-    ),
-)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=True, end=0.1 * max_epochs, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', by_epoch=True, begin=0.1 * max_epochs, end=max_epochs, convert_to_iter_based=True),
-]
-train_cfg = dict(type='mmpl.ExactEpochLoop', max_epochs=max_epochs)
 
 custom_hooks = [
     dict(
