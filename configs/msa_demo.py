@@ -37,8 +37,8 @@ model = dict(
 
 custom_hooks = [
     dict(type='mmpl.DualTeacherHook', momentum_align=dict(start=0.9, end=1.0), health_interval=10),
-    _base_.non_finite_hook,
     _base_.probe,
+    _base_.non_finite_hook,
 ]
 train_dataloader = dict(batch_size=32, dataset=dict(pipeline=train_pipeline))
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=2))

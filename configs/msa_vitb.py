@@ -35,6 +35,6 @@ custom_hooks = [
         momentum_align=dict(start=0.996, end=1.0),  # BYOL's, cosine over the run
         health_interval=10,  # iterations between two looks at the embeddings
     ),
-    _base_.non_finite_hook,
     _base_.probe,
+    _base_.non_finite_hook,
 ]

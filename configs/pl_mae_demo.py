@@ -44,8 +44,8 @@ custom_hooks = [
         momentum_label=dict(start=0.99, end=1.0),
         momentum_recon=dict(start=0.9995, end=1.0),  # 0.99: 69.5; 0.9995 with less label weight: 72.8
     ),
-    _base_.non_finite_hook,
     _base_.probe,
+    _base_.non_finite_hook,
 ]
 train_dataloader = dict(batch_size=32)
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=2))

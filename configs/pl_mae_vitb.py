@@ -11,4 +11,4 @@ _base_ = [
     './_base_/default_runtime.py',
 ]
 
-custom_hooks = [_base_.teacher_hook, _base_.non_finite_hook, _base_.probe]
+custom_hooks = [_base_.teacher_hook, _base_.probe, _base_.non_finite_hook]
