@@ -190,7 +190,7 @@ class Traffic:
         """Count the gradients of a model, and every all-reduce that Python code asks for."""
         import torch.distributed.algorithms.ddp_comm_hooks.default_hooks as hooks
 
-        def counted_hook(group: Any, bucket: Any):
+        def counted_hook(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
             self.add(bucket.buffer(), 'gradients')
             return hooks.allreduce_hook(group, bucket)
 
@@ -396,7 +396,7 @@ def matmul_gflops(dtype: str, device: str, threads: int, clock: str, size: int =
 
 def serve(conn: Connection, cfg: Config, args: argparse.Namespace, photos: str, rank: int, port: int) -> None:
     """A process of one side: does what it is told until it is told to end."""
-    MMLogger.get_instance('benchmark', log_level='WARNING')  # building a model says much
+    MMLogger.get_instance('benchmark', log_level='ERROR')  # every frozen parameter is worth a warning to mmengine
     try:
         if args.processes > 1:
             os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
