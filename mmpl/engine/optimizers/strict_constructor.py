@@ -1,12 +1,25 @@
 """An optimizer wrapper constructor that refuses ``custom_keys`` without effect."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
 from mmpl.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmpl.utils.checks import check_choice, check_number
+
+
+_PARAMWISE_FIELDS = (
+    'bias_decay_mult',
+    'bias_lr_mult',
+    'bypass_duplicate',
+    'custom_keys',
+    'dcn_offset_lr_mult',
+    'dwconv_decay_mult',
+    'flat_decay_mult',
+    'norm_decay_mult',
+)
 
 
 def check_custom_keys(custom_keys: Iterable[str], parameter_names: Iterable[str]) -> None:
@@ -44,6 +57,32 @@ def check_custom_keys(custom_keys: Iterable[str], parameter_names: Iterable[str]
     )
 
 
+def check_multipliers(paramwise_cfg: Mapping) -> None:
+    """Check that the fields of ``paramwise_cfg`` exist and its factors are numbers.
+
+    Args:
+        paramwise_cfg: As of :class:`mmengine.optim.DefaultOptimWrapperConstructor`.
+
+    Raises:
+        TypeError: A factor is no number, or ``custom_keys`` is no dict of dicts.
+        ValueError: A factor is not finite, or a field does not exist.
+    """
+    for field, value in paramwise_cfg.items():
+        check_choice('optim_wrapper.paramwise_cfg', field, _PARAMWISE_FIELDS)
+        if field.endswith('_mult'):
+            check_number(f'optim_wrapper.paramwise_cfg.{field}', value)
+    custom_keys = paramwise_cfg.get('custom_keys', {})
+    where = 'optim_wrapper.paramwise_cfg.custom_keys'
+    if not isinstance(custom_keys, Mapping):
+        raise TypeError(f'`{where}` must be a dict, but got {custom_keys!r}')
+    for key, factors in custom_keys.items():
+        if not isinstance(factors, Mapping):
+            raise TypeError(f'`{where}.{key}` must be a dict such as dict(decay_mult=0.0), but got {factors!r}')
+        for field, value in factors.items():
+            check_choice(f'{where}.{key}', field, ('lr_mult', 'decay_mult'))
+            check_number(f'{where}.{key}.{field}', value)
+
+
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class StrictOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """mmengine's default constructor, with unmatched ``custom_keys`` as an error.
@@ -68,5 +107,7 @@ class StrictOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             ValueError: An entry of ``custom_keys`` matches no parameter.
         """
         inner = model.module if hasattr(model, 'module') else model
-        check_custom_keys(self.paramwise_cfg.get('custom_keys', {}), (name for name, _ in inner.named_parameters()))
+        custom_keys = self.paramwise_cfg.get('custom_keys', {})
+        check_multipliers(self.paramwise_cfg)
+        check_custom_keys(custom_keys, (name for name, _ in inner.named_parameters()))
         return super().__call__(model)
