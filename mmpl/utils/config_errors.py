@@ -57,7 +57,8 @@ def find_config_part(trace: TracebackType | None, cfg: Mapping) -> tuple[str, Ma
     nodes = list(_nodes(cfg))
     for frame in reversed(frames):
         best: tuple[int, str, Mapping] | None = None
-        for value in (dict(frame.f_locals), *frame.f_locals.values()):
+        arguments = [dict(frame.f_locals)] if frame.f_code.co_name == '__init__' else []
+        for value in (*arguments, *frame.f_locals.values()):
             if not isinstance(value, Mapping):
                 continue
             for path, node in nodes:

@@ -18,19 +18,33 @@ from tests.faults.runs import fault_cfg
         ('model.data_preprocessor.mean', 2.5, 'model.data_preprocessor'),
         ('optim_wrapper.optimizer.betas', 'wrong', 'optim_wrapper.optimizer'),
         ('param_scheduler', [dict(type='LinearLR', start_factor=-1)], 'param_scheduler[0]'),
-        ('train_dataloader.drop_last', 'wrong', 'train_dataloader'),
-        ('train_dataloader.persistent_workers', True, 'train_dataloader'),
         ('default_hooks.logger.interval_', 3, 'default_hooks.logger'),
     ],
 )
 def test_the_part_is_named(path: str, value, part: str, tmp_path) -> None:
     cfg = fault_cfg(tmp_path)
-    cfg.model.data_preprocessor.update(std=[1.0] * 3)
+    cfg.model.data_preprocessor.update(mean=[0.0] * 3, std=[1.0] * 3)
     cfg.merge_from_dict({path: value})
     with pytest.raises(ConfigError) as error, explained_by(cfg.copy()):
         Runner.from_cfg(cfg).train()
     assert f'in `{part}` of the config: ' in str(error.value)
     assert path.split('.')[-1] in str(error.value) and error.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [
+        ('drop_last', 'wrong'),
+        ('persistent_workers', True),
+        ('pin_memory', 'wrong'),
+        ('batch_size', 0),
+        ('sampler', None),
+    ],
+)
+def test_loader_fields(field: str, value, tmp_path) -> None:
+    runner = Runner.from_cfg(fault_cfg(tmp_path, loader={field: value}))
+    with pytest.raises(ValueError, match=f'train_dataloader.{field}'):
+        runner.train()
 
 
 def test_a_missing_section_is_named(tmp_path) -> None:

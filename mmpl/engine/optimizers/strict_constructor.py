@@ -2,13 +2,13 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
 from mmpl.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmpl.utils.checks import check_choice, check_number
-
 
 _PARAMWISE_FIELDS = (
     'bias_decay_mult',
@@ -57,7 +57,7 @@ def check_custom_keys(custom_keys: Iterable[str], parameter_names: Iterable[str]
     )
 
 
-def check_multipliers(paramwise_cfg: Mapping) -> None:
+def check_multipliers(paramwise_cfg: Any) -> None:
     """Check that the fields of ``paramwise_cfg`` exist and its factors are numbers.
 
     Args:
@@ -67,6 +67,8 @@ def check_multipliers(paramwise_cfg: Mapping) -> None:
         TypeError: A factor is no number, or ``custom_keys`` is no dict of dicts.
         ValueError: A factor is not finite, or a field does not exist.
     """
+    if not isinstance(paramwise_cfg, Mapping):
+        raise TypeError(f'`optim_wrapper.paramwise_cfg` must be a dict, but got {paramwise_cfg!r}')
     for field, value in paramwise_cfg.items():
         check_choice('optim_wrapper.paramwise_cfg', field, _PARAMWISE_FIELDS)
         if field.endswith('_mult'):
@@ -97,6 +99,10 @@ class StrictOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         ... )
     """
 
+    def _validate_cfg(self) -> None:
+        check_multipliers(self.paramwise_cfg)
+        super()._validate_cfg()
+
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer wrapper.
 
@@ -108,6 +114,5 @@ class StrictOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         """
         inner = model.module if hasattr(model, 'module') else model
         custom_keys = self.paramwise_cfg.get('custom_keys', {})
-        check_multipliers(self.paramwise_cfg)
         check_custom_keys(custom_keys, (name for name, _ in inner.named_parameters()))
         return super().__call__(model)
