@@ -19,6 +19,7 @@ from tests.faults.runs import fault_cfg
         ('optim_wrapper.optimizer.betas', 'wrong', 'optim_wrapper.optimizer'),
         ('param_scheduler', [dict(type='LinearLR', start_factor=-1)], 'param_scheduler[0]'),
         ('default_hooks.logger.interval_', 3, 'default_hooks.logger'),
+        ('custom_hooks', [['x']], 'custom_hooks[0]'),
     ],
 )
 def test_the_part_is_named(path: str, value, part: str, tmp_path) -> None:
@@ -85,6 +86,7 @@ def test_optim_wrapper_fields(fields: dict, named: str) -> None:
         (dict(norm_decay_mult='wrong'), 'norm_decay_mult'),
         (dict(norm_decay=0.0), 'norm_decay'),
         (dict(custom_keys=[1]), 'custom_keys'),
+        (dict(bias_decay_mult=0.1), 'optimizer.weight_decay'),
         (dict(custom_keys=dict(weight=0.1)), 'custom_keys.weight'),
         (dict(custom_keys=dict(weight=dict(decay=0.1))), 'custom_keys.weight'),
         (dict(custom_keys=dict(weight=dict(decay_mult=float('nan')))), 'custom_keys.weight.decay_mult'),

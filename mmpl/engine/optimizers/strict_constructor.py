@@ -99,8 +99,19 @@ class StrictOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         ... )
     """
 
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        optimizer = optim_wrapper_cfg.get('optimizer')
+        if not isinstance(optimizer, Mapping):
+            raise TypeError(
+                f"`optim_wrapper.optimizer` must be a dict such as dict(type='AdamW'), but got {optimizer!r}"
+            )
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+
     def _validate_cfg(self) -> None:
         check_multipliers(self.paramwise_cfg)
+        factors = [field for field in self.paramwise_cfg if field.endswith('decay_mult')]
+        if factors and self.base_wd is None:
+            raise ValueError(f'`optim_wrapper.optimizer.weight_decay` must be given with `paramwise_cfg.{factors[0]}`')
         super()._validate_cfg()
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
