@@ -5,6 +5,7 @@ projects (``default_scope`` mmpretrain, mmseg or mmdet); none of them is importe
 """
 
 import argparse
+import copy
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from mmengine.runner import Runner
 from mmpl.compat import allow_unsafe_load, forbid_unsafe_load, init_distributed, shutdown_distributed
 from mmpl.compat.launch import LAUNCHERS
 from mmpl.utils.checkpoint_files import candidates
+from mmpl.utils.config_errors import explained_by
 from mmpl.utils.paths import forbid_paths_outside_root
 from mmpl.utils.preemption import Preempted
 
@@ -184,6 +186,9 @@ def train(argv: list[str] | None = None) -> Any:
 
     Returns:
         nn.Module: The trained model.
+
+    Raises:
+        ConfigError: Something cannot be built as the config says.
     """
     options = parse_train_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
@@ -193,7 +198,8 @@ def train(argv: list[str] | None = None) -> Any:
     resume_after_restart(cfg)
     init_distributed(cfg.launcher, cfg)
     try:
-        model = build_runner(cfg).train()
+        with explained_by(copy.deepcopy(cfg)):
+            model = build_runner(cfg).train()
     except Preempted:
         shutdown_distributed()  # all ranks leave together
         raise

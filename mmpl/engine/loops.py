@@ -14,7 +14,7 @@ from mmpl.datasets.bad_files import REPORT_NAME, BadDataError, BadFileReport, li
 from mmpl.datasets.guarded import GuardedDataset
 from mmpl.datasets.resumable_sampler import ResumableSampler
 from mmpl.registry import LOOPS
-from mmpl.utils.checks import check_number
+from mmpl.utils.checks import check_choice, check_number
 from mmpl.utils.seeds import derive_seed, seed_all
 
 STATE_KEY = 'mmpl_resume'
@@ -109,6 +109,14 @@ class ExactEpochLoop(EpochBasedTrainLoop):
                 )
         check_number('train_dataloader.batch_size', cfg.get('batch_size'), 1, integer=True)
         check_number('train_dataloader.num_workers', cfg.get('num_workers', 0), 0, integer=True)
+        for field in ('drop_last', 'persistent_workers', 'pin_memory'):
+            check_choice(f'train_dataloader.{field}', cfg.get(field, False), (True, False))
+        collate = cfg.get('collate_fn', dict(type='pseudo_collate'))
+        kind = collate.get('type') if isinstance(collate, Mapping) else collate
+        if not isinstance(kind, str) and not callable(kind):
+            raise ValueError(f'`train_dataloader.collate_fn` must be a config with a `type`, but got {collate!r}')
+        if cfg.get('persistent_workers') and not cfg.get('num_workers'):
+            raise ValueError('`train_dataloader.persistent_workers` must be False with `num_workers=0`, but got True')
         cfg['dataset'] = dict(type='mmpl.GuardedDataset', dataset=cfg['dataset'], **options)
         cfg['sampler'] = dict(type='mmpl.ResumableSampler', sampler=cfg['sampler'])
         return cfg

@@ -7,6 +7,7 @@ Processes are forked from this one, which has everything imported. CPU only, one
 """
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -32,6 +33,8 @@ from mmengine.runner import Runner  # noqa: E402
 import mmpl.datasets  # noqa: E402
 import mmpl.engine  # noqa: E402
 import mmpl.models  # noqa: E402, F401  (all here, so that no child has to import it)
+from mmpl.apis.train import set_loader_defaults  # noqa: E402
+from mmpl.utils.config_errors import explained_by  # noqa: E402
 from tests.faults.runs import differences, final_state, run, run_rank  # noqa: E402
 
 TIMEOUT = 300  # seconds after which a process counts as hung
@@ -377,7 +380,11 @@ def fuzz_work(folder: Path, path: tuple, kind: str, seed: int) -> None:
     value = mutate(plain, path, kind, random.Random(seed))
     ended: dict[str, Any] = dict(value=repr(value))
     try:
-        Runner.from_cfg(Config(plain)).train()
+        with explained_by(copy.deepcopy(plain)):  # as tools/train.py does
+            spoilt = Config(plain)
+            if isinstance(spoilt.get('train_dataloader'), dict):
+                set_loader_defaults(spoilt, True, True)
+            Runner.from_cfg(spoilt).train()
         ended['trained'] = True
     except BaseException as error:
         traceback.print_exc()

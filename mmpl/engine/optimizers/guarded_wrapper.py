@@ -1,5 +1,8 @@
 """An optimizer wrapper that takes no step with numbers that are not finite."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from mmengine.device import get_device
 from mmengine.dist import all_reduce, get_world_size
@@ -7,7 +10,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor
 
 from mmpl.registry import OPTIM_WRAPPERS
-from mmpl.utils.checks import check_choice
+from mmpl.utils.checks import check_choice, check_number
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -30,11 +33,28 @@ class GuardedOptimWrapper(OptimWrapper):
 
     def __init__(self, skip_non_finite: bool = True, **kwargs) -> None:
         check_choice('optim_wrapper.skip_non_finite', skip_non_finite, (True, False))
+        check_number('optim_wrapper.accumulative_counts', kwargs.get('accumulative_counts', 1), 1, integer=True)
+        self._check_clip_grad(kwargs.get('clip_grad'))
         super().__init__(**kwargs)
         self.skip_non_finite = skip_non_finite
         self.step_taken: bool | None = None
         self.bad_gradients: list[Tensor] = []
         self._loss_bad: Tensor | None = None
+
+    @staticmethod
+    def _check_clip_grad(clip_grad: Any) -> None:
+        if clip_grad is None:
+            return
+        if not isinstance(clip_grad, Mapping):
+            raise TypeError(
+                f'`optim_wrapper.clip_grad` must be a dict such as dict(max_norm=3.0), but got {clip_grad!r}'
+            )
+        check_choice('optim_wrapper.clip_grad.type', clip_grad.get('type', 'norm'), ('norm', 'value'))
+        limit = 'max_norm' if clip_grad.get('type', 'norm') == 'norm' else 'clip_value'
+        check_number(f'optim_wrapper.clip_grad.{limit}', clip_grad.get(limit), 0, open_minimum=True)
+        allowed = ('type', limit, 'norm_type', 'error_if_nonfinite', 'foreach')
+        for key in clip_grad:
+            check_choice('optim_wrapper.clip_grad', key, allowed)
 
     def backward(self, loss: Tensor, **kwargs) -> None:
         """Note whether the loss is finite, then propagate it back: other processes wait for these gradients."""

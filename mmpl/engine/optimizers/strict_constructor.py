@@ -1,12 +1,25 @@
 """An optimizer wrapper constructor that refuses ``custom_keys`` without effect."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
 from mmpl.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmpl.utils.checks import check_choice, check_number
+
+_PARAMWISE_FIELDS = (
+    'bias_decay_mult',
+    'bias_lr_mult',
+    'bypass_duplicate',
+    'custom_keys',
+    'dcn_offset_lr_mult',
+    'dwconv_decay_mult',
+    'flat_decay_mult',
+    'norm_decay_mult',
+)
 
 
 def check_custom_keys(custom_keys: Iterable[str], parameter_names: Iterable[str]) -> None:
@@ -44,6 +57,34 @@ def check_custom_keys(custom_keys: Iterable[str], parameter_names: Iterable[str]
     )
 
 
+def check_multipliers(paramwise_cfg: Any) -> None:
+    """Check that the fields of ``paramwise_cfg`` exist and its factors are numbers.
+
+    Args:
+        paramwise_cfg: As of :class:`mmengine.optim.DefaultOptimWrapperConstructor`.
+
+    Raises:
+        TypeError: A factor is no number, or ``custom_keys`` is no dict of dicts.
+        ValueError: A factor is not finite, or a field does not exist.
+    """
+    if not isinstance(paramwise_cfg, Mapping):
+        raise TypeError(f'`optim_wrapper.paramwise_cfg` must be a dict, but got {paramwise_cfg!r}')
+    for field, value in paramwise_cfg.items():
+        check_choice('optim_wrapper.paramwise_cfg', field, _PARAMWISE_FIELDS)
+        if field.endswith('_mult'):
+            check_number(f'optim_wrapper.paramwise_cfg.{field}', value)
+    custom_keys = paramwise_cfg.get('custom_keys', {})
+    where = 'optim_wrapper.paramwise_cfg.custom_keys'
+    if not isinstance(custom_keys, Mapping):
+        raise TypeError(f'`{where}` must be a dict, but got {custom_keys!r}')
+    for key, factors in custom_keys.items():
+        if not isinstance(factors, Mapping):
+            raise TypeError(f'`{where}.{key}` must be a dict such as dict(decay_mult=0.0), but got {factors!r}')
+        for field, value in factors.items():
+            check_choice(f'{where}.{key}', field, ('lr_mult', 'decay_mult'))
+            check_number(f'{where}.{key}.{field}', value)
+
+
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class StrictOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """mmengine's default constructor, with unmatched ``custom_keys`` as an error.
@@ -58,6 +99,21 @@ class StrictOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         ... )
     """
 
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        optimizer = optim_wrapper_cfg.get('optimizer')
+        if not isinstance(optimizer, Mapping):
+            raise TypeError(
+                f"`optim_wrapper.optimizer` must be a dict such as dict(type='AdamW'), but got {optimizer!r}"
+            )
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+
+    def _validate_cfg(self) -> None:
+        check_multipliers(self.paramwise_cfg)
+        factors = [field for field in self.paramwise_cfg if field.endswith('decay_mult')]
+        if factors and self.base_wd is None:
+            raise ValueError(f'`optim_wrapper.optimizer.weight_decay` must be given with `paramwise_cfg.{factors[0]}`')
+        super()._validate_cfg()
+
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Build the optimizer wrapper.
 
@@ -68,5 +124,6 @@ class StrictOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             ValueError: An entry of ``custom_keys`` matches no parameter.
         """
         inner = model.module if hasattr(model, 'module') else model
-        check_custom_keys(self.paramwise_cfg.get('custom_keys', {}), (name for name, _ in inner.named_parameters()))
+        custom_keys = self.paramwise_cfg.get('custom_keys', {})
+        check_custom_keys(custom_keys, (name for name, _ in inner.named_parameters()))
         return super().__call__(model)

@@ -1,0 +1,107 @@
+"""Errors of other libraries, with the part of the config that led to them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+_OWN = str(Path(__file__).resolve().parents[1])
+_SHOWN = 3000
+
+
+class ConfigError(ValueError):
+    """Something cannot be built as the config says; the message names the part of the config."""
+
+
+def _nodes(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
+    if path and isinstance(node, (Mapping, list, tuple)) and node:
+        yield path, node
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _nodes(value, f'{path}.{key}' if path else str(key))
+    elif isinstance(node, Sequence) and not isinstance(node, str):
+        for index, value in enumerate(node):
+            yield from _nodes(value, f'{path}[{index}]')
+
+
+def _same(a: Any, b: Any) -> bool:
+    try:
+        return a is b or bool(a == b)
+    except Exception:  # tensors and the like
+        return False
+
+
+def _overlap(local: Mapping, node: Mapping) -> int:
+    """How many fields of a local dict come from a node of the config; 0 if any differs."""
+    count = 0
+    for key, value in node.items():
+        if key in local:
+            if not _same(local[key], value):
+                return 0
+            count += 1
+    return count
+
+
+def find_config_part(trace: TracebackType | None, cfg: Mapping) -> tuple[str, Any] | None:
+    """The part of a config that the innermost frame with such a part was busy with.
+
+    Args:
+        trace (TracebackType, optional): Of an exception.
+        cfg (Mapping): The whole config.
+
+    Returns:
+        tuple[str, Any] | None: Dotted path and part; None if no frame holds one.
+    """
+    frames = []
+    while trace is not None:
+        frames.append(trace.tb_frame)
+        trace = trace.tb_next
+    nodes = list(_nodes(cfg))
+    for frame in reversed(frames):
+        best: tuple[int, str, Any] | None = None
+        arguments = [dict(frame.f_locals)] if frame.f_code.co_name == '__init__' else []
+        for value in (*arguments, *frame.f_locals.values()):
+            for path, node in nodes:
+                if isinstance(value, Mapping) and isinstance(node, Mapping):
+                    shared = _overlap(value, node)
+                elif isinstance(value, (list, tuple)) and isinstance(node, (list, tuple)):
+                    shared = len(node) if _same(value, node) else 0
+                else:
+                    continue
+                # all of a part but its type, which is taken out before the rest is used
+                if shared >= max(1, len(node) - 1) and (best is None or shared > best[0]):
+                    best = (shared, path, node)
+        if best is not None:
+            return best[1], best[2]
+    return None
+
+
+@contextmanager
+def explained_by(cfg: Mapping) -> Iterator[None]:
+    """Turn an error of another library, while things are built, into one that names the part of the config.
+
+    Errors of mmpl that name their field pass, and so does all that happens in the iterations.
+
+    Args:
+        cfg (Mapping): The config.
+
+    Raises:
+        ConfigError: Instead of the other library's error, which is its cause.
+    """
+    plain = cfg.to_dict() if hasattr(cfg, 'to_dict') else cfg
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, NotImplementedError) as error:
+        frames, trace = [], error.__traceback__
+        while trace is not None:
+            frames.append(trace.tb_frame.f_code)
+            trace = trace.tb_next
+        own = frames[-1].co_filename.startswith(_OWN) and ('`' in str(error) or '=' in str(error))
+        if own or any(code.co_name == 'run_iter' for code in frames):
+            raise
+        part = find_config_part(error.__traceback__, plain)
+        if part is None and not isinstance(error, KeyError):
+            raise
+        shown = '' if part is None else f'\nin `{part[0]}` of the config: {str(part[1])[:_SHOWN]}'
+        raise ConfigError(f'{type(error).__name__}: {error}{shown}') from error

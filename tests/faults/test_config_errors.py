@@ -1,0 +1,98 @@
+"""An error of another library names the part of the config that led to it."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.runner import Runner
+
+from mmpl.engine import AutocastOptimWrapper
+from mmpl.engine.optimizers.strict_constructor import StrictOptimWrapperConstructor
+from mmpl.utils.config_errors import ConfigError, explained_by
+from tests.faults.runs import fault_cfg
+
+
+@pytest.mark.parametrize(
+    ('path', 'value', 'part'),
+    [
+        ('model.data_preprocessor.mean', 2.5, 'model.data_preprocessor'),
+        ('optim_wrapper.optimizer.betas', 'wrong', 'optim_wrapper.optimizer'),
+        ('param_scheduler', [dict(type='LinearLR', start_factor=-1)], 'param_scheduler[0]'),
+        ('default_hooks.logger.interval_', 3, 'default_hooks.logger'),
+        ('custom_hooks', [['x']], 'custom_hooks[0]'),
+    ],
+)
+def test_the_part_is_named(path: str, value, part: str, tmp_path) -> None:
+    cfg = fault_cfg(tmp_path)
+    cfg.model.data_preprocessor.update(mean=[0.0] * 3, std=[1.0] * 3)
+    cfg.merge_from_dict({path: value})
+    with pytest.raises(ConfigError) as error, explained_by(cfg.copy()):
+        Runner.from_cfg(cfg).train()
+    assert f'in `{part}` of the config: ' in str(error.value)
+    assert path.split('.')[-1] in str(error.value) and error.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    ('field', 'value'),
+    [
+        ('drop_last', 'wrong'),
+        ('persistent_workers', True),
+        ('pin_memory', 'wrong'),
+        ('batch_size', 0),
+        ('sampler', None),
+    ],
+)
+def test_loader_fields(field: str, value, tmp_path) -> None:
+    runner = Runner.from_cfg(fault_cfg(tmp_path, loader={field: value}))
+    with pytest.raises(ValueError, match=f'train_dataloader.{field}'):
+        runner.train()
+
+
+def test_a_missing_section_is_named(tmp_path) -> None:
+    cfg = fault_cfg(tmp_path).to_dict()
+    del cfg['model']
+    with pytest.raises(ConfigError, match="KeyError: 'model'"), explained_by(cfg):
+        Runner.from_cfg(Config(cfg))
+
+
+def test_our_own_errors_pass(tmp_path) -> None:
+    cfg = fault_cfg(tmp_path, loop=dict(max_epochs=1.5))
+    with pytest.raises(TypeError, match='train_cfg.max_epochs.*1.5'), explained_by(cfg):
+        Runner.from_cfg(cfg).train()
+    with pytest.raises(OSError, match='disk'), explained_by({}):
+        raise OSError('disk')
+
+
+@pytest.mark.parametrize(
+    ('fields', 'named'),
+    [
+        (dict(clip_grad=dict(max_norm='wrong')), 'clip_grad.max_norm'),
+        (dict(clip_grad=dict(max_norm=-1.0)), 'clip_grad.max_norm'),
+        (dict(clip_grad=dict(max=1.0)), 'clip_grad.max_norm'),
+        (dict(clip_grad=dict(max_norm=1.0, typo=1)), 'typo'),
+        (dict(clip_grad=3.0), 'clip_grad'),
+        (dict(accumulative_counts=1.5), 'accumulative_counts'),
+        (dict(skip_non_finite='yes'), 'skip_non_finite'),
+    ],
+)
+def test_optim_wrapper_fields(fields: dict, named: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=named):
+        AutocastOptimWrapper(optimizer=torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), **fields)
+
+
+@pytest.mark.parametrize(
+    ('paramwise_cfg', 'named'),
+    [
+        (dict(norm_decay_mult='wrong'), 'norm_decay_mult'),
+        (dict(norm_decay=0.0), 'norm_decay'),
+        (dict(custom_keys=[1]), 'custom_keys'),
+        (dict(bias_decay_mult=0.1), 'optimizer.weight_decay'),
+        (dict(custom_keys=dict(weight=0.1)), 'custom_keys.weight'),
+        (dict(custom_keys=dict(weight=dict(decay=0.1))), 'custom_keys.weight'),
+        (dict(custom_keys=dict(weight=dict(decay_mult=float('nan')))), 'custom_keys.weight.decay_mult'),
+    ],
+)
+def test_paramwise_fields(paramwise_cfg: dict, named: str) -> None:
+    cfg = dict(type=OptimWrapper, optimizer=dict(type='SGD', lr=0.1))
+    with pytest.raises((TypeError, ValueError), match=named):
+        StrictOptimWrapperConstructor(cfg, paramwise_cfg)(torch.nn.Linear(2, 2))
