@@ -552,7 +552,7 @@ def summarise(rounds: list[list[dict]], flops: dict, remote: Remote, peaks: list
 def table(sides: dict[str, dict]) -> str:
     """The sides next to each other, for people."""
     a, b = sides['a'], sides['b']
-    rows = [('', 'A', 'B')]
+    rows: list[tuple[str, ...]] = [('', 'A', 'B')]
     for name, scale, form in (
         ('images_per_step', 1, '.0f'),
         ('views_per_step', 1, '.0f'),

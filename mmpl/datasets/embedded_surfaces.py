@@ -157,7 +157,7 @@ def _photographs(params: SurfaceParams) -> list[np.ndarray]:
     for name in _FILES:
         with Image.open(folder / name) as image:
             shrink = min(1.0, params.longest / max(image.size))
-            shape = tuple(int(side * shrink) for side in image.size)
+            shape = (int(image.width * shrink), int(image.height * shrink))
             photos.append(np.asarray(image.convert('RGB').resize(shape, Image.Resampling.BILINEAR).convert('L')))
     return photos
 

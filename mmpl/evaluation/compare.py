@@ -191,7 +191,7 @@ class Bench:
             for part in ('train', split)
         ]
         pool = self.config.methods[run.method].get('pool', ['avg', 'cls'])
-        return FeatureProbe(*loaders, pool=pool, linear=linear, **self.config.probe, **options)
+        return FeatureProbe(loaders[0], loaders[1], pool=pool, linear=linear, **self.config.probe, **options)
 
     def _accuracies(self, run: Run, model) -> dict[str, Any]:
         """KNN and linear accuracy on test, of the pooling that is the better one on val."""

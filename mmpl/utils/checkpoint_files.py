@@ -145,7 +145,7 @@ def find_whole_checkpoint(folder: str | os.PathLike) -> tuple[str | None, list[s
         tuple[str | None, list[str]]: The file, None if there is none; and for each that was passed over what is wrong
         with it.
     """
-    passed = []
+    passed: list[str] = []
     for path in candidates(folder):
         wrong = damage(path)
         if not wrong:

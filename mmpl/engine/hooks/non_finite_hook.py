@@ -124,6 +124,7 @@ class NonFiniteHook(Hook):
         path = self._good_checkpoint(runner)
         if self.on_bad_state == 'stop' or path is None:
             self._stop(runner, f'The model itself is {what}', saved=path)
+        assert path is not None  # or the run has stopped
         source = load_checkpoint(path)['state_dict']
         own = model.state_dict()
         with torch.no_grad():

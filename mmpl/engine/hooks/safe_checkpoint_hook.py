@@ -254,7 +254,7 @@ class SafeCheckpointHook(CheckpointHook):
             runner.message_hub.update_info_dict({k: v for k, v in before.items() if v is not None})
             runner.logger.error(
                 f'The checkpoint {path} could not be written ({error}). The last good one is '
-                f'{self.last_ckpt or before["last_ckpt"]}.'
+                f'{getattr(self, "last_ckpt", None) or before["last_ckpt"]}.'
                 + (' The run goes on.' if self.on_save_error == 'continue' else '')
             )
             if self.on_save_error == 'raise':
