@@ -29,7 +29,8 @@ class NoiseImages(Dataset):
         if self.views == 1:
             return dict(inputs=image, data_samples=index)
         noise = torch.from_numpy(rng.normal(size=(self.views - 1, *image.shape)).astype(np.float32))
-        return dict(inputs=[image, *(image + 0.3 * noise)], data_samples=DataSample())
+        sample = DataSample(metainfo=dict(view_boxes=None))  # the views share their geometry
+        return dict(inputs=[image, *(image + 0.3 * noise)], data_samples=sample)
 
 
 def run_cfg(work_dir, model: dict | None = None, hook: dict | None = None, method: str = 'plmae', **kwargs) -> Config:
