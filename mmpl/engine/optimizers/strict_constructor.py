@@ -102,9 +102,7 @@ class StrictOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         optimizer = optim_wrapper_cfg.get('optimizer')
         if not isinstance(optimizer, Mapping):
-            raise TypeError(
-                f"`optim_wrapper.optimizer` must be a dict such as dict(type='AdamW'), but got {optimizer!r}"
-            )
+            raise TypeError(f"`optim_wrapper.optimizer` must be a dict like dict(type='AdamW'), but got {optimizer!r}")
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
     def _validate_cfg(self) -> None:
