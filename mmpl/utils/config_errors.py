@@ -66,7 +66,9 @@ def find_config_part(trace: TracebackType | None, cfg: Mapping) -> tuple[str, An
                 if isinstance(value, Mapping) and isinstance(node, Mapping):
                     shared = _overlap(value, node)
                 elif isinstance(value, (list, tuple)) and isinstance(node, (list, tuple)):
-                    shared = len(node) if _same(value, node) else 0
+                    if best is None and _same(value, node):
+                        best = (0, path, node)  # any dict of the frame says more
+                    continue
                 else:
                     continue
                 # all of a part but its type, which is taken out before the rest is used

@@ -1,5 +1,6 @@
 """An optimizer wrapper that takes no step with numbers that are not finite."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,6 +66,12 @@ class GuardedOptimWrapper(OptimWrapper):
 
     def step(self, **kwargs) -> None:
         """Take the step if everything is finite."""
+        for group in self.optimizer.param_groups:
+            if not math.isfinite(group['lr']):
+                raise ValueError(
+                    f'`optim_wrapper.optimizer.lr` has become {group["lr"]}: it, or a `start_factor`, `end_factor`, '
+                    '`eta_min` or `gamma` of `param_scheduler`, is not finite'
+                )
         self.bad_gradients = []
         self.step_taken = not self.skip_non_finite or self._all_finite()
         self._loss_bad = None
