@@ -41,7 +41,7 @@ def test_a_killed_rank_is_restarted_and_the_run_resumes(tmp_path: Path) -> None:
     )
     cfg.dump(tmp_path / 'config.py')
     env = {k: v for k, v in os.environ.items() if not k.startswith('TORCHELASTIC') and k not in ('RANK', 'WORLD_SIZE')}
-    env.update(CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1', PYTHON=sys.executable, MAX_RESTARTS='1')
+    env.update(CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1', PYTHON=sys.executable, MAX_RESTARTS='3')
     env.update(PYTHONPATH=str(tmp_path))
     begin = time.monotonic()
     done = subprocess.run(

@@ -117,7 +117,8 @@ def test_two_processes_a_side(tiny_plmae_config, tiny_mae_config, capfd):
     teachers = sum(p.numel() for m in model.children() if isinstance(m, EMATeacher) for p in m.parameters())
     assert a['bytes_per_step']['gradients'] == 4 * trained
     assert a['bytes_per_step']['statistics, at the update of the teachers'] == 2 * 4 * (K + 1) < teachers
-    assert set(b['bytes_per_step']) == {'gradients'}
+    assert set(b['bytes_per_step']) <= {'gradients', 'statistics'}  # whether all gradients are finite: a number
+    assert b['bytes_per_step'].get('statistics', 0) <= 16
     assert result['teachers_differ_between_processes']['a'] == 0
 
 
