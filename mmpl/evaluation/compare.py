@@ -412,10 +412,11 @@ def plot(bench: Bench, results: Sequence[Mapping], path: Path) -> None:
 
     groups = group(bench, results)
     panels = {}
-    for data, fields in bench.config.data.items():
-        budget = 'wall' if 'wall' in fields.get('budgets', BUDGETS) and (data, 'wall') in groups else 'images'
-        if (data, budget) in groups:
-            panels[data] = groups[data, budget]
+    for data in bench.config.data:
+        # the budget of which more methods are there; of both, that of equal time
+        budgets = sorted((len(groups[data, b]), BUDGETS.index(b)) for b in BUDGETS if (data, b) in groups)
+        if budgets:
+            panels[data] = groups[data, BUDGETS[budgets[-1][1]]]
     if not panels:
         return
     figure = Figure(figsize=(6.4 * len(panels), 4.6), layout='constrained')
