@@ -180,6 +180,7 @@ class Traffic:
     def __init__(self) -> None:
         self.bytes: dict[str, int] = {}
         self.purpose = 'statistics'
+        self._in_hook = False
 
     def add(self, tensor: torch.Tensor, purpose: str | None = None) -> None:
         """Count a tensor."""
@@ -192,7 +193,11 @@ class Traffic:
 
         def counted_hook(group: Any, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
             self.add(bucket.buffer(), 'gradients')
-            return hooks.allreduce_hook(group, bucket)
+            self._in_hook = True  # the hook calls what is counted below
+            try:
+                return hooks.allreduce_hook(group, bucket)
+            finally:
+                self._in_hook = False
 
         model.register_comm_hook(None, counted_hook)
         for name in ('all_reduce', 'all_gather', 'broadcast'):
@@ -200,7 +205,7 @@ class Traffic:
 
     def _counted(self, collective: Callable) -> Callable:
         def counted(tensor, *args, **kwargs):
-            for one in tensor if isinstance(tensor, list) else [tensor]:
+            for one in () if self._in_hook else tensor if isinstance(tensor, list) else [tensor]:
                 self.add(one)
             return collective(tensor, *args, **kwargs)
 

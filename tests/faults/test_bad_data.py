@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmengine.config import Config
-from mmengine.registry import DATASETS
 from PIL import Image
 
 from mmpl.apis.check_dataset import files_of
@@ -222,7 +221,6 @@ def test_annotation_files_stay_inside_the_root(line: str, tmp_path: Path) -> Non
     (root / 'list.txt').write_text('a.png\n./sub/../a.png\n')
     assert len(GuardedDataset(cfg)) == 2
     (root / 'list.txt').write_text(f'a.png\n{line}\n')
-    assert len(DATASETS.build(cfg)) == 2, 'mmpretrain itself would read it'
     with pytest.raises(PathOutsideRootError, match=r"list\.txt' names .*sample 1, img_path.*outside of"):
         GuardedDataset(cfg)
     (tmp_path / 'rooted').symlink_to(root)  # a link to where the data really is
