@@ -53,6 +53,15 @@ def test_position_norm_of_targets(masks):
         np.testing.assert_allclose(target[here], expected, atol=1e-4)
 
 
+def test_position_layer_norm_of_targets(masks):
+    tokens = 3 * torch.randn(4, 6, 8) + 1
+    placed = TokenReconHead(target_norm='position', embed_dims=8).token_targets(tokens, masks).numpy()
+    got = TokenReconHead(target_norm='position_layer', embed_dims=8).token_targets(tokens, masks).numpy()
+    spread = np.sqrt(placed.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(got, (placed - placed.mean(-1, keepdims=True)) / spread, rtol=1e-4, atol=1e-5)
+    assert np.abs(got - placed).max() > 0.1
+
+
 def test_no_norm_leaves_targets_alone(masks):
     tokens = torch.randn(4, 6, 8)
     assert torch.equal(TokenReconHead(target_norm='none', embed_dims=8).token_targets(tokens, masks), tokens)

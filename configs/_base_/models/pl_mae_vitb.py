@@ -17,7 +17,7 @@ model = dict(
         type='mmpl.TokenReconHead',
         target='feature',  # 'feature' | 'discrete' | 'pixel'
         loss='smooth_l1',  # 'smooth_l1' | 'l2' | 'cosine'
-        target_norm='layer',  # 'layer' | 'batch' | 'position' | 'none'
+        target_norm='layer',  # 'layer' | 'batch' | 'position' | 'position_layer' | 'none'
         target_blocks=1,
     ),  # mean of the teacher's last blocks
     label_head=dict(
@@ -31,6 +31,7 @@ model = dict(
         warmup_ratio=0.1,
         assignment='centering',  # 'centering' | 'sinkhorn'
         center_momentum=0.9,
+        teacher_norm='none',  # 'none' | 'batch' | 'position': young encoders need one, see docs/evidence.md
         chunk_size=4096,
     ),  # tokens whose logits are in memory at once
     data_label_head=dict(),  # fields in which the head of data tokens differs from label_head

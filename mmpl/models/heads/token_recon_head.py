@@ -40,8 +40,9 @@ class TokenReconHead(BaseModule):
             affine parameters: ``'layer'`` (each token over its channels),
             ``'batch'`` (each channel over all tokens of the joint batch),
             ``'position'`` (each channel at each place over the joint batch,
-            which takes out what the place alone tells; our choice) or
-            ``'none'``. Defaults to ``'layer'``.
+            which takes out what the place alone tells; our choice),
+            ``'position_layer'`` (that, and then each token over its channels;
+            our choice) or ``'none'``. Defaults to ``'layer'``.
         target_blocks (int): The target is the mean of the teacher's last
             ``target_blocks`` blocks (data2vec, section 3.3). Defaults to 1.
         embed_dims (int): D, dims of a token; needed by discrete targets.
