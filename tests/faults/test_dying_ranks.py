@@ -26,6 +26,7 @@ class KillRankOne(Hook):
 """
 
 
+@pytest.mark.full  # gloo now and then fails to connect restarted ranks to each other, and waits long before it says so
 @pytest.mark.slow
 @pytest.mark.dist
 def test_a_killed_rank_is_restarted_and_the_run_resumes(tmp_path: Path) -> None:
@@ -45,7 +46,12 @@ def test_a_killed_rank_is_restarted_and_the_run_resumes(tmp_path: Path) -> None:
     env.update(PYTHONPATH=str(tmp_path))
     begin = time.monotonic()
     done = subprocess.run(
-        [TOOLS / 'dist_train.sh', tmp_path / 'config.py', '2'], cwd=tmp_path, env=env, capture_output=True, text=True
+        [TOOLS / 'dist_train.sh', tmp_path / 'config.py', '2'],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=1200,
     )
     text = done.stdout + done.stderr
     assert done.returncode == 0, f'{time.monotonic() - begin:.0f} s\n{text[-6000:]}'
