@@ -141,6 +141,23 @@ class MaskedTeacherStudent(BaseSelfSupervisor):
             )
 
 
+def build_autoencoder(backbone: dict, neck: dict, head: dict) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Build encoder, decoder and reconstruction head; sizes that follow from the encoder are filled in.
+
+    Args:
+        backbone (dict): Config of the encoder.
+        neck (dict): Config of the decoder.
+        head (dict): Config of the reconstruction head.
+
+    Returns:
+        tuple[nn.Module, nn.Module, nn.Module]: The three, in this order.
+    """
+    encoder = MODELS.build(backbone)
+    recon_head = MODELS.build(with_defaults(head, embed_dims=encoder.embed_dims, patch_size=encoder.patch_size))
+    sizes = dict(embed_dims=encoder.embed_dims, num_patches=encoder.num_patches, out_dims=recon_head.out_dims)
+    return encoder, MODELS.build(with_defaults(neck, **sizes)), recon_head
+
+
 def with_defaults(cfg: Mapping, **defaults) -> dict:
     """A config with the fields that it leaves out."""
     return defaults | dict(cfg)

@@ -10,7 +10,7 @@ from mmpl.models.teachers import EMATeacher
 from mmpl.models.utils.matching import match_places
 from mmpl.registry import MODELS
 
-from .masked_teacher_student import MaskedTeacherStudent, check_weights, weigh, with_defaults
+from .masked_teacher_student import MaskedTeacherStudent, build_autoencoder, check_weights, weigh, with_defaults
 
 LOSS_PARTS = ('recon', 'align_cls', 'align_tokens')
 ALIGN_LOSSES = dict(cls='infonce', tokens='cosine')
@@ -70,24 +70,21 @@ class MSA(MaskedTeacherStudent):
         init_cfg: dict | None = None,
     ) -> None:
         weights = check_weights(loss_weights, LOSS_PARTS)
-        encoder = MODELS.build(backbone)
-        dims, num_patches = encoder.embed_dims, encoder.num_patches
-        recon_head = MODELS.build(with_defaults(head, target='pixel', embed_dims=dims, patch_size=encoder.patch_size))
+        encoder, decoder, recon_head = build_autoencoder(backbone, neck, with_defaults(head, target='pixel'))
         if recon_head.target != 'pixel':
             raise ValueError(
                 f"`head.target` must be 'pixel' in MSA, whose student reconstructs the weak view, "
                 f'but got {recon_head.target!r}'
             )
-        decoder = MODELS.build(
-            with_defaults(neck, embed_dims=dims, num_patches=num_patches, out_dims=recon_head.out_dims)
-        )
         super().__init__(encoder, decoder, recon_head, masking, data_preprocessor, init_cfg)
         aligned = [name for name in ALIGN_LOSSES if weights[f'align_{name}'] > 0]
-        self.align_heads = ModuleDict(self._build_align_heads(aligned, align_head, tokens_align_head, dims))
+        self.align_heads = ModuleDict(
+            self._build_align_heads(aligned, align_head, tokens_align_head, encoder.embed_dims)
+        )
         self.loss_weights = weights
         self._check_sizes(
             [
-                (f'{name} align head in_dims', head.in_dims, dims, 'the width of `backbone`')
+                (f'{name} align head in_dims', head.in_dims, encoder.embed_dims, 'the width of `backbone`')
                 for name, head in self.align_heads.items()
             ]
         )

@@ -9,7 +9,7 @@ from mmpl.models.teachers import TEACHER_INPUTS, EMATeacher, LabelTeacher, Teach
 from mmpl.registry import MODELS
 from mmpl.utils.checks import check_choice, check_number
 
-from .masked_teacher_student import MaskedTeacherStudent, check_weights, weigh, with_defaults
+from .masked_teacher_student import MaskedTeacherStudent, build_autoencoder, check_weights, weigh, with_defaults
 
 DATA_TOKENS = ('visible', 'masked', 'all')
 LOSS_PARTS = ('recon', 'label_cls', 'label_data')
@@ -104,15 +104,10 @@ class PLMAE(MaskedTeacherStudent):
                 f'but got {data_tokens!r}'
             )
 
-        encoder = MODELS.build(backbone)
-        dims, num_patches = encoder.embed_dims, encoder.num_patches
-        recon_head = MODELS.build(with_defaults(head, embed_dims=dims, patch_size=encoder.patch_size))
-        decoder = MODELS.build(
-            with_defaults(neck, embed_dims=dims, num_patches=num_patches, out_dims=recon_head.out_dims)
-        )
+        encoder, decoder, recon_head = build_autoencoder(backbone, neck, head)
         super().__init__(encoder, decoder, recon_head, masking, data_preprocessor, init_cfg)
         self.label_heads = ModuleDict(
-            self._build_label_heads(labelled, label_head, data_label_head, share_label_head, dims)
+            self._build_label_heads(labelled, label_head, data_label_head, share_label_head, encoder.embed_dims)
         )
         self.data_tokens = data_tokens
         self.teacher_input = teacher_input
