@@ -1,12 +1,16 @@
 """Statistics over the batches of all processes; without distributed training, over the own one."""
 
 import torch
+import torch.distributed.nn
 from mmengine.dist import all_gather, all_reduce, get_world_size
 from torch import Tensor
 
 
 def global_sum(x: Tensor) -> Tensor:
     """Sum a tensor over all processes.
+
+    Gradients flow back to the tensors of all processes; they are those of the
+    sum of the processes' losses.
 
     Args:
         x (Tensor): Any shape; left as it is.
@@ -16,6 +20,8 @@ def global_sum(x: Tensor) -> Tensor:
     """
     if get_world_size() == 1:
         return x
+    if x.requires_grad and torch.is_grad_enabled():
+        return torch.distributed.nn.functional.all_reduce(x)
     total = x.detach().clone()
     all_reduce(total, 'sum')
     return total

@@ -22,6 +22,12 @@ VARIANTS = dict(
     folds=dict(teacher_input='folds', data_tokens='masked'),
     teacher_norm_batch=dict(label_head=dict(teacher_norm='batch')),
     teacher_norm_position=dict(label_head=dict(teacher_norm='position', assignment='sinkhorn')),
+    student_norm=dict(label_head=dict(student_norm='batch'), masking=dict(num_masks=2)),
+    student_norm_folds=dict(
+        label_head=dict(student_norm='batch', teacher_norm='batch', assignment='sinkhorn', chunk_size=5),
+        teacher_input='folds',
+        data_tokens='masked',
+    ),
     msa_shared=dict(masking=dict(num_masks=2)),
     msa_own_crop=dict(masking=dict(num_masks=2)),
     msa_infonce_tokens=dict(tokens_align_head=dict(loss='infonce')),

@@ -5,6 +5,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmpl.models.heads import PseudoLabelHead
@@ -173,6 +174,23 @@ def test_teacher_norm_equals_numpy(norm):
     np.testing.assert_allclose(labels.embeddings.detach(), x / np.linalg.norm(x, axis=1, keepdims=True), atol=1e-4)
 
 
+def test_student_norm_equals_torchs_batch_norm():
+    """Embeddings, and gradients of the loss, through the batch's statistics too."""
+    head, teacher = make(student_norm='batch'), make(1)
+    tokens = torch.randn(9, 12, generator=torch.Generator().manual_seed(0))
+    labels = teacher.label(tokens, teacher.build_assigner(), 1.0)
+    normed = F.batch_norm(head.projector(tokens), None, None, training=True, eps=1e-6)
+    torch.testing.assert_close(head(tokens), F.normalize(normed, dim=-1), rtol=1e-5, atol=1e-6)
+
+    logits = F.normalize(normed, dim=-1) @ F.normalize(head.prototypes, dim=-1).t() / head.student_temp
+    parameters = list(head.parameters())
+    expected = torch.autograd.grad(F.cross_entropy(logits, labels.probs()), parameters)
+    got = torch.autograd.grad(head.loss(tokens, labels)[0], parameters)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
+    head.student_norm = 'none'
+    assert not torch.allclose(head.loss(tokens, labels)[0], F.cross_entropy(logits, labels.probs()), rtol=1e-3)
+
+
 def test_labels_of_class_tokens_are_standardised_over_the_batch():
     tokens = torch.randn(6, 12)
     embeddings = [
@@ -243,6 +261,10 @@ def test_refuses_other_numbers_of_labels():
         (
             dict(teacher_norm='layer'),
             r"`label_head.teacher_norm` must be one of \['batch', 'none', 'position'\], but got 'layer'",
+        ),
+        (
+            dict(student_norm='position'),
+            r"`label_head.student_norm` must be one of \['batch', 'none'\], but got 'position'",
         ),
         (dict(sinkhorn_iters=0), '`sinkhorn_iters`'),
         (dict(chunk_size=0), '`chunk_size`'),

@@ -52,9 +52,15 @@ def kept_bytes(model: torch.nn.Module, images: torch.Tensor) -> tuple[torch.Tens
 
 
 def measure(window_size: int, args: argparse.Namespace) -> dict:
-    """Median time of a forward and backward pass, and activation memory."""
+    """Median time of a forward and backward pass, and activation memory; without windows every block is global."""
     torch.manual_seed(0)
-    model = DenseViT(args.arch, window_size=window_size, rel_pos=args.rel_pos, with_cp=args.with_cp).to(args.device)
+    model = DenseViT(
+        args.arch,
+        window_size=window_size,
+        global_attn_indexes=args.global_blocks if window_size else None,
+        rel_pos=args.rel_pos,
+        with_cp=args.with_cp,
+    ).to(args.device)
     model.train()
     images = torch.randn(args.batch, 3, args.size, args.size, device=args.device)
     cuda = images.is_cuda
@@ -87,6 +93,9 @@ def main() -> None:
     parser.add_argument('--arch', default='base', help='as in mmpl.DenseViT')
     parser.add_argument('--size', type=int, default=1024, help='image side in pixels')
     parser.add_argument('--window', type=int, default=14, help='window side in patches')
+    parser.add_argument(
+        '--global-blocks', type=int, nargs='*', help='of the windowed form; four as in ViTDet unless given, maybe none'
+    )
     parser.add_argument('--batch', type=int, default=1)
     parser.add_argument('--iterations', type=int, default=2)
     parser.add_argument('--warmup', type=int, default=0)

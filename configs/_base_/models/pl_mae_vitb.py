@@ -18,8 +18,8 @@ model = dict(
         target='feature',  # 'feature' | 'discrete' | 'pixel'
         loss='smooth_l1',  # 'smooth_l1' | 'l2' | 'cosine'
         target_norm='layer',  # 'layer' | 'batch' | 'position' | 'position_layer' | 'none'
-        target_blocks=1,
-    ),  # mean of the teacher's last blocks
+        target_blocks=1,  # mean of the teacher's last blocks
+    ),
     label_head=dict(
         type='mmpl.PseudoLabelHead',
         num_prototypes=8192,
@@ -31,6 +31,7 @@ model = dict(
         warmup_ratio=0.1,
         assignment='centering',  # 'centering' | 'sinkhorn'
         center_momentum=0.9,
+        student_norm='none',  # 'none' | 'batch'
         teacher_norm='none',  # 'none' | 'batch' | 'position': young encoders need one, see docs/evidence.md
         chunk_size=4096,
     ),  # tokens whose logits are in memory at once

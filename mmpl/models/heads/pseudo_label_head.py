@@ -18,6 +18,7 @@ from mmpl.registry import MODELS
 from mmpl.utils.checks import check_choice, check_number
 
 TEACHER_NORMS = ('none', 'batch', 'position')
+STUDENT_NORMS = ('none', 'batch')
 
 
 class LabelStats(NamedTuple):
@@ -88,6 +89,11 @@ class PseudoLabelHead(BaseModule):
             alone) or ``'none'``. Embeddings of a young encoder differ little
             from token to token; without this their labels are nearly uniform
             (our choice). Defaults to ``'none'``.
+        student_norm (str): The same for the student's embeddings: ``'batch'``,
+            with gradients through the statistics, or ``'none'``. It does what
+            batch normalisation does in the projectors of SimCLR and MoCo v3:
+            tokens are told apart from the first step on (our choice). Defaults
+            to ``'none'``.
         chunk_size (int, optional): Tokens whose K logits are held at once,
             see :class:`ChunkedCrossEntropy`. None holds all, until after the
             backward pass. Defaults to None.
@@ -113,6 +119,7 @@ class PseudoLabelHead(BaseModule):
         center_momentum: float = 0.9,
         sinkhorn_iters: int = 3,
         teacher_norm: str = 'none',
+        student_norm: str = 'none',
         chunk_size: int | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -136,6 +143,7 @@ class PseudoLabelHead(BaseModule):
         check_number('center_momentum', center_momentum, 0, 1)
         check_number('sinkhorn_iters', sinkhorn_iters, 1, integer=True)
         check_choice('label_head.teacher_norm', teacher_norm, TEACHER_NORMS)
+        check_choice('label_head.student_norm', student_norm, STUDENT_NORMS)
         if chunk_size is not None:
             check_number('chunk_size', chunk_size, 1, integer=True)
         self.in_dims = in_dims
@@ -148,6 +156,7 @@ class PseudoLabelHead(BaseModule):
         self.center_momentum = center_momentum
         self.sinkhorn_iters = sinkhorn_iters
         self.teacher_norm = teacher_norm
+        self.student_norm = student_norm
         self.chunk_size = chunk_size
 
         dims = [in_dims] + [hidden_dims] * (num_layers - 1) + [bottleneck_dims]
@@ -187,7 +196,7 @@ class PseudoLabelHead(BaseModule):
         return self.warmup_teacher_temp + warmed * (self.teacher_temp - self.warmup_teacher_temp)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Embed tokens.
+        """Embed tokens; the student's part.
 
         Args:
             tokens (Tensor): (..., D).
@@ -195,7 +204,7 @@ class PseudoLabelHead(BaseModule):
         Returns:
             Tensor: Unit vectors in fp32, (tokens, E).
         """
-        return F.normalize(self.projector(tokens.flatten(0, -2)).float(), dim=-1)
+        return _unit_vectors(self.projector(tokens.flatten(0, -2)).float(), self.student_norm)
 
     def _project_at(self, tokens: Tensor, ids: Tensor | None) -> Tensor:
         """Project the tokens that ``ids`` names, each only once if that is fewer, (tokens, E) in fp32."""
@@ -231,23 +240,11 @@ class PseudoLabelHead(BaseModule):
         Returns:
             PseudoLabels: One row a token, or with ``ids`` one a place.
         """
-        embeddings = self._teacher_embeddings(self._project_at(tokens, ids), places, num_places)
+        embeddings = _unit_vectors(self._project_at(tokens, ids), self.teacher_norm, places, num_places)
         prototypes = self.unit_prototypes()
         temperature = self.teacher_temp_at(progress)
         with torch.autocast(embeddings.device.type, enabled=False):
             return PseudoLabels(embeddings, prototypes, temperature, assigner(embeddings, prototypes, temperature))
-
-    def _teacher_embeddings(self, projected: Tensor, places: Tensor | None, num_places: int) -> Tensor:
-        """Unit vectors, standardised before if asked for, (tokens, E)."""
-        if self.teacher_norm == 'none':
-            return F.normalize(projected, dim=-1)
-        if self.teacher_norm == 'position' and places is not None:
-            projected = standardise_channels(projected, places.flatten(), num_places)
-        else:
-            projected = standardise_channels(projected)
-        # of tokens that are all alike only rounding errors are left, which must not become directions: their norm is
-        # far below the sqrt(E) of others
-        return F.normalize(projected, dim=-1, eps=0.1)
 
     def loss(self, tokens: Tensor, labels: PseudoLabels, with_stats: bool = False) -> tuple[Tensor, LabelStats | None]:
         """Mean cross-entropy between labels p and softmax(logits / T_s) over tokens.
@@ -300,6 +297,19 @@ class PseudoLabelHead(BaseModule):
             probs=probs.sum(0),
             hits=torch.bincount(choice, minlength=self.num_prototypes).to(probs),
         )
+
+
+def _unit_vectors(projected: Tensor, norm: str, places: Tensor | None = None, num_places: int = 1) -> Tensor:
+    """Unit vectors, standardised before if asked for, (tokens, E)."""
+    if norm == 'none':
+        return F.normalize(projected, dim=-1)
+    if norm == 'position' and places is not None:
+        projected = standardise_channels(projected, places.flatten(), num_places)
+    else:
+        projected = standardise_channels(projected)
+    # of tokens that are all alike only rounding errors are left, which must not become directions: their norm is far
+    # below the sqrt(E) of others
+    return F.normalize(projected, dim=-1, eps=0.1)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
