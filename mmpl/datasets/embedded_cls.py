@@ -9,7 +9,7 @@ from mmpretrain.datasets import CustomDataset
 from mmpl.registry import DATASETS
 
 from .embedded import CLASSES, SPLITS, VARIANTS, build_embedded_dataset
-from .embedded_surfaces import SURFACES, build_embedded_surfaces
+from .embedded_surfaces import SURFACE_VARIANTS, SURFACES, build_embedded_surfaces
 
 
 @DATASETS.register_module()
@@ -22,8 +22,8 @@ class EmbeddedClassification(CustomDataset):
     Args:
         data_root: Folder of all builds; see :func:`mmpl.datasets.embedded.embedded_dataset_dir`.
         size: ``'demo'`` or ``'test'``.
-        variant: Digits, ``'plain'`` or ``'hard'`` (:mod:`mmpl.datasets.embedded`), or ``'surfaces'``, photographs
-            (:mod:`mmpl.datasets.embedded_surfaces`).
+        variant: Digits, ``'plain'`` or ``'hard'`` (:mod:`mmpl.datasets.embedded`), or photographs, ``'surfaces'`` or
+            ``'surfaces_exposure'`` (:mod:`mmpl.datasets.embedded_surfaces`).
         split: ``'train'``, ``'val'`` (for tuning) or ``'test'`` (for reported numbers). They share no
             source digit and no part of a photograph.
         seed: Seed of the build.
@@ -59,11 +59,11 @@ class EmbeddedClassification(CustomDataset):
                 raise ValueError(
                     f'{name}={kwargs[name]!r} is not allowed: the folder follows from size, variant, split'
                 )
-        if variant not in (*VARIANTS, 'surfaces'):
-            raise ValueError(f'variant={variant!r} is unknown: choose one of {[*VARIANTS, "surfaces"]}')
+        if variant not in (*VARIANTS, *SURFACE_VARIANTS):
+            raise ValueError(f'variant={variant!r} is unknown: choose one of {[*VARIANTS, *SURFACE_VARIANTS]}')
         self.fraction = fraction
-        if variant == 'surfaces':
-            folder = build_embedded_surfaces(data_root, size=size, seed=seed)
+        if variant in SURFACE_VARIANTS:
+            folder = build_embedded_surfaces(data_root, size=size, seed=seed, variant=variant)
             kwargs.setdefault('metainfo', dict(classes=SURFACES))
         else:
             folder = build_embedded_dataset(data_root, size=size, variant=variant, seed=seed, progress=progress)

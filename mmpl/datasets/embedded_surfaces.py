@@ -3,10 +3,14 @@
 A second embedded data set, on which what varies most is what an image is made of: fur, bricks, grass, letters, stars.
 The content fills the image, as it does in photographs and as it does not in a picture of one digit. Every photograph
 of ``scikit-image`` that serves is one class; it is cut into tiles, each tile belongs to one split, and an image is a
-crop of one tile, grey, turned and mirrored at random, with contrast and brightness of its own, so that neither colour
-nor exposure tells the class. One build writes class folders::
+crop of one tile, grey, turned and mirrored at random, so that colour does not tell the class. Nor does exposure:
 
-    <root>/<size>_surfaces[_seed<n>]/
+- ``surfaces``: every image has the same brightness and contrast, so that only content is left to vary;
+- ``surfaces_exposure``, the harder form: every image has its own, which then varies more than content does.
+
+One build writes class folders::
+
+    <root>/<size>_<variant>[_seed<n>]/
         meta.json
         cls/{train,val,test}/<photograph>/<tile>_<k>.png
 
@@ -25,7 +29,7 @@ from PIL import Image
 
 from .embedded import FORMAT_VERSION, GENERATOR, SPLITS, _count_files, _write_json, build_once
 
-__all__ = ['SURFACES', 'SURFACE_SIZES', 'SurfaceParams', 'build_embedded_surfaces']
+__all__ = ['SURFACES', 'SURFACE_SIZES', 'SURFACE_VARIANTS', 'SurfaceParams', 'build_embedded_surfaces']
 
 _FILES = (
     'astronaut.png',
@@ -72,13 +76,21 @@ class SurfaceParams:
     longest: int = 800
     crop: tuple[int, int] = (36, 64)
     min_std: float = 6.0
-    contrast: tuple[float, float] = (25.0, 60.0)
-    brightness: tuple[float, float] = (80.0, 170.0)
+    contrast: tuple[float, float] = (45.0, 45.0)
+    brightness: tuple[float, float] = (124.0, 124.0)
     noise: float = 3.0
     shares: tuple[float, float] = (0.15, 0.15)
 
 
-def build_embedded_surfaces(root: str | os.PathLike, size: str = 'demo', seed: int = 0) -> Path:
+SURFACE_VARIANTS: dict[str, SurfaceParams] = {
+    'surfaces': SurfaceParams(),
+    'surfaces_exposure': SurfaceParams(contrast=(25.0, 60.0), brightness=(80.0, 170.0)),
+}
+
+
+def build_embedded_surfaces(
+    root: str | os.PathLike, size: str = 'demo', seed: int = 0, variant: str = 'surfaces'
+) -> Path:
     """Make the data set unless the very same build is already complete.
 
     The same arguments give the same files to the last byte (with the same Pillow and numpy); any number of processes
@@ -88,31 +100,34 @@ def build_embedded_surfaces(root: str | os.PathLike, size: str = 'demo', seed: i
         root: Folder that holds all builds.
         size: ``'demo'`` (8,000 / 960 / 960 images) or ``'test'`` (320 / 96 / 96).
         seed: Seed of splits and crops, at least 0.
+        variant: Key of :data:`SURFACE_VARIANTS`.
 
     Returns:
         Folder of the build.
 
     Raises:
-        ValueError: Unknown size, or a seed that is no integer of at least 0.
+        ValueError: Unknown size or variant, or a seed that is no integer of at least 0.
         FileExistsError: The folder exists, is not empty and was not made by this function.
         ImportError: scikit-image is missing.
     """
     if size not in SURFACE_SIZES:
         raise ValueError(f'size={size!r} is unknown: choose one of {sorted(SURFACE_SIZES)}')
+    if variant not in SURFACE_VARIANTS:
+        raise ValueError(f'variant={variant!r} is unknown: choose one of {sorted(SURFACE_VARIANTS)}')
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f'seed={seed!r} is not allowed: expected an integer of at least 0')
-    params = SurfaceParams()
+    params = SURFACE_VARIANTS[variant]
     request = {
         'generator': GENERATOR,
         'version': FORMAT_VERSION,
         'size': size,
-        'variant': 'surfaces',
+        'variant': variant,
         'seed': seed,
         'amount': SURFACE_SIZES[size],
         'render': dataclasses.asdict(params),
     }
     request = json.loads(json.dumps(request))
-    target = Path(root).expanduser() / (f'{size}_surfaces' + (f'_seed{seed}' if seed else ''))
+    target = Path(root).expanduser() / (f'{size}_{variant}' + (f'_seed{seed}' if seed else ''))
     return build_once(target, request, lambda out: _write(out, request, params))
 
 

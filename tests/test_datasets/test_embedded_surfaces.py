@@ -63,7 +63,15 @@ def test_the_same_arguments_give_the_same_bytes_and_a_complete_build_is_kept(bui
     assert files(build_embedded_surfaces(tmp_path, size='test', seed=1)) != files(build)
 
 
-def test_brightness_and_contrast_do_not_tell_the_class(build):
+def test_every_image_has_the_same_brightness_and_contrast(build):
+    pixels = np.stack([np.asarray(Image.open(path)) for path in sorted((build / 'cls' / 'train').rglob('*.png'))])
+    means, stds = pixels.mean((1, 2, 3)), pixels.std((1, 2, 3))
+    assert means.std() < 3 and np.abs(means - 124).max() < 10  # but for what is cut off at 0 and 255
+    assert stds.std() < 8 and np.median(np.abs(stds - 45)) < 2
+
+
+def test_exposure_varies_and_does_not_tell_the_class(tmp_path):
+    build = build_embedded_surfaces(tmp_path, size='test', variant='surfaces_exposure')
     figures = np.array(
         [
             [
@@ -97,6 +105,7 @@ def test_as_a_dataset(build):
     [
         (dict(size='huge'), "size='huge' is unknown: choose one of"),
         (dict(seed=-1), 'seed=-1 is not allowed'),
+        (dict(variant='plain'), "variant='plain' is unknown: choose one of"),
         (dict(seed=True), 'seed=True is not allowed'),
     ],
 )
