@@ -2,12 +2,15 @@
 
 A *run* is one method on one data set with one budget and one seed. Its result is one JSON file, written when the run is
 complete; what has such a file is not run again, so that an interrupted bench goes on where it stopped, also on another
-machine. Two budgets: ``images`` (every method sees as many images) and ``wall`` (every method trains for as long as the
-reference method does in its ``images`` run; how many iterations that is follows from the times measured there).
+machine; a result of other configs than those of today does not count. Two budgets: ``images`` (every method sees as
+many images) and ``wall`` (every method trains for as long as the reference method does in its ``images`` run; how many
+iterations that is follows from the times measured there).
 """
 
 import copy
 import csv
+import functools
+import hashlib
 import json
 import os
 import resource
@@ -89,11 +92,23 @@ class Bench:
         return self.results / f'{run.key}.json'
 
     def load(self, run: Run) -> dict | None:
-        """Its result, if it is complete."""
+        """Its result, if it is complete and of the configs as they are now."""
         try:
-            return json.loads(self.path(run).read_text(encoding='utf-8'))
+            result = json.loads(self.path(run).read_text(encoding='utf-8'))
         except FileNotFoundError:
             return None
+        return result if result.get('fingerprint') == self.fingerprint(run) else None
+
+    def fingerprint(self, run: Run) -> str:
+        """A number that changes with whatever the run's configs say; a result of other configs is none."""
+        config, method = self.config, self.config.methods[run.method]
+        files = (
+            method.config or config.methods[config.reference].config,
+            method.get('finetune', config.get('finetune')),
+        )
+        asked = [config.get(field) for field in ('images', 'probe', 'curve', 'curve_points', 'threads')]
+        contents = [_read_config(file) for file in files if file] + [config.data[run.data], method.get('pool'), asked]
+        return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
     def iterations(self, run: Run) -> int:
         """How many iterations the run has.
@@ -145,6 +160,7 @@ class Bench:
         result: dict[str, Any] = dict(
             **asdict(run),
             label=method.label,
+            fingerprint=self.fingerprint(run),
             iterations=iterations,
             images=iterations * batch_size(base),
             views=iterations * batch_size(base) * _num_masks(base),
@@ -259,6 +275,11 @@ class Clock(Hook):
         with preserve_rng_state():
             knn = self.probe.run(runner.model)['knn_top1']
         self.curve.append(dict(iteration=iteration, seconds=round(self.seconds, 2), knn=round(knn, 2)))
+
+
+@functools.cache
+def _read_config(file: str) -> dict:
+    return Config.fromfile(file).to_dict()
 
 
 def batch_size(cfg: Config) -> int:

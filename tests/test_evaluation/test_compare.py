@@ -45,6 +45,7 @@ def put(bench: Bench, run: Run, **kwargs) -> dict:
     """Write a result as a run would."""
     result = dict(
         method=run.method, data=run.data, budget=run.budget, seed=run.seed, label=run.method, iterations=1, images=10,
+        fingerprint=bench.fingerprint(run),
         views=20, seconds=1.0, curve=[dict(iteration=0, seconds=0.0, knn=1.0), dict(iteration=1, seconds=1.0, knn=2.0)],
         health={}, knn=1.0, linear=2.0, finetune=3.0, peak_memory_mib=5)  # fmt: skip
     result.update(kwargs)
@@ -101,15 +102,16 @@ def test_tables_show_mean_and_spread_and_the_reference_in_both(bench, tmp_path):
 
 def test_a_bench_goes_on_where_it_stopped(bench, tmp_path):
     """The command writes a result, but for one run, which fails."""
+    wanted = [run for run in bench.plan() if run.data == 'main' and run.budget == 'images']
+    fingerprints = {run.key: bench.fingerprint(run) for run in wanted}
     program = (
         'import sys, json, pathlib; key = sys.argv[-1]; '
         f'out = pathlib.Path({str(tmp_path / "runs")!r}); out.mkdir(exist_ok=True); '
         'open(str(out) + ".started", "a").write(key + "\\n"); '
         '"slow-1" in key and sys.exit(3); '
-        '(out / (key + ".json")).write_text(json.dumps(dict(seconds=1)))'
+        f'(out / (key + ".json")).write_text(json.dumps(dict(fingerprint={fingerprints}[key])))'
     )
     command = [sys.executable, '-c', program]
-    wanted = [run for run in bench.plan() if run.data == 'main' and run.budget == 'images']
     done = put(bench, wanted[0])
     first = dict(compare.schedule(bench, wanted, command, jobs=2))
     assert {run.key: code for run, code in first.items() if code} == {'main-images-slow-1': 3}
@@ -118,6 +120,18 @@ def test_a_bench_goes_on_where_it_stopped(bench, tmp_path):
     assert [run.key for run in again] == ['main-images-slow-1']
     started = (tmp_path / 'runs.started').read_text().split()
     assert sorted(started) == sorted([run.key for run in wanted[1:]] + ['main-images-slow-1'])
+
+
+def test_a_result_of_other_configs_does_not_count(bench, tmp_path):
+    runs = [Run('slow', 'main', 'images', 0), Run('quick', 'main', 'images', 0), Run('slow', 'other', 'images', 0)]
+    for run in runs:
+        put(bench, run)
+    assert all(bench.load(run) for run in runs)
+    (tmp_path / 'slower.py').write_text(METHOD.format(masks=4, batch=64))
+    bench.config.methods.slow.config = str(tmp_path / 'slower.py')
+    assert [bool(bench.load(run)) for run in runs] == [False, True, False]
+    bench.config.data.main.mean = 1.0
+    assert bench.load(runs[1]) is None
 
 
 @pytest.mark.parametrize(
