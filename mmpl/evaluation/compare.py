@@ -67,9 +67,10 @@ class Bench:
         if config.reference not in config.methods:
             raise ValueError(f'`reference` must be one of {sorted(config.methods)}, but got {config.reference!r}')
         for name, method in config.methods.items():
-            unknown = sorted(set(method.get('data', [])) - set(config.data))
-            if unknown:
-                raise ValueError(f'`methods.{name}.data` must be among {sorted(config.data)}, but got {unknown}')
+            for field, known in (('data', config.data), ('budgets', BUDGETS)):
+                unknown = sorted(set(method.get(field, [])) - set(known))
+                if unknown:
+                    raise ValueError(f'`methods.{name}.{field}` must be among {sorted(known)}, but got {unknown}')
 
     def plan(self) -> list[Run]:
         """All runs: those of equal images first, for the times of the others follow from them."""
@@ -81,6 +82,8 @@ class Bench:
                 for seed in self.config.seeds:
                     for name, method in self.config.methods.items():
                         if data not in method.get('data', list(self.config.data)):
+                            continue
+                        if budget not in method.get('budgets', BUDGETS):
                             continue
                         if budget == 'wall' and (method.get('config') is None or name == self.config.reference):
                             continue  # nothing is trained, or the run of equal images is the run of equal time

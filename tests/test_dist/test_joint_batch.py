@@ -30,6 +30,7 @@ VARIANTS = dict(
     ),
     msa_shared=dict(masking=dict(num_masks=2)),
     msa_own_crop=dict(masking=dict(num_masks=2)),
+    msa_batch_norm=dict(align_head=dict(norm='batch'), masking=dict(num_masks=2)),
     msa_infonce_tokens=dict(tokens_align_head=dict(loss='infonce')),
 )
 # of the weak and the strong view of each image: the first four overlap widely, the others little

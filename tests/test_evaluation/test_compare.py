@@ -59,6 +59,8 @@ def test_plan_has_each_run_once_and_equal_time_last(bench):
     assert len(keys) == len(set(keys)) == 3 * 3 + 2 * 3 + 1 * 3  # main: 3 methods; other: 2; equal time: quick only
     assert keys[-3:] == [f'main-wall-quick-{seed}' for seed in range(3)]
     assert not [key for key in keys if key.startswith(('other-wall', 'main-wall-slow', 'main-wall-random'))]
+    bench.config.methods.quick.budgets = ['images']
+    assert [run.key for run in bench.plan()] == keys[:-3]
 
 
 def test_iterations_of_equal_images_and_of_equal_time(bench):
@@ -139,6 +141,7 @@ def test_a_result_of_other_configs_does_not_count(bench, tmp_path):
     [
         (dict(reference='x'), "`reference` must be one of .*slow.*, but got 'x'"),
         (dict(methods=dict(quick=dict(data=['y']))), r"`methods.quick.data` must be among .*, but got \['y'\]"),
+        (dict(methods=dict(quick=dict(budgets=['z']))), r"`methods.quick.budgets` must be among .*, but got \['z'\]"),
     ],
 )
 def test_rejects(bench, change, message, tmp_path):

@@ -37,16 +37,25 @@ def mlp(layers, x):
     return x
 
 
+def embeddings(student, teacher, tokens, seen):
+    """Of both, before they are brought to unit length."""
+    both = mlp(student.predictor, mlp(student.projector, tokens)), mlp(teacher.projector, seen.numpy())
+    if student.norm == 'batch':
+        return tuple((x - x.mean(0)) / np.sqrt(x.var(0) + 1e-6) for x in both)
+    return both
+
+
 def per_token(student, teacher, tokens, seen):
-    pred = mlp(student.predictor, mlp(student.projector, tokens))
-    target = mlp(teacher.projector, seen.numpy())
+    pred, target = embeddings(student, teacher, tokens, seen)
     if student.loss_type == 'infonce':
         return reference.infonce(pred, target, ROWS, student.temperature)
     return reference.cosine(pred, target, ROWS)
 
 
 @pytest.mark.parametrize('kept', [None, [1, 1, 0, 1, 0, 0, 1, 1, 0]])
-@pytest.mark.parametrize('fields', [dict(), dict(temperature=0.05, num_layers=3), dict(loss='cosine', num_layers=1)])
+@pytest.mark.parametrize(
+    'fields', [dict(), dict(temperature=0.05, num_layers=3), dict(loss='cosine', num_layers=1), dict(norm='batch')]
+)
 def test_loss_equals_the_reference(fields, kept):
     student, teacher = make(0, **fields), make(1, **fields)
     tokens, seen = tokens_of(2, 9), tokens_of(3, 5)
@@ -56,8 +65,7 @@ def test_loss_equals_the_reference(fields, kept):
     weights = np.ones(9) if kept is None else np.array(kept)
     assert loss.item() == pytest.approx((losses * weights).sum() / weights.sum(), rel=1e-5)
 
-    pred = reference.unit(mlp(student.predictor, mlp(student.projector, tokens.numpy())))
-    target = reference.unit(mlp(teacher.projector, seen.numpy()))
+    pred, target = map(reference.unit, embeddings(student, teacher, tokens.numpy(), seen))
     figures = stats.figures()
     assert figures['cosine'] == pytest.approx((weights * (pred * target[ROWS]).sum(1)).sum() / weights.sum(), rel=1e-5)
     mean = (weights[:, None] * target[ROWS]).sum(0) / weights.sum()
@@ -138,6 +146,7 @@ def test_initialisation_keeps_the_variance():
         (dict(num_layers=0), r'`align_head.num_layers` must be an integer in \[1, inf\), but got 0'),
         (dict(hidden_dims=0), '`align_head.hidden_dims`'),
         (dict(out_dims=0), '`align_head.out_dims`'),
+        (dict(norm='layer'), r"`align_head.norm` must be one of \['batch', 'none'\], but got 'layer'"),
         (dict(temperature=0), r'`align_head.temperature` must be a number in \(0, inf\), but got 0'),
     ],
 )

@@ -13,10 +13,10 @@ Results are one JSON file a run in ``--out``; what is there is not run again.
 import argparse
 import os
 import sys
-import time
 from pathlib import Path
 
 from mmengine.config import Config
+from tqdm import tqdm
 
 from mmpl.evaluation import compare
 
@@ -74,25 +74,23 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_all(bench: compare.Bench, wanted: list[compare.Run], args: argparse.Namespace) -> int:
-    """Train what is missing, with a line for each run that ends; returns the number of failures."""
-    left = sum(bench.load(run) is None for run in wanted)
-    print(f'{len(wanted)} runs, {len(wanted) - left} of them done already, {args.jobs} at once', flush=True)
+    """Train what is missing, with a line for each run that ends and a bar below; returns the number of failures."""
+    done = sum(bench.load(run) is not None for run in wanted)
+    print(f'{len(wanted)} runs, {done} of them done already, {args.jobs} at once', flush=True)
     command = [compare.python(), str(Path(__file__).resolve()), '--config', str(args.config), '--out', str(args.out)]
-    start, failed, ended = time.monotonic(), 0, 0
-    for run, code in compare.schedule(bench, wanted, [*command, '--run'], args.jobs):
-        ended, left = ended + 1, left - 1
-        remaining = (time.monotonic() - start) / ended * left
-        if code:
-            failed += 1
-            print(f'{run.key} FAILED ({code}): see {bench.work_dir / run.key / "log.txt"}', flush=True)
-        else:
-            result = bench.load(run) or {}
-            figures = '  '.join(f'{metric} {result[metric]:.1f}' for metric in compare.METRICS)
-            print(
-                f'{run.key}: {figures}  {result["seconds"]:.0f} s  [{left} left, {remaining / 60:.0f} min]', flush=True
-            )
-        if ended % 5 == 0:
-            compare.write_all(bench, args.out)
+    failed = 0
+    with tqdm(total=len(wanted), initial=done, unit='run', smoothing=0) as bar:
+        for number, (run, code) in enumerate(compare.schedule(bench, wanted, [*command, '--run'], args.jobs), 1):
+            if code:
+                failed += 1
+                bar.write(f'{run.key} FAILED ({code}): see {bench.work_dir / run.key / "log.txt"}')
+            else:
+                result = bench.load(run) or {}
+                figures = '  '.join(f'{metric} {result[metric]:.1f}' for metric in compare.METRICS)
+                bar.write(f'{run.key}: {figures}  {result["seconds"]:.0f} s')
+            bar.update()
+            if number % 5 == 0:
+                compare.write_all(bench, args.out)
     return failed
 
 

@@ -20,6 +20,7 @@ model = dict(
         num_layers=2,
         hidden_dims=2048,
         out_dims=256,
+        norm='none',  # 'none' | 'batch'
         temperature=0.2,
     ),
     tokens_align_head=dict(loss='cosine'),  # of data tokens; further fields in which it differs from align_head

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.init import trunc_normal_
 
+from mmpl.models.utils.standardise import unit_vectors
 from mmpl.registry import MODELS
 from mmpl.utils.checks import check_choice, check_number
 from mmpl.utils.dist import global_concat, global_sum
 
 ALIGN_LOSSES = ('infonce', 'cosine')
+ALIGN_NORMS = ('none', 'batch')
 
 
 class AlignStats(NamedTuple):
@@ -71,6 +73,11 @@ class AlignHead(BaseModule):
         out_dims (int): E. Defaults to 256.
         temperature (float): Of ``'infonce'``, above 0. Defaults to 0.2 (MoCo
             v3, section 3).
+        norm (str): ``'batch'`` standardises each channel of student's and
+            teacher's embeddings over all tokens of the joint batch before they
+            are L2-normalised, without affine parameters, as the batch
+            normalisation at the end of MoCo v3's projector does; ``'none'``
+            does not (our choice). Defaults to ``'none'``.
         init_cfg (dict, optional): Initialisation.
 
     Raises:
@@ -86,6 +93,7 @@ class AlignHead(BaseModule):
         hidden_dims: int = 2048,
         out_dims: int = 256,
         temperature: float = 0.2,
+        norm: str = 'none',
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -94,7 +102,9 @@ class AlignHead(BaseModule):
         for field, value in sizes.items():
             check_number(f'align_head.{field}', value, 1, integer=True)
         check_number('align_head.temperature', temperature, 0, open_minimum=True)
+        check_choice('align_head.norm', norm, ALIGN_NORMS)
         self.in_dims = in_dims
+        self.norm = norm
         self.loss_type = loss
         self.temperature = temperature
         self.projector = self._mlp([in_dims] + [hidden_dims] * (num_layers - 1) + [out_dims])
@@ -125,11 +135,11 @@ class AlignHead(BaseModule):
         Returns:
             Tensor: (L, E).
         """
-        return F.normalize(self.projector(tokens).float(), dim=-1)
+        return unit_vectors(self.projector(tokens).float(), self.norm)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The student's part: predictions of the teacher's embeddings, (L, D) -> unit vectors (L, E) in fp32."""
-        return F.normalize(self.predictor(self.projector(tokens)).float(), dim=-1)
+        return unit_vectors(self.predictor(self.projector(tokens)).float(), self.norm)
 
     def loss(
         self,

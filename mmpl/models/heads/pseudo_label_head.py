@@ -13,7 +13,7 @@ from torch.nn.init import trunc_normal_
 
 from mmpl.models.utils.assignment import ASSIGNMENTS, Centering, PseudoLabels, Sinkhorn
 from mmpl.models.utils.masking import gather_tokens
-from mmpl.models.utils.standardise import standardise_channels
+from mmpl.models.utils.standardise import unit_vectors
 from mmpl.registry import MODELS
 from mmpl.utils.checks import check_choice, check_number
 
@@ -204,7 +204,7 @@ class PseudoLabelHead(BaseModule):
         Returns:
             Tensor: Unit vectors in fp32, (tokens, E).
         """
-        return _unit_vectors(self.projector(tokens.flatten(0, -2)).float(), self.student_norm)
+        return unit_vectors(self.projector(tokens.flatten(0, -2)).float(), self.student_norm)
 
     def _project_at(self, tokens: Tensor, ids: Tensor | None) -> Tensor:
         """Project the tokens that ``ids`` names, each only once if that is fewer, (tokens, E) in fp32."""
@@ -240,7 +240,7 @@ class PseudoLabelHead(BaseModule):
         Returns:
             PseudoLabels: One row a token, or with ``ids`` one a place.
         """
-        embeddings = _unit_vectors(self._project_at(tokens, ids), self.teacher_norm, places, num_places)
+        embeddings = unit_vectors(self._project_at(tokens, ids), self.teacher_norm, places, num_places)
         prototypes = self.unit_prototypes()
         temperature = self.teacher_temp_at(progress)
         with torch.autocast(embeddings.device.type, enabled=False):
@@ -297,19 +297,6 @@ class PseudoLabelHead(BaseModule):
             probs=probs.sum(0),
             hits=torch.bincount(choice, minlength=self.num_prototypes).to(probs),
         )
-
-
-def _unit_vectors(projected: Tensor, norm: str, places: Tensor | None = None, num_places: int = 1) -> Tensor:
-    """Unit vectors, standardised before if asked for, (tokens, E)."""
-    if norm == 'none':
-        return F.normalize(projected, dim=-1)
-    if norm == 'position' and places is not None:
-        projected = standardise_channels(projected, places.flatten(), num_places)
-    else:
-        projected = standardise_channels(projected)
-    # of tokens that are all alike only rounding errors are left, which must not become directions: their norm is far
-    # below the sqrt(E) of others
-    return F.normalize(projected, dim=-1, eps=0.1)
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):

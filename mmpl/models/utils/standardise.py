@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from mmpl.utils.dist import global_sum
 
@@ -31,3 +32,28 @@ def standardise_channels(
     centred = flat - (group_sums(flat) / count)[index]
     variance = group_sums(centred.square()) / count
     return (centred * (variance + eps).rsqrt()[index]).view_as(tokens)
+
+
+def unit_vectors(tokens: Tensor, norm: str, places: Tensor | None = None, num_places: int = 1) -> Tensor:
+    """L2-normalise embeddings, and standardise their channels before if asked for.
+
+    Args:
+        tokens (Tensor): (L, E).
+        norm (str): ``'none'``, ``'batch'`` (over all tokens of the joint
+            batch) or ``'position'`` (at each place by itself; without
+            ``places`` the same as ``'batch'``).
+        places (Tensor, optional): Place of each token, (...), L in all.
+        num_places (int): Number of places.
+
+    Returns:
+        Tensor: (L, E).
+    """
+    if norm == 'none':
+        return F.normalize(tokens, dim=-1)
+    if norm == 'position' and places is not None:
+        tokens = standardise_channels(tokens, places.flatten(), num_places)
+    else:
+        tokens = standardise_channels(tokens)
+    # of tokens that are all alike only rounding errors are left, which must not become directions: their norm is far
+    # below the sqrt(E) of others
+    return F.normalize(tokens, dim=-1, eps=0.1)
