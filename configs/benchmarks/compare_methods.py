@@ -16,9 +16,17 @@ data = dict(
     surfaces=dict(
         label='surfaces (crops of photographs)',
         dataset=dict(variant='surfaces'),
+        mean=123.5,
+        std=42.6,
+        num_classes=16,
+    ),
+    exposure=dict(
+        label='surfaces, each with an exposure of its own',
+        dataset=dict(variant='surfaces_exposure'),
         mean=124.5,
         std=48.1,
         num_classes=16,
+        budgets=['images'],
     ),
     hard=dict(
         label='digits with clutter and colour',
@@ -30,6 +38,7 @@ data = dict(
     ),
 )
 
+ablation = dict(data=['surfaces'], budgets=['images'])  # its time is in the table
 methods = dict(
     random=dict(label='random init', config=None),
     mae=dict(label='MAE (mmpretrain)', config=_methods + 'mae.py'),
@@ -41,10 +50,12 @@ methods = dict(
         data=['surfaces'],
     ),
     pl_mae=dict(label='PL-MAE', config=_methods + 'pl_mae.py'),
-    one_teacher=dict(label='one teacher', config=_methods + 'pl_mae_one_teacher.py', data=['surfaces']),
-    no_class_labels=dict(label='no class labels', config=_methods + 'pl_mae_no_class_labels.py', data=['surfaces']),
-    no_data_labels=dict(label='no data labels', config=_methods + 'pl_mae_no_data_labels.py', data=['surfaces']),
-    pixels=dict(label='pixel targets and labels', config=_methods + 'pl_mae_pixels.py', data=['surfaces']),
-    folds=dict(label='folds', config=_methods + 'pl_mae_folds.py', data=['surfaces']),
     msa=dict(label='MSA', config=_methods + 'msa.py'),
+    one_teacher=dict(label='PL-MAE, one teacher', config=_methods + 'pl_mae_one_teacher.py', **ablation),
+    one_mask=dict(label='PL-MAE, one mask', config=_methods + 'pl_mae_one_mask.py', **ablation),
+    no_class_labels=dict(label='PL-MAE, no class labels', config=_methods + 'pl_mae_no_class_labels.py', **ablation),
+    no_data_labels=dict(label='PL-MAE, no data labels', config=_methods + 'pl_mae_no_data_labels.py', **ablation),
+    pixels=dict(label='PL-MAE, pixel targets', config=_methods + 'pl_mae_pixels.py', **ablation),
+    folds=dict(label='PL-MAE, folds', config=_methods + 'pl_mae_folds.py', **ablation),
+    mae_two_masks=dict(label='MAE, two masks', config=_methods + 'mae_two_masks.py', **ablation),
 )

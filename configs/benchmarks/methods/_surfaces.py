@@ -3,7 +3,7 @@
 default_scope = 'mmpretrain'
 
 encoder = dict(arch=dict(embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384), img_size=32, patch_size=8)
-data_preprocessor = dict(type='SelfSupDataPreprocessor', mean=[124.5] * 3, std=[48.1] * 3, bgr_to_rgb=True)
+data_preprocessor = dict(type='SelfSupDataPreprocessor', mean=[123.5] * 3, std=[42.6] * 3, bgr_to_rgb=True)
 
 pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
 train_dataloader = dict(

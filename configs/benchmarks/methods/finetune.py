@@ -1,7 +1,7 @@
 # Fine-tuning of the whole encoder with a tenth of the labels, the same for every method.
 default_scope = 'mmpretrain'
 
-data_preprocessor = dict(num_classes=16, mean=[124.5] * 3, std=[48.1] * 3, to_rgb=True)
+data_preprocessor = dict(num_classes=16, mean=[123.5] * 3, std=[42.6] * 3, to_rgb=True)
 model = dict(
     type='ImageClassifier',
     backbone=dict(

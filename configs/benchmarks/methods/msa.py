@@ -8,7 +8,7 @@ model = dict(
     masking=dict(mask_ratio=0.75, num_masks=1),
     neck=dict(type='mmpl.TokenDecoder', decoder_embed_dims=64, depth=1, num_heads=4),
     head=dict(type='mmpl.TokenReconHead', target='pixel', norm_pix=True),
-    align_head=dict(hidden_dims=256, out_dims=64, temperature=0.1),
+    align_head=dict(hidden_dims=256, out_dims=64, temperature=0.2, norm='batch'),
     loss_weights=dict(align_cls=1.0, align_tokens=0.1),
 )
 custom_hooks = [dict(type='mmpl.DualTeacherHook', momentum_align=dict(start=0.9, end=1.0))]
