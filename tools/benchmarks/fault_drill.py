@@ -173,12 +173,13 @@ KILL_RUN: dict[str, Any] = dict(
     optim_wrapper=dict(accumulative_counts=2, dtype='bfloat16'),
     checkpoint=dict(iter_interval=2),
     loader=dict(num_workers=1, persistent_workers=True),
-    dataset=dict(type='mmengine.AugmentedNoise', _scope_='mmengine', size=32),
 )
+KILL_DATA = dict(plmae='AugmentedNoise', msa='NoisePairs')  # by the method
+KILL_NAMES = dict(plmae='PL-MAE', msa='MSA')
 INTERVAL = 2
 
 
-def start_run(folder: Path, world_size: int, number: int) -> list[Process]:
+def start_run(folder: Path, method: str, world_size: int, number: int) -> list[Process]:
     """Start all ranks of a run of the kill part."""
     folder.mkdir(parents=True, exist_ok=True)
     group = folder / f'group_{number}'
@@ -186,7 +187,8 @@ def start_run(folder: Path, world_size: int, number: int) -> list[Process]:
     processes = []
     for rank in range(world_size):
         progress = dict(type='mmengine.Progress', _scope_='mmengine', path=str(folder / f'progress_{rank}'))
-        kwargs = dict(KILL_RUN, hooks=(progress,))
+        dataset = dict(type=f'mmengine.{KILL_DATA[method]}', _scope_='mmengine', size=32)
+        kwargs = dict(KILL_RUN, method=method, dataset=dataset, hooks=(progress,))
 
         def work(rank: int = rank, kwargs: dict = kwargs) -> None:
             run_rank(rank, world_size, str(group), folder / 'work', **kwargs)
@@ -203,9 +205,11 @@ def last(folder: Path, kind: str, default: int = 0) -> int:
     return numbers[-1] if numbers else default
 
 
-def kill_trial(folder: Path, world_size: int, iteration: int, delay: float, aim: bool) -> tuple[str, bool]:
+def kill_trial(
+    folder: Path, method: str, world_size: int, iteration: int, delay: float, aim: bool
+) -> tuple[str, bool]:
     """Start a run, kill all of its processes ``delay`` after an iteration; with ``aim``, when it writes a file next."""
-    processes = start_run(folder, world_size, 0)
+    processes = start_run(folder, method, world_size, 0)
     when = 'at a random moment'
     while last(folder, 'i') < iteration and not processes[0].ended():
         time.sleep(0.002)
@@ -222,29 +226,30 @@ def kill_trial(folder: Path, world_size: int, iteration: int, delay: float, aim:
 
 
 def kill_trials(out: Path, results: Results, count: int, seed: int) -> None:
-    """Kill at random moments, every third time while a file is being written; resume; compare all bits."""
+    """Kill runs of each method at random moments, every third while a file is being written; resume; compare all."""
     rng = random.Random(seed)
     for number in range(count):
         name, world_size = (('1 process', 1), ('2 ranks', 2))[number % 2]
+        method = tuple(KILL_DATA)[number // 2 % 2]
         iteration, aim = rng.randint(0, (24 if world_size == 1 else 12) - 3), number % 3 == 2
         delay = rng.uniform(0, 0.2)
-        trial = f'kill {number}'
+        trial = f'kill {number} {method}'
         if trial in results.done:
             continue
-        whole = out / 'kill' / f'whole_{world_size}'
+        whole = out / 'kill' / f'whole_{method}_{world_size}'
         if not (whole / 'done').exists():
             shutil.rmtree(whole, ignore_errors=True)
-            codes = join(start_run(whole, world_size, 0))
+            codes = join(start_run(whole, method, world_size, 0))
             assert codes == [0] * world_size, f'the uninterrupted run failed: {codes}, see {whole}'
             (whole / 'done').touch()
         wanted = final_state(whole / 'work' / 'epoch_3.pth')
         folder = out / 'kill' / f'trial_{number}'
         shutil.rmtree(folder, ignore_errors=True)
-        when, alive = kill_trial(folder, world_size, iteration, delay, aim)
+        when, alive = kill_trial(folder, method, world_size, iteration, delay, aim)
         killed_at = last(folder, 'i')
         # An iteration's checkpoint is written within it, so what was told to have ended has been saved.
         saved = killed_at - killed_at % INTERVAL
-        codes = join(start_run(folder, world_size, 1))
+        codes = join(start_run(folder, method, world_size, 1))
         resumed_at = last(folder, 's')
         problems = [] if alive else ['the run had ended before it was killed']
         if codes != [0] * world_size:
@@ -255,7 +260,7 @@ def kill_trials(out: Path, results: Results, count: int, seed: int) -> None:
             problems.append(f'resumed at {resumed_at} although {saved} was saved')
         results.add(
             trial,
-            f'SIGKILL {when}, {name}',
+            f'SIGKILL {when}, {KILL_NAMES[method]}, {name}',
             'lost' if problems else 'survived',
             killed_after_iteration=killed_at,
             resumed_at=resumed_at,
@@ -484,7 +489,7 @@ def main() -> None:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', default='work_dirs/fault_drill', help='folder of results and of lost runs')
-    parser.add_argument('--kills', type=int, default=30, help='SIGKILLs, half of them of two ranks')
+    parser.add_argument('--kills', type=int, default=30, help='SIGKILLs, half of them of two ranks, half of MSA')
     parser.add_argument('--seed', type=int, default=0, help='of the moments')
     parser.add_argument('--configs', type=int, default=200, help='spoilt configs')
     parser.add_argument('--iterations', type=int, default=2000, help='of the memory trial')
@@ -494,7 +499,8 @@ def main() -> None:
     out = Path(args.out).resolve()
     results = Results(out)
     shutil.rmtree(out / 'warm', ignore_errors=True)
-    run(out / 'warm', epochs=1)  # imports all that the children need
+    for method in KILL_DATA:
+        run(out / 'warm' / method, method=method, epochs=1)  # imports all that the children need
     if 'kill' in args.parts:
         kill_trials(out, results, args.kills, args.seed)
     for part in TEST_PARTS:
