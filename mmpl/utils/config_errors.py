@@ -83,7 +83,8 @@ def find_config_part(trace: TracebackType | None, cfg: Mapping) -> tuple[str, An
 def explained_by(cfg: Mapping) -> Iterator[None]:
     """Turn an error of another library, while things are built, into one that names the part of the config.
 
-    Errors of mmpl that name their field pass, and so does all that happens in the iterations.
+    Errors of mmpl that name their field pass, and so does all that happens in the iterations. A RuntimeError, such as
+    torch's for a value of the wrong type, is explained only if a registry was building something.
 
     Args:
         cfg (Mapping): The config.
@@ -94,16 +95,25 @@ def explained_by(cfg: Mapping) -> Iterator[None]:
     plain = cfg.to_dict() if hasattr(cfg, 'to_dict') else cfg
     try:
         yield
-    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, NotImplementedError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
         frames, trace = [], error.__traceback__
         while trace is not None:
             frames.append(trace.tb_frame.f_code)
             trace = trace.tb_next
         own = frames[-1].co_filename.startswith(_OWN) and ('`' in str(error) or '=' in str(error))
-        if own or any(code.co_name == 'run_iter' for code in frames):
+        names = [code.co_name for code in frames]
+        if own or 'run_iter' in names:
+            raise
+        of_building = type(error) is RuntimeError and 'build_from_cfg' in names
+        if isinstance(error, RuntimeError) and not (of_building or isinstance(error, NotImplementedError)):
             raise
         part = find_config_part(error.__traceback__, plain)
         if part is None and not isinstance(error, KeyError):
             raise
-        shown = '' if part is None else f'\nin `{part[0]}` of the config: {str(part[1])[:_SHOWN]}'
+        shown = ''
+        if part is not None:
+            path, node = part
+            shown = f'\nin `{path}` of the config: {str(node)[:_SHOWN]}'
+            if isinstance(error, TypeError) and isinstance(node, Mapping) and 'type' not in node:
+                shown += f'\n`{path}.type` is not given'
         raise ConfigError(f'{type(error).__name__}: {error}{shown}') from error

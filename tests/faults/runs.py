@@ -24,7 +24,7 @@ from tests.test_models.helpers import msa_cfg, plmae_cfg
 class AugmentedNoise(Dataset):
     """Images that are a function of their index, with augmentations from all three global generators."""
 
-    def __init__(self, size: int = 24, side: int = 16) -> None:
+    def __init__(self, size: int, side: int) -> None:
         self.size, self.side = size, side
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class AugmentedNoise(Dataset):
 class NoisePairs(Dataset):
     """Weak and strong views, with crops of their own, of images that are a function of their index."""
 
-    def __init__(self, size: int = 24, side: int = 16) -> None:
+    def __init__(self, size: int, side: int) -> None:
         self.size, self.side = size, side
         geometry = [
             dict(type='mmpl.BoxedResizedCrop', scale=side, crop_ratio_range=(0.4, 1.0)),
@@ -64,6 +64,11 @@ class NoisePairs(Dataset):
     def __getitem__(self, index: int) -> dict:
         image = np.random.default_rng(index).integers(0, 256, (2 * self.side, 2 * self.side, 3), dtype=np.uint8)
         return self.pipeline(dict(img=image, img_shape=image.shape[:2]))
+
+
+def noise_cfg(kind: str = 'AugmentedNoise', size: int = 24, side: int = 16) -> dict:
+    """Config of one of the datasets above; they have no defaults, so that a field left out is an error."""
+    return dict(type=f'mmengine.{kind}', _scope_='mmengine', size=size, side=side)
 
 
 @HOOKS.register_module(force=True)
@@ -141,7 +146,7 @@ def fault_cfg(
             'drop_last': True,
             'sampler': dict(type='DefaultSampler', shuffle=True),
             'collate_fn': dict(type='default_collate'),
-            'dataset': dataset or dict(type=f'mmengine.{dataset_type}', _scope_='mmengine'),
+            'dataset': dataset or noise_cfg(dataset_type),
             **(loader or {}),
         },
         optim_wrapper={

@@ -16,6 +16,7 @@ from tests.faults.runs import fault_cfg
     ('path', 'value', 'part'),
     [
         ('model.data_preprocessor.mean', 2.5, 'model.data_preprocessor'),
+        ('model.data_preprocessor.mean', [0.0, dict(a=1), 0.0], 'model.data_preprocessor'),
         ('optim_wrapper.optimizer.betas', 'wrong', 'optim_wrapper.optimizer'),
         ('param_scheduler', [dict(type='LinearLR', start_factor=-1)], 'param_scheduler[0]'),
         ('default_hooks.logger.interval_', 3, 'default_hooks.logger'),
@@ -55,12 +56,22 @@ def test_a_missing_section_is_named(tmp_path) -> None:
         Runner.from_cfg(Config(cfg))
 
 
+def test_a_missing_type_is_named(tmp_path) -> None:
+    cfg = fault_cfg(tmp_path).to_dict()
+    del cfg['train_cfg']['type']
+    with pytest.raises(ConfigError, match=r'`train_cfg.type` is not given'), explained_by(cfg):
+        Runner.from_cfg(Config(cfg)).train()
+
+
 def test_our_own_errors_pass(tmp_path) -> None:
     cfg = fault_cfg(tmp_path, loop=dict(max_epochs=1.5))
     with pytest.raises(TypeError, match='train_cfg.max_epochs.*1.5'), explained_by(cfg):
         Runner.from_cfg(cfg).train()
     with pytest.raises(OSError, match='disk'), explained_by({}):
         raise OSError('disk')
+    with pytest.raises(RuntimeError, match='out of memory'), explained_by(dict(a=dict(b=1))):
+        part = dict(b=1)  # no registry was building
+        raise RuntimeError(f'out of memory {part}')
 
 
 @pytest.mark.parametrize(

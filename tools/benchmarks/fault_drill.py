@@ -35,7 +35,7 @@ import mmpl.engine  # noqa: E402
 import mmpl.models  # noqa: E402, F401  (all here, so that no child has to import it)
 from mmpl.apis.train import set_loader_defaults  # noqa: E402
 from mmpl.utils.config_errors import explained_by  # noqa: E402
-from tests.faults.runs import differences, final_state, run, run_rank  # noqa: E402
+from tests.faults.runs import differences, final_state, noise_cfg, run, run_rank  # noqa: E402
 
 TIMEOUT = 300  # seconds after which a process counts as hung
 
@@ -187,8 +187,7 @@ def start_run(folder: Path, method: str, world_size: int, number: int) -> list[P
     processes = []
     for rank in range(world_size):
         progress = dict(type='mmengine.Progress', _scope_='mmengine', path=str(folder / f'progress_{rank}'))
-        dataset = dict(type=f'mmengine.{KILL_DATA[method]}', _scope_='mmengine', size=32)
-        kwargs = dict(KILL_RUN, method=method, dataset=dataset, hooks=(progress,))
+        kwargs = dict(KILL_RUN, method=method, dataset=noise_cfg(KILL_DATA[method], size=32), hooks=(progress,))
 
         def work(rank: int = rank, kwargs: dict = kwargs) -> None:
             run_rank(rank, world_size, str(group), folder / 'work', **kwargs)
@@ -205,9 +204,7 @@ def last(folder: Path, kind: str, default: int = 0) -> int:
     return numbers[-1] if numbers else default
 
 
-def kill_trial(
-    folder: Path, method: str, world_size: int, iteration: int, delay: float, aim: bool
-) -> tuple[str, bool]:
+def kill_trial(folder: Path, method: str, world_size: int, iteration: int, delay: float, aim: bool) -> tuple[str, bool]:
     """Start a run, kill all of its processes ``delay`` after an iteration; with ``aim``, when it writes a file next."""
     processes = start_run(folder, method, world_size, 0)
     when = 'at a random moment'
@@ -344,7 +341,7 @@ def demo_config(work_dir: Path) -> Config:
     cfg.train_cfg.max_epochs = 1
     cfg.param_scheduler = [dict(type='LinearLR', start_factor=0.01, by_epoch=True, end=1, convert_to_iter_based=True)]
     cfg.train_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
-    cfg.train_dataloader.dataset = dict(type='mmengine.AugmentedNoise', _scope_='mmengine', size=16, side=32)
+    cfg.train_dataloader.dataset = noise_cfg(size=16, side=32)
     return cfg
 
 
@@ -448,7 +445,7 @@ def memory_trial(out: Path, results: Results, iterations: int) -> None:
     kwargs = dict(
         hooks=(hook,),
         epochs=iterations // 100,
-        dataset=dict(type='mmengine.AugmentedNoise', _scope_='mmengine', size=400),
+        dataset=noise_cfg(size=400),
         checkpoint=dict(interval=1, max_keep_ckpts=1),
     )
     (code,) = join([Process(lambda: run(out / 'memory' / 'work', **kwargs), out / 'memory' / 'log')], timeout=3600)
