@@ -10,8 +10,35 @@ _OWN = str(Path(__file__).resolve().parents[1])
 _SHOWN = 3000
 
 
+# What mmengine's Runner takes under these names in a config.
+_SECTIONS: dict[str, tuple[type, ...]] = dict(
+    model=(Mapping,),
+    train_dataloader=(Mapping,),
+    train_cfg=(Mapping,),
+    optim_wrapper=(Mapping,),
+    param_scheduler=(Mapping, list, tuple),
+    default_hooks=(Mapping,),
+    custom_hooks=(list, tuple),
+)
+
+
 class ConfigError(ValueError):
     """Something cannot be built as the config says; the message names the part of the config."""
+
+
+def check_sections(cfg: Mapping) -> None:
+    """Refuse a config with a section of the wrong kind.
+
+    Args:
+        cfg (Mapping): The whole config. Sections may be missing or None.
+
+    Raises:
+        TypeError: A section is neither None nor of its kind.
+    """
+    for field, kinds in _SECTIONS.items():
+        if cfg.get(field) is not None and not isinstance(cfg[field], kinds):
+            allowed = ' or a '.join('dict' if kind is Mapping else kind.__name__ for kind in kinds)
+            raise TypeError(f'`{field}` must be a {allowed}, but got {cfg[field]!r}')
 
 
 def _nodes(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
@@ -91,8 +118,10 @@ def explained_by(cfg: Mapping) -> Iterator[None]:
 
     Raises:
         ConfigError: Instead of the other library's error, which is its cause.
+        TypeError: A section of the config is of the wrong kind.
     """
     plain = cfg.to_dict() if hasattr(cfg, 'to_dict') else cfg
+    check_sections(plain)
     try:
         yield
     except (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
@@ -114,6 +143,7 @@ def explained_by(cfg: Mapping) -> Iterator[None]:
         if part is not None:
             path, node = part
             shown = f'\nin `{path}` of the config: {str(node)[:_SHOWN]}'
-            if isinstance(error, TypeError) and isinstance(node, Mapping) and 'type' not in node:
+            untyped = isinstance(node, Mapping) and 'type' not in node
+            if untyped and isinstance(error, TypeError) and ' argument' in str(error):
                 shown += f'\n`{path}.type` is not given'
         raise ConfigError(f'{type(error).__name__}: {error}{shown}') from error

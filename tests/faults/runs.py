@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmpl.compat import load_checkpoint
+from mmpl.utils.checks import check_number
 from tests.test_models.helpers import msa_cfg, plmae_cfg
 
 
@@ -25,6 +26,8 @@ class AugmentedNoise(Dataset):
     """Images that are a function of their index, with augmentations from all three global generators."""
 
     def __init__(self, size: int, side: int) -> None:
+        check_number('size', size, 1, integer=True)
+        check_number('side', side, 1, integer=True)
         self.size, self.side = size, side
 
     def __len__(self) -> int:
@@ -41,6 +44,8 @@ class NoisePairs(Dataset):
     """Weak and strong views, with crops of their own, of images that are a function of their index."""
 
     def __init__(self, size: int, side: int) -> None:
+        check_number('size', size, 1, integer=True)
+        check_number('side', side, 1, integer=True)
         self.size, self.side = size, side
         geometry = [
             dict(type='mmpl.BoxedResizedCrop', scale=side, crop_ratio_range=(0.4, 1.0)),

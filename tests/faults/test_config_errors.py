@@ -56,6 +56,20 @@ def test_a_missing_section_is_named(tmp_path) -> None:
         Runner.from_cfg(Config(cfg))
 
 
+@pytest.mark.parametrize('field', ['model', 'optim_wrapper', 'custom_hooks'])
+def test_a_section_of_the_wrong_kind_is_named(field: str) -> None:
+    with pytest.raises(TypeError, match=f'`{field}` must be a .*, but got -3'), explained_by({field: -3}):
+        pass
+
+
+@pytest.mark.parametrize('field', ['backbone', 'neck', 'head'])
+def test_a_part_that_is_no_config_is_named(field: str, tmp_path) -> None:
+    cfg = fault_cfg(tmp_path)
+    cfg.model[field] = None
+    with pytest.raises(TypeError, match=f'`{field}` must be a dict'), explained_by(cfg.copy()):
+        Runner.from_cfg(cfg)
+
+
 def test_a_missing_type_is_named(tmp_path) -> None:
     cfg = fault_cfg(tmp_path).to_dict()
     del cfg['train_cfg']['type']
@@ -89,6 +103,12 @@ def test_our_own_errors_pass(tmp_path) -> None:
 def test_optim_wrapper_fields(fields: dict, named: str) -> None:
     with pytest.raises((TypeError, ValueError), match=named):
         AutocastOptimWrapper(optimizer=torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), **fields)
+
+
+@pytest.mark.parametrize('fields', [dict(lr=[1, 2]), dict(lr=-1.0), dict(lr=0.1, weight_decay='wrong')])
+def test_optimizer_fields(fields: dict) -> None:
+    with pytest.raises((TypeError, ValueError), match=f'`optim_wrapper.optimizer.{list(fields)[-1]}`'):
+        StrictOptimWrapperConstructor(dict(type=OptimWrapper, optimizer=dict(type='SGD', **fields)), {})
 
 
 @pytest.mark.parametrize(
