@@ -100,7 +100,7 @@ class StrictOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
-        optimizer = optim_wrapper_cfg.get('optimizer')
+        optimizer: Any = optim_wrapper_cfg.get('optimizer')
         check_part('optim_wrapper.optimizer', optimizer, "dict(type='AdamW')")
         for field in ('lr', 'weight_decay'):  # what the factors of paramwise_cfg scale
             if optimizer.get(field) is not None:
