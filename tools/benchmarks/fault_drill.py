@@ -8,6 +8,8 @@ Processes are forked from this one, which has everything imported. CPU only, one
 
 import argparse
 import copy
+import ctypes
+import gc
 import json
 import os
 import random
@@ -60,16 +62,19 @@ class Progress(Hook):
 
 @HOOKS.register_module(force=True)
 class MemoryLog(Hook):
-    """Notes the resident memory of the process."""
+    """Notes the resident memory of the process, with what was freed in it or, with ``held``, without."""
 
     priority = 'LOWEST'
 
-    def __init__(self, path: str, interval: int = 20) -> None:
-        self.path, self.interval = path, interval
+    def __init__(self, path: str, held: bool, interval: int = 20) -> None:
+        self.path, self.held, self.interval = path, held, interval
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """A line every few iterations."""
         if self.every_n_train_iters(runner, self.interval):
+            if self.held:
+                gc.collect()
+                ctypes.CDLL(None).malloc_trim(0)  # of glibc
             pages = int(Path('/proc/self/statm').read_text().split()[1])
             with open(self.path, 'a', encoding='utf-8') as file:
                 file.write(f'{runner.iter + 1} {pages * os.sysconf("SC_PAGE_SIZE") / 1024}\n')
@@ -434,24 +439,26 @@ def fuzz_trials(out: Path, results: Results, count: int, seed: int) -> None:
 # ---------------------------------------------------------------------- memory
 
 
-def memory_trial(out: Path, results: Results, iterations: int) -> None:
-    """Resident memory over many iterations: a line through the last three quarters.
+def memory_trial(out: Path, results: Results, iterations: int, held: bool) -> None:
+    """Memory over many iterations: a line through the last three quarters.
 
     Neighbouring values are not independent, so the line goes through the means of a hundred iterations each.
     """
-    trial = f'memory over {iterations} iterations'
+    kind = 'held' if held else 'resident'
+    trial = f'memory {kind} over {iterations} iterations'
     if trial in results.done:
         return
-    log = out / 'memory' / 'resident'
-    shutil.rmtree(out / 'memory', ignore_errors=True)
-    hook = dict(type='mmengine.MemoryLog', _scope_='mmengine', path=str(log))
+    folder = out / f'memory_{kind}'
+    log = folder / kind
+    shutil.rmtree(folder, ignore_errors=True)
+    hook = dict(type='mmengine.MemoryLog', _scope_='mmengine', path=str(log), held=held)
     kwargs = dict(
         hooks=(hook,),
         epochs=iterations // 100,
         dataset=noise_cfg(size=400),
         checkpoint=dict(interval=1, max_keep_ckpts=1),
     )
-    (code,) = join([Process(lambda: run(out / 'memory' / 'work', **kwargs), out / 'memory' / 'log')], timeout=3600)
+    (code,) = join([Process(lambda: run(folder / 'work', **kwargs), folder / 'log')], timeout=3600)
     data = np.loadtxt(log)
     data = data[data[:, 0] > iterations / 4]
     means = data[: len(data) // 5 * 5].reshape(-1, 5, 2).mean(axis=1)  # a line in `log` is 20 iterations
@@ -459,7 +466,7 @@ def memory_trial(out: Path, results: Results, iterations: int) -> None:
     error = float(np.sqrt(covariance[0, 0]))
     results.add(
         trial,
-        'memory growth',
+        f'growth of memory that is {kind}',
         'survived' if code == 0 and slope < 2 * error else 'lost',
         kib_per_iteration=round(float(slope), 4),
         standard_error=round(error, 4),
@@ -508,7 +515,8 @@ def main() -> None:
     if 'fuzz' in args.parts:
         fuzz_trials(out, results, args.configs, args.seed)
     if 'memory' in args.parts:
-        memory_trial(out, results, args.iterations)
+        for held in (True, False):
+            memory_trial(out, results, args.iterations, held)
     print(table(results))
 
 
