@@ -5,6 +5,9 @@ NNODES=${NNODES:-1}
 if [ "$NNODES" = 1 ] && [ -z "${PORT:-}" ] && [ -z "${MASTER_ADDR:-}" ]; then
     # One machine: any free port, so that two runs do not collide.
     TORCHRUN_ARGS=(--standalone --nnodes=1)
+    # torchrun would give restarted processes the store of those that died, with their addresses in it: they then wait
+    # for a dead process until the timeout of half an hour. This way each start has a store of its own.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE="${TORCH_DISABLE_SHARE_RDZV_TCP_STORE:-1}"
 else
     TORCHRUN_ARGS=(
         --nnodes="$NNODES"

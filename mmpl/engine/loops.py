@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from mmpl.datasets.bad_files import REPORT_NAME, BadDataError, BadFileReport, listing
 from mmpl.datasets.guarded import GuardedDataset
 from mmpl.datasets.resumable_sampler import ResumableSampler
+from mmpl.engine.hooks.log_history_hook import LogHistoryHook
 from mmpl.registry import LOOPS
 from mmpl.utils.checks import check_choice, check_number
 from mmpl.utils.seeds import derive_seed, seed_all
@@ -85,6 +86,7 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         dataset = dataset if isinstance(dataset, GuardedDataset) else dataset._dataset  # num_batch_per_epoch slices it
         dataset.report = self.bad_files.path
         runner.register_hook(_PositionHook(self))
+        runner.register_hook(LogHistoryHook())
 
     @staticmethod
     def _guarded(dataloader: Any, options: dict) -> Any:

@@ -1,6 +1,6 @@
 """Checks of config fields: every error names the field, its value and what is allowed."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from numbers import Real
 from typing import Any
 
@@ -18,6 +18,21 @@ def check_choice(field: str, value: Any, allowed: Collection) -> None:
     """
     if not any(value is option or value == option for option in allowed):
         raise ValueError(f'`{field}` must be one of {sorted(allowed, key=str)}, but got {value!r}')
+
+
+def check_part(field: str, value: Any, example: str = "dict(type='...')") -> None:
+    """Refuse what is no config of a part.
+
+    Args:
+        field (str): Name of the config field, as the user writes it.
+        value: What the user gave.
+        example (str): Of what is allowed.
+
+    Raises:
+        TypeError: If ``value`` is not a dict.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f'`{field}` must be a dict such as {example}, but got {value!r}')
 
 
 def check_number(

@@ -10,8 +10,35 @@ _OWN = str(Path(__file__).resolve().parents[1])
 _SHOWN = 3000
 
 
+# What mmengine's Runner takes under these names in a config.
+_SECTIONS: dict[str, tuple[type, ...]] = dict(
+    model=(Mapping,),
+    train_dataloader=(Mapping,),
+    train_cfg=(Mapping,),
+    optim_wrapper=(Mapping,),
+    param_scheduler=(Mapping, list, tuple),
+    default_hooks=(Mapping,),
+    custom_hooks=(list, tuple),
+)
+
+
 class ConfigError(ValueError):
     """Something cannot be built as the config says; the message names the part of the config."""
+
+
+def check_sections(cfg: Mapping) -> None:
+    """Refuse a config with a section of the wrong kind.
+
+    Args:
+        cfg (Mapping): The whole config. Sections may be missing or None.
+
+    Raises:
+        TypeError: A section is neither None nor of its kind.
+    """
+    for field, kinds in _SECTIONS.items():
+        if cfg.get(field) is not None and not isinstance(cfg[field], kinds):
+            allowed = ' or a '.join('dict' if kind is Mapping else kind.__name__ for kind in kinds)
+            raise TypeError(f'`{field}` must be a {allowed}, but got {cfg[field]!r}')
 
 
 def _nodes(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
@@ -83,27 +110,40 @@ def find_config_part(trace: TracebackType | None, cfg: Mapping) -> tuple[str, An
 def explained_by(cfg: Mapping) -> Iterator[None]:
     """Turn an error of another library, while things are built, into one that names the part of the config.
 
-    Errors of mmpl that name their field pass, and so does all that happens in the iterations.
+    Errors of mmpl that name their field pass, and so does all that happens in the iterations. A RuntimeError, such as
+    torch's for a value of the wrong type, is explained only if a registry was building something.
 
     Args:
         cfg (Mapping): The config.
 
     Raises:
         ConfigError: Instead of the other library's error, which is its cause.
+        TypeError: A section of the config is of the wrong kind.
     """
     plain = cfg.to_dict() if hasattr(cfg, 'to_dict') else cfg
+    check_sections(plain)
     try:
         yield
-    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, NotImplementedError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
         frames, trace = [], error.__traceback__
         while trace is not None:
             frames.append(trace.tb_frame.f_code)
             trace = trace.tb_next
         own = frames[-1].co_filename.startswith(_OWN) and ('`' in str(error) or '=' in str(error))
-        if own or any(code.co_name == 'run_iter' for code in frames):
+        names = [code.co_name for code in frames]
+        if own or 'run_iter' in names:
+            raise
+        of_building = type(error) is RuntimeError and 'build_from_cfg' in names
+        if isinstance(error, RuntimeError) and not (of_building or isinstance(error, NotImplementedError)):
             raise
         part = find_config_part(error.__traceback__, plain)
         if part is None and not isinstance(error, KeyError):
             raise
-        shown = '' if part is None else f'\nin `{part[0]}` of the config: {str(part[1])[:_SHOWN]}'
+        shown = ''
+        if part is not None:
+            path, node = part
+            shown = f'\nin `{path}` of the config: {str(node)[:_SHOWN]}'
+            untyped = isinstance(node, Mapping) and 'type' not in node
+            if untyped and isinstance(error, TypeError) and ' argument' in str(error):
+                shown += f'\n`{path}.type` is not given'
         raise ConfigError(f'{type(error).__name__}: {error}{shown}') from error

@@ -9,21 +9,25 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.hooks import Hook
-from mmengine.registry import DATASETS, HOOKS
+from mmengine.registry import DATASETS, HOOKS, DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmpl.compat import load_checkpoint
-from tests.test_models.helpers import plmae_cfg
+from mmpl.utils.checks import check_number
+from tests.test_models.helpers import msa_cfg, plmae_cfg
 
 
 @DATASETS.register_module(force=True)
 class AugmentedNoise(Dataset):
     """Images that are a function of their index, with augmentations from all three global generators."""
 
-    def __init__(self, size: int = 24, side: int = 16) -> None:
+    def __init__(self, size: int, side: int) -> None:
+        check_number('size', size, 1, integer=True)
+        check_number('side', side, 1, integer=True)
         self.size, self.side = size, side
 
     def __len__(self) -> int:
@@ -33,6 +37,43 @@ class AugmentedNoise(Dataset):
         image = np.random.default_rng(index).normal(size=(3, self.side, self.side)).astype(np.float32)
         image = image * np.float32(random.uniform(0.5, 1.5)) + np.float32(np.random.normal())
         return dict(inputs=torch.from_numpy(image) + torch.randn(()), data_samples=index)
+
+
+@DATASETS.register_module(force=True)
+class NoisePairs(Dataset):
+    """Weak and strong views, with crops of their own, of images that are a function of their index."""
+
+    def __init__(self, size: int, side: int) -> None:
+        check_number('size', size, 1, integer=True)
+        check_number('side', side, 1, integer=True)
+        self.size, self.side = size, side
+        geometry = [
+            dict(type='mmpl.BoxedResizedCrop', scale=side, crop_ratio_range=(0.4, 1.0)),
+            dict(type='RandomFlip', prob=0.5),
+        ]
+        strong = [
+            dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4),
+            dict(type='GaussianBlur', magnitude_range=(0.1, 1.0), magnitude_std='inf', prob=0.5),
+        ]
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            self.pipeline = Compose(
+                [
+                    dict(type='mmpl.TwoViews', geometry=geometry, strong=strong, own_crop=True),
+                    dict(type='PackInputs', meta_keys=('view_boxes',)),
+                ]
+            )
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> dict:
+        image = np.random.default_rng(index).integers(0, 256, (2 * self.side, 2 * self.side, 3), dtype=np.uint8)
+        return self.pipeline(dict(img=image, img_shape=image.shape[:2]))
+
+
+def noise_cfg(kind: str = 'AugmentedNoise', size: int = 24, side: int = 16) -> dict:
+    """Config of one of the datasets above; they have no defaults, so that a field left out is an error."""
+    return dict(type=f'mmengine.{kind}', _scope_='mmengine', size=size, side=side)
 
 
 @HOOKS.register_module(force=True)
@@ -58,6 +99,15 @@ VARIANTS: dict[str, dict] = dict(
         optim_wrapper=dict(accumulative_counts=2, dtype='bfloat16'), model=dict(masking=dict(num_masks=2))
     ),
     sinkhorn_discrete=dict(model=dict(head=dict(target='discrete'), label_head=dict(assignment='sinkhorn'))),
+    msa=dict(
+        method='msa',
+        optim_wrapper=dict(accumulative_counts=2, dtype='bfloat16'),
+        model=dict(masking=dict(num_masks=2)),
+    ),
+)
+METHODS: dict[str, tuple] = dict(  # config of the model, its dataset, and fields of its preprocessor
+    plmae=(plmae_cfg, 'AugmentedNoise', {}),
+    msa=(msa_cfg, 'NoisePairs', dict(mean=[127.0] * 3, std=[60.0] * 3)),
 )
 
 
@@ -72,9 +122,11 @@ def fault_cfg(
     non_finite: dict | None = None,
     hooks: tuple = (),
     epochs: int = 3,
+    method: str = 'plmae',
     **kwargs,
 ) -> Config:
-    """Config of a PL-MAE run of six iterations an epoch, with everything of the default runtime that matters."""
+    """Config of a run of six iterations an epoch, with everything of the default runtime that matters."""
+    model_cfg, dataset_type, preprocessor = METHODS[method]
     backbone = dict(
         type='mmpl.MaskedViT',
         arch=dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64),
@@ -86,8 +138,12 @@ def fault_cfg(
     cfg = dict(
         default_scope='mmpretrain',
         work_dir=str(work_dir),
-        model=plmae_cfg(
-            **{'backbone': backbone, 'data_preprocessor': dict(type='SelfSupDataPreprocessor'), **(model or {})}
+        model=model_cfg(
+            **{
+                'backbone': backbone,
+                'data_preprocessor': dict(type='SelfSupDataPreprocessor', **preprocessor),
+                **(model or {}),
+            }
         ),
         train_dataloader={
             'batch_size': 4,
@@ -95,7 +151,7 @@ def fault_cfg(
             'drop_last': True,
             'sampler': dict(type='DefaultSampler', shuffle=True),
             'collate_fn': dict(type='default_collate'),
-            'dataset': dataset or dict(type='mmengine.AugmentedNoise', _scope_='mmengine'),
+            'dataset': dataset or noise_cfg(dataset_type),
             **(loader or {}),
         },
         optim_wrapper={

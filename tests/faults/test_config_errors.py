@@ -16,6 +16,7 @@ from tests.faults.runs import fault_cfg
     ('path', 'value', 'part'),
     [
         ('model.data_preprocessor.mean', 2.5, 'model.data_preprocessor'),
+        ('model.data_preprocessor.mean', [0.0, dict(a=1), 0.0], 'model.data_preprocessor'),
         ('optim_wrapper.optimizer.betas', 'wrong', 'optim_wrapper.optimizer'),
         ('param_scheduler', [dict(type='LinearLR', start_factor=-1)], 'param_scheduler[0]'),
         ('default_hooks.logger.interval_', 3, 'default_hooks.logger'),
@@ -55,12 +56,36 @@ def test_a_missing_section_is_named(tmp_path) -> None:
         Runner.from_cfg(Config(cfg))
 
 
+@pytest.mark.parametrize('field', ['model', 'optim_wrapper', 'custom_hooks'])
+def test_a_section_of_the_wrong_kind_is_named(field: str) -> None:
+    with pytest.raises(TypeError, match=f'`{field}` must be a .*, but got -3'), explained_by({field: -3}):
+        pass
+
+
+@pytest.mark.parametrize('field', ['backbone', 'neck', 'head'])
+def test_a_part_that_is_no_config_is_named(field: str, tmp_path) -> None:
+    cfg = fault_cfg(tmp_path)
+    cfg.model[field] = None
+    with pytest.raises(TypeError, match=f'`{field}` must be a dict'), explained_by(cfg.copy()):
+        Runner.from_cfg(cfg)
+
+
+def test_a_missing_type_is_named(tmp_path) -> None:
+    cfg = fault_cfg(tmp_path).to_dict()
+    del cfg['train_cfg']['type']
+    with pytest.raises(ConfigError, match=r'`train_cfg.type` is not given'), explained_by(cfg):
+        Runner.from_cfg(Config(cfg)).train()
+
+
 def test_our_own_errors_pass(tmp_path) -> None:
     cfg = fault_cfg(tmp_path, loop=dict(max_epochs=1.5))
     with pytest.raises(TypeError, match='train_cfg.max_epochs.*1.5'), explained_by(cfg):
         Runner.from_cfg(cfg).train()
     with pytest.raises(OSError, match='disk'), explained_by({}):
         raise OSError('disk')
+    with pytest.raises(RuntimeError, match='out of memory'), explained_by(dict(a=dict(b=1))):
+        part = dict(b=1)  # no registry was building
+        raise RuntimeError(f'out of memory {part}')
 
 
 @pytest.mark.parametrize(
@@ -78,6 +103,12 @@ def test_our_own_errors_pass(tmp_path) -> None:
 def test_optim_wrapper_fields(fields: dict, named: str) -> None:
     with pytest.raises((TypeError, ValueError), match=named):
         AutocastOptimWrapper(optimizer=torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), **fields)
+
+
+@pytest.mark.parametrize('fields', [dict(lr=[1, 2]), dict(lr=-1.0), dict(lr=0.1, weight_decay='wrong')])
+def test_optimizer_fields(fields: dict) -> None:
+    with pytest.raises((TypeError, ValueError), match=f'`optim_wrapper.optimizer.{list(fields)[-1]}`'):
+        StrictOptimWrapperConstructor(dict(type=OptimWrapper, optimizer=dict(type='SGD', **fields)), {})
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,6 @@ class KillRankOne(Hook):
 """
 
 
-@pytest.mark.full  # gloo now and then fails to connect restarted ranks to each other, and waits long before it says so
 @pytest.mark.slow
 @pytest.mark.dist
 def test_a_killed_rank_is_restarted_and_the_run_resumes(tmp_path: Path) -> None:
@@ -51,7 +50,7 @@ def test_a_killed_rank_is_restarted_and_the_run_resumes(tmp_path: Path) -> None:
         env=env,
         capture_output=True,
         text=True,
-        timeout=1200,
+        timeout=300,
     )
     text = done.stdout + done.stderr
     assert done.returncode == 0, f'{time.monotonic() - begin:.0f} s\n{text[-6000:]}'

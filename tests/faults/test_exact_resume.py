@@ -42,6 +42,7 @@ def whole(tmp_path_factory) -> dict[str, dict]:
         ('bf16_accumulation_masks', 7),
         ('bf16_accumulation_masks', 17),
         ('sinkhorn_discrete', 4),
+        ('msa', 9),
     ],
 )
 def test_resumed_is_uninterrupted(variant: str, iteration: int, whole, tmp_path: Path) -> None:

@@ -1,15 +1,20 @@
 """The same with two processes (gloo, CPU): one pair of processes runs all scenarios, the tests look at what it left."""
 
+import contextlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import traceback
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.dist import all_gather
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 
 from mmpl.compat import load_checkpoint
 from mmpl.engine import NonFiniteHook
@@ -22,6 +27,18 @@ from tests.faults.test_non_finite import hook_of, poison
 
 VARIANT = VARIANTS['bf16_accumulation_masks']
 TWO = dict(loader=dict(batch_size=2), checkpoint=dict(iter_interval=2))
+
+
+@HOOKS.register_module(force=True)
+class Schedules(Hook):
+    """Notes iteration, learning rate and the teachers' momenta of each step."""
+
+    steps: list = []
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        scalars = runner.message_hub.log_scalars
+        momenta = [scalars[f'train/momentum_{name}'].current() for name in ('label', 'recon')]
+        self.steps.append([runner.iter, runner.optim_wrapper.get_lr()['lr'][0], *momenta])
 
 
 def scenarios(rank: int, root: Path, images: Path) -> dict:
@@ -44,6 +61,9 @@ def scenarios(rank: int, root: Path, images: Path) -> dict:
     found['finite'] = bool(torch.isfinite(own).all())
     found['skipped'] = hook_of(runner, NonFiniteHook).skipped
     found['cause'] = hook_of(runner, NonFiniteHook)._cause
+
+    with contextlib.suppress(StopAt.Stopped):  # for one process to go on with
+        go('left', hooks=stop_at(9), **TWO, optim_wrapper=VARIANT['optim_wrapper'])
 
     # a run of one process with twice the batch, and one whose batch stays: half as many steps are left
     go('wider', **TWO, **VARIANT)
@@ -133,6 +153,23 @@ def test_another_world_size(ranks) -> None:
     assert 'Resumed with world_size 1 -> 2. ' in logs_of(root / 'fewer_steps')
     assert found[0]['fewer_steps'][:2] == [9, 9]
     assert found[0]['fewer_steps'][2] == pytest.approx(found[0]['fresh_lr'], rel=1e-9)
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+@pytest.mark.parametrize('batch_size', [2, 4])
+def test_one_process_goes_on_with_the_schedules_of_two(ranks, batch_size: int, tmp_path: Path) -> None:
+    """With the batch of each of two processes there are twice the steps, with twice that batch the same ones."""
+    root, _ = ranks
+    shutil.copytree(root / 'left', tmp_path / 'left')
+    steps = Schedules.steps = []
+    factor = 4 // batch_size
+    hooks = (dict(type='mmengine.Schedules', _scope_='mmengine'),)
+    run(tmp_path / 'left', hooks=hooks, loader=dict(batch_size=batch_size), optim_wrapper=VARIANT['optim_wrapper'])
+    assert (len(steps), steps[0][0]) == (10 * factor, 8 * factor)
+    whole = Schedules.steps = []
+    run(tmp_path / 'whole', hooks=hooks, loader=dict(batch_size=batch_size), optim_wrapper=VARIANT['optim_wrapper'])
+    assert np.allclose(steps, whole[8 * factor :], rtol=1e-9, atol=0)
 
 
 @pytest.mark.dist

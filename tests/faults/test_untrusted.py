@@ -19,7 +19,7 @@ from mmpl.compat import UntrustedCheckpointError, allow_unsafe_load
 from mmpl.evaluation.evaluate import evaluate_features
 from mmpl.utils.paths import PathOutsideRootError, forbid_paths_outside_root
 from mmpl.visualization import build_report
-from tests.faults.runs import fault_cfg
+from tests.faults.runs import fault_cfg, noise_cfg
 from tests.test_compat.test_torch_load import Payload
 
 
@@ -82,7 +82,7 @@ def test_export(poisoned: Path, canary: Path) -> None:
 
 @pytest.mark.smoke
 def test_evaluation(poisoned: Path, canary: Path, tmp_path: Path) -> None:
-    loader = dict(batch_size=4, num_workers=0, dataset=dict(type='mmengine.AugmentedNoise', _scope_='mmengine'))
+    loader = dict(batch_size=4, num_workers=0, dataset=noise_cfg())
     probe = dict(type='mmpl.FeatureProbeHook', train_dataloader=loader, val_dataloader=loader)
     with pytest.raises(UntrustedCheckpointError):
         evaluate_features(fault_cfg(tmp_path, custom_hooks=[probe]), str(poisoned))
@@ -91,7 +91,7 @@ def test_evaluation(poisoned: Path, canary: Path, tmp_path: Path) -> None:
 
 @pytest.mark.smoke
 def test_report(poisoned: Path, canary: Path) -> None:
-    loader = dict(batch_size=4, num_workers=0, dataset=dict(type='mmengine.AugmentedNoise', _scope_='mmengine'))
+    loader = dict(batch_size=4, num_workers=0, dataset=noise_cfg())
     probe = dict(type='mmpl.FeatureProbeHook', train_dataloader=loader, val_dataloader=loader)
     fault_cfg(poisoned.parent, custom_hooks=[probe]).dump(poisoned.parent / 'config.py')
     with pytest.raises(UntrustedCheckpointError):

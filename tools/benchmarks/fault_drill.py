@@ -8,6 +8,8 @@ Processes are forked from this one, which has everything imported. CPU only, one
 
 import argparse
 import copy
+import ctypes
+import gc
 import json
 import os
 import random
@@ -35,7 +37,7 @@ import mmpl.engine  # noqa: E402
 import mmpl.models  # noqa: E402, F401  (all here, so that no child has to import it)
 from mmpl.apis.train import set_loader_defaults  # noqa: E402
 from mmpl.utils.config_errors import explained_by  # noqa: E402
-from tests.faults.runs import differences, final_state, run, run_rank  # noqa: E402
+from tests.faults.runs import differences, final_state, noise_cfg, run, run_rank  # noqa: E402
 
 TIMEOUT = 300  # seconds after which a process counts as hung
 
@@ -60,16 +62,19 @@ class Progress(Hook):
 
 @HOOKS.register_module(force=True)
 class MemoryLog(Hook):
-    """Notes the resident memory of the process."""
+    """Notes the resident memory of the process, with what was freed in it or, with ``held``, without."""
 
     priority = 'LOWEST'
 
-    def __init__(self, path: str, interval: int = 20) -> None:
-        self.path, self.interval = path, interval
+    def __init__(self, path: str, held: bool, interval: int = 20) -> None:
+        self.path, self.held, self.interval = path, held, interval
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """A line every few iterations."""
         if self.every_n_train_iters(runner, self.interval):
+            if self.held:
+                gc.collect()
+                ctypes.CDLL(None).malloc_trim(0)  # of glibc
             pages = int(Path('/proc/self/statm').read_text().split()[1])
             with open(self.path, 'a', encoding='utf-8') as file:
                 file.write(f'{runner.iter + 1} {pages * os.sysconf("SC_PAGE_SIZE") / 1024}\n')
@@ -173,12 +178,13 @@ KILL_RUN: dict[str, Any] = dict(
     optim_wrapper=dict(accumulative_counts=2, dtype='bfloat16'),
     checkpoint=dict(iter_interval=2),
     loader=dict(num_workers=1, persistent_workers=True),
-    dataset=dict(type='mmengine.AugmentedNoise', _scope_='mmengine', size=32),
 )
+KILL_DATA = dict(plmae='AugmentedNoise', msa='NoisePairs')  # by the method
+KILL_NAMES = dict(plmae='PL-MAE', msa='MSA')
 INTERVAL = 2
 
 
-def start_run(folder: Path, world_size: int, number: int) -> list[Process]:
+def start_run(folder: Path, method: str, world_size: int, number: int) -> list[Process]:
     """Start all ranks of a run of the kill part."""
     folder.mkdir(parents=True, exist_ok=True)
     group = folder / f'group_{number}'
@@ -186,7 +192,7 @@ def start_run(folder: Path, world_size: int, number: int) -> list[Process]:
     processes = []
     for rank in range(world_size):
         progress = dict(type='mmengine.Progress', _scope_='mmengine', path=str(folder / f'progress_{rank}'))
-        kwargs = dict(KILL_RUN, hooks=(progress,))
+        kwargs = dict(KILL_RUN, method=method, dataset=noise_cfg(KILL_DATA[method], size=32), hooks=(progress,))
 
         def work(rank: int = rank, kwargs: dict = kwargs) -> None:
             run_rank(rank, world_size, str(group), folder / 'work', **kwargs)
@@ -203,9 +209,9 @@ def last(folder: Path, kind: str, default: int = 0) -> int:
     return numbers[-1] if numbers else default
 
 
-def kill_trial(folder: Path, world_size: int, iteration: int, delay: float, aim: bool) -> tuple[str, bool]:
+def kill_trial(folder: Path, method: str, world_size: int, iteration: int, delay: float, aim: bool) -> tuple[str, bool]:
     """Start a run, kill all of its processes ``delay`` after an iteration; with ``aim``, when it writes a file next."""
-    processes = start_run(folder, world_size, 0)
+    processes = start_run(folder, method, world_size, 0)
     when = 'at a random moment'
     while last(folder, 'i') < iteration and not processes[0].ended():
         time.sleep(0.002)
@@ -222,29 +228,30 @@ def kill_trial(folder: Path, world_size: int, iteration: int, delay: float, aim:
 
 
 def kill_trials(out: Path, results: Results, count: int, seed: int) -> None:
-    """Kill at random moments, every third time while a file is being written; resume; compare all bits."""
+    """Kill runs of each method at random moments, every third while a file is being written; resume; compare all."""
     rng = random.Random(seed)
     for number in range(count):
         name, world_size = (('1 process', 1), ('2 ranks', 2))[number % 2]
+        method = tuple(KILL_DATA)[number // 2 % 2]
         iteration, aim = rng.randint(0, (24 if world_size == 1 else 12) - 3), number % 3 == 2
         delay = rng.uniform(0, 0.2)
-        trial = f'kill {number}'
+        trial = f'kill {number} {method}'
         if trial in results.done:
             continue
-        whole = out / 'kill' / f'whole_{world_size}'
+        whole = out / 'kill' / f'whole_{method}_{world_size}'
         if not (whole / 'done').exists():
             shutil.rmtree(whole, ignore_errors=True)
-            codes = join(start_run(whole, world_size, 0))
+            codes = join(start_run(whole, method, world_size, 0))
             assert codes == [0] * world_size, f'the uninterrupted run failed: {codes}, see {whole}'
             (whole / 'done').touch()
         wanted = final_state(whole / 'work' / 'epoch_3.pth')
         folder = out / 'kill' / f'trial_{number}'
         shutil.rmtree(folder, ignore_errors=True)
-        when, alive = kill_trial(folder, world_size, iteration, delay, aim)
+        when, alive = kill_trial(folder, method, world_size, iteration, delay, aim)
         killed_at = last(folder, 'i')
         # An iteration's checkpoint is written within it, so what was told to have ended has been saved.
         saved = killed_at - killed_at % INTERVAL
-        codes = join(start_run(folder, world_size, 1))
+        codes = join(start_run(folder, method, world_size, 1))
         resumed_at = last(folder, 's')
         problems = [] if alive else ['the run had ended before it was killed']
         if codes != [0] * world_size:
@@ -255,7 +262,7 @@ def kill_trials(out: Path, results: Results, count: int, seed: int) -> None:
             problems.append(f'resumed at {resumed_at} although {saved} was saved')
         results.add(
             trial,
-            f'SIGKILL {when}, {name}',
+            f'SIGKILL {when}, {KILL_NAMES[method]}, {name}',
             'lost' if problems else 'survived',
             killed_after_iteration=killed_at,
             resumed_at=resumed_at,
@@ -339,7 +346,7 @@ def demo_config(work_dir: Path) -> Config:
     cfg.train_cfg.max_epochs = 1
     cfg.param_scheduler = [dict(type='LinearLR', start_factor=0.01, by_epoch=True, end=1, convert_to_iter_based=True)]
     cfg.train_dataloader.update(batch_size=4, num_workers=0, persistent_workers=False)
-    cfg.train_dataloader.dataset = dict(type='mmengine.AugmentedNoise', _scope_='mmengine', size=16, side=32)
+    cfg.train_dataloader.dataset = noise_cfg(size=16, side=32)
     return cfg
 
 
@@ -432,34 +439,38 @@ def fuzz_trials(out: Path, results: Results, count: int, seed: int) -> None:
 # ---------------------------------------------------------------------- memory
 
 
-def memory_trial(out: Path, results: Results, iterations: int) -> None:
-    """Resident memory over many iterations: a line through the last three quarters."""
-    trial = f'memory over {iterations} iterations'
+def memory_trial(out: Path, results: Results, iterations: int, held: bool) -> None:
+    """Memory over many iterations: a line through the last three quarters.
+
+    Neighbouring values are not independent, so the line goes through the means of a hundred iterations each.
+    """
+    kind = 'held' if held else 'resident'
+    trial = f'memory {kind} over {iterations} iterations'
     if trial in results.done:
         return
-    log = out / 'memory' / 'resident'
-    shutil.rmtree(out / 'memory', ignore_errors=True)
-    hook = dict(type='mmengine.MemoryLog', _scope_='mmengine', path=str(log))
+    folder = out / f'memory_{kind}'
+    log = folder / kind
+    shutil.rmtree(folder, ignore_errors=True)
+    hook = dict(type='mmengine.MemoryLog', _scope_='mmengine', path=str(log), held=held)
     kwargs = dict(
         hooks=(hook,),
         epochs=iterations // 100,
-        dataset=dict(type='mmengine.AugmentedNoise', _scope_='mmengine', size=400),
+        dataset=noise_cfg(size=400),
         checkpoint=dict(interval=1, max_keep_ckpts=1),
     )
-    (code,) = join([Process(lambda: run(out / 'memory' / 'work', **kwargs), out / 'memory' / 'log')], timeout=3600)
+    (code,) = join([Process(lambda: run(folder / 'work', **kwargs), folder / 'log')], timeout=3600)
     data = np.loadtxt(log)
-    data = data[len(data) // 4 :]
-    (slope, _), covariance = np.polyfit(data[:, 0], data[:, 1], 1, cov=True)
+    data = data[data[:, 0] > iterations / 4]
+    means = data[: len(data) // 5 * 5].reshape(-1, 5, 2).mean(axis=1)  # a line in `log` is 20 iterations
+    (slope, _), covariance = np.polyfit(means[:, 0], means[:, 1], 1, cov=True)
     error = float(np.sqrt(covariance[0, 0]))
-    grown = slope * (data[-1, 0] - data[0, 0])
     results.add(
         trial,
-        'memory growth',
-        'survived' if code == 0 and grown < 2048 else 'lost',
-        kib_per_iteration=round(float(slope), 3),
-        standard_error=round(error, 3),
-        kib_grown=round(float(grown)),
-        kib_resident=round(float(data[-1, 1])),
+        f'growth of memory that is {kind}',
+        'survived' if code == 0 and slope < 2 * error else 'lost',
+        kib_per_iteration=round(float(slope), 4),
+        standard_error=round(error, 4),
+        kib_from_to=[round(float(data[0, 1])), round(float(data[-1, 1]))],
     )
 
 
@@ -484,7 +495,7 @@ def main() -> None:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--out', default='work_dirs/fault_drill', help='folder of results and of lost runs')
-    parser.add_argument('--kills', type=int, default=30, help='SIGKILLs, half of them of two ranks')
+    parser.add_argument('--kills', type=int, default=30, help='SIGKILLs, half of them of two ranks, half of MSA')
     parser.add_argument('--seed', type=int, default=0, help='of the moments')
     parser.add_argument('--configs', type=int, default=200, help='spoilt configs')
     parser.add_argument('--iterations', type=int, default=2000, help='of the memory trial')
@@ -494,7 +505,8 @@ def main() -> None:
     out = Path(args.out).resolve()
     results = Results(out)
     shutil.rmtree(out / 'warm', ignore_errors=True)
-    run(out / 'warm', epochs=1)  # imports all that the children need
+    for method in KILL_DATA:
+        run(out / 'warm' / method, method=method, epochs=1)  # imports all that the children need
     if 'kill' in args.parts:
         kill_trials(out, results, args.kills, args.seed)
     for part in TEST_PARTS:
@@ -503,7 +515,8 @@ def main() -> None:
     if 'fuzz' in args.parts:
         fuzz_trials(out, results, args.configs, args.seed)
     if 'memory' in args.parts:
-        memory_trial(out, results, args.iterations)
+        for held in (True, False):
+            memory_trial(out, results, args.iterations, held)
     print(table(results))
 
 

@@ -3,6 +3,7 @@
 from .class_count_hook import ClassCountHook
 from .compile_hook import CompileHook
 from .dual_teacher_hook import DualTeacherHook, LabelCollapseError
+from .log_history_hook import LogHistoryHook
 from .non_finite_hook import NonFiniteError, NonFiniteHook
 from .probe_hook import FeatureProbeHook
 from .safe_checkpoint_hook import Preempted, SafeCheckpointHook
@@ -13,6 +14,7 @@ __all__ = [
     'DualTeacherHook',
     'FeatureProbeHook',
     'LabelCollapseError',
+    'LogHistoryHook',
     'NonFiniteError',
     'NonFiniteHook',
     'Preempted',

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import all_reduce, barrier, broadcast_object_list, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook
@@ -127,6 +128,7 @@ class SafeCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         """Prepare the folder and listen to signals."""
         super().before_train(runner)
+        object.__setattr__(runner.cfg, '__class__', _FormattedOnce)  # Config's own writes into the config
         info = runner.message_hub.runtime_info
         self.keep_ckpt_ids = deque(info.get('keep_ckpt_ids', []))
         self._kept_iters = list(info.get('keep_iter_ckpt_ids', []))
@@ -287,6 +289,21 @@ class SafeCheckpointHook(CheckpointHook):
             'from here when it is started again.'
         )
         raise Preempted(self.exit_code)
+
+
+class _FormattedOnce(Config):
+    """A config that is formatted again only if it has changed.
+
+    mmengine formats it for every checkpoint, with yapf, whose cyclic garbage makes the heap grow.
+    """
+
+    @property
+    def pretty_text(self) -> str:
+        """The config as Python."""
+        state = repr(self._cfg_dict)
+        if self.__dict__.get('_formatted', ('',))[0] != state:
+            self.__dict__['_formatted'] = (state, super().pretty_text)
+        return self.__dict__['_formatted'][1]
 
 
 def _at_step(runner: Runner) -> bool:

@@ -8,7 +8,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
 from mmpl.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from mmpl.utils.checks import check_choice, check_number
+from mmpl.utils.checks import check_choice, check_number, check_part
 
 _PARAMWISE_FIELDS = (
     'bias_decay_mult',
@@ -100,9 +100,11 @@ class StrictOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
-        optimizer = optim_wrapper_cfg.get('optimizer')
-        if not isinstance(optimizer, Mapping):
-            raise TypeError(f"`optim_wrapper.optimizer` must be a dict like dict(type='AdamW'), but got {optimizer!r}")
+        optimizer: Any = optim_wrapper_cfg.get('optimizer')
+        check_part('optim_wrapper.optimizer', optimizer, "dict(type='AdamW')")
+        for field in ('lr', 'weight_decay'):  # what the factors of paramwise_cfg scale
+            if optimizer.get(field) is not None:
+                check_number(f'optim_wrapper.optimizer.{field}', optimizer[field], 0)
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
 
     def _validate_cfg(self) -> None:

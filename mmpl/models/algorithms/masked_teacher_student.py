@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmpl.models.teachers import EMATeacher
 from mmpl.registry import MODELS
-from mmpl.utils.checks import check_choice, check_number
+from mmpl.utils.checks import check_choice, check_number, check_part
 
 
 class MaskedTeacherStudent(BaseSelfSupervisor):
@@ -151,7 +151,12 @@ def build_autoencoder(backbone: dict, neck: dict, head: dict) -> tuple[nn.Module
 
     Returns:
         tuple[nn.Module, nn.Module, nn.Module]: The three, in this order.
+
+    Raises:
+        TypeError: If one of them is no config.
     """
+    for field, cfg in dict(backbone=backbone, neck=neck, head=head).items():
+        check_part(field, cfg)
     encoder = MODELS.build(backbone)
     recon_head = MODELS.build(with_defaults(head, embed_dims=encoder.embed_dims, patch_size=encoder.patch_size))
     sizes = dict(embed_dims=encoder.embed_dims, num_patches=encoder.num_patches, out_dims=recon_head.out_dims)

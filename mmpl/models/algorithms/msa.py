@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmpl.models.teachers import EMATeacher
 from mmpl.models.utils.matching import match_places
 from mmpl.registry import MODELS
+from mmpl.utils.checks import check_part
 
 from .masked_teacher_student import MaskedTeacherStudent, build_autoencoder, check_weights, weigh, with_defaults
 
@@ -70,6 +71,7 @@ class MSA(MaskedTeacherStudent):
         init_cfg: dict | None = None,
     ) -> None:
         weights = check_weights(loss_weights, LOSS_PARTS)
+        check_part('head', head)
         encoder, decoder, recon_head = build_autoencoder(backbone, neck, with_defaults(head, target='pixel'))
         if recon_head.target != 'pixel':
             raise ValueError(
