@@ -10,9 +10,9 @@ model = dict(
         num_patches=16,
         patch_size=8,
         embed_dim=96,
-        decoder_embed_dim=64,
+        decoder_embed_dim=96,
         decoder_depth=1,
-        decoder_num_heads=4,
+        decoder_num_heads=3,
     ),
     head=dict(
         type='MAEPretrainHead', norm_pix=True, patch_size=8, loss=dict(type='PixelReconstructionLoss', criterion='L2')

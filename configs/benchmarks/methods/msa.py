@@ -6,7 +6,7 @@ model = dict(
     data_preprocessor=_base_.data_preprocessor,
     backbone=dict(type='mmpl.MaskedViT', embed_visible_only=True, **_base_.encoder),
     masking=dict(mask_ratio=0.75, num_masks=1),
-    neck=dict(type='mmpl.TokenDecoder', decoder_embed_dims=64, depth=1, num_heads=4),
+    neck=dict(type='mmpl.TokenDecoder', decoder_embed_dims=96, depth=1, num_heads=3),
     head=dict(type='mmpl.TokenReconHead', target='pixel', norm_pix=True),
     align_head=dict(hidden_dims=256, out_dims=64, temperature=0.2, norm='batch'),
     loss_weights=dict(align_cls=1.0, align_tokens=0.1),
