@@ -339,6 +339,20 @@ class Side:
         passes['backward'] = passes['total'] - passes['forward']
         return passes
 
+    def profile(self, rows: int = 15) -> list[tuple[str, int, float, float]]:
+        """One step by operator, as torch's profiler sees it.
+
+        Returns:
+            list[tuple[str, int, float, float]]: Name, calls, seconds of its own and share of all, the dearest first.
+        """
+        kinds = [torch.profiler.ProfilerActivity.CPU] + [torch.profiler.ProfilerActivity.CUDA] * self.cuda
+        with torch.profiler.profile(activities=kinds) as profiler:
+            self.step()
+        field = 'self_device_time_total' if self.cuda else 'self_cpu_time_total'
+        events = sorted(profiler.key_averages(), key=lambda event: -getattr(event, field))
+        total = sum(getattr(event, field) for event in events)
+        return [(e.key, e.count, getattr(e, field) / 1e6, getattr(e, field) / total) for e in events[:rows]]
+
     def teachers_differ(self) -> float:
         """Largest difference between this process' teachers and rank 0's; 0 if moving them needs no communication."""
         worst = 0.0
@@ -507,6 +521,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--warmup', type=int, default=1, help='steps before the first turn')
     parser.add_argument('--img-size', type=int, help='side of the images, if not the configs')
     parser.add_argument('--compile', action='store_true', help='torch.compile the transformer blocks of both sides')
+    parser.add_argument('--profile', action='store_true', help='also one step of each side by operator')
     parser.add_argument('--photo-size', type=int, nargs=2, default=(500, 375), help='width and height of the JPEGs')
     args = parser.parse_args(argv)
     if args.clock == 'cpu' and (args.threads, args.workers, args.device) != (1, 0, 'cpu'):
@@ -620,6 +635,11 @@ def main(argv: list[str] | None = None) -> dict:
             for name, remote in remotes.items():
                 rounds[name].append(remote.call('round', args.steps))
                 print(f'round {number + 1} {name.upper()}: {rounds[name][-1][0]["seconds"]:.3f} s a step', flush=True)
+        if args.profile:
+            for name, remote in remotes.items():
+                print(f'\none step of {name.upper()} by operator: calls, seconds, share')
+                for operator, calls, seconds, share in remote.call('profile')[0]:
+                    print(f'{operator[:60]:<60} {calls:6d} {seconds:8.3f} {100 * share:5.1f} %')
         # after the memory was read: plain attention keeps more than the kernels do
         flops = {name: remote.call('count_flops')[0] for name, remote in remotes.items()}
         drift = {n: max(r.call('teachers_differ')) for n, r in remotes.items()} if args.processes > 1 else {}

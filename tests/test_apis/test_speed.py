@@ -96,6 +96,10 @@ def test_every_part_of_a_step_is_timed(tiny_plmae_config, tmp_path):
     assert all(result['parts'][name] > 0 for name in names)
     assert sum(result['parts'].values()) == pytest.approx(result['seconds'])
     assert any(not torch.equal(a, b) for a, b in zip(before, side.inner.recon_teacher.parameters(), strict=True))
+    operators = side.profile(rows=1000)
+    assert {'aten::addmm', 'aten::native_layer_norm'} <= {name for name, *_ in operators}
+    shares = [share for *_, share in operators]
+    assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1)
     images = Side(load_side(str(tiny_plmae_config)), parse_args([*TINY, '--same', 'images']), str(tmp_path / 'photos'))
     assert (images.images, images.views) == (4, 8)
 
