@@ -8,15 +8,19 @@ Fused attention keeps no N x N matrix, so windows save time but no activation me
 plain attention, which keeps one per head and block, as relative positions on a CPU do (there the fused kernel wants
 query, key and value of one width).
 
-ViT-B at 1024 x 1024, windows of 14, four global blocks; windowed / all-global:
+ViT-B at 1024 x 1024, batch 1, windowed / all-global; time on two cores:
 
-- fused attention: time 0.74 (two cores), activation memory 1.03, arithmetic 0.70;
-- relative positions, as in ViTDet: activation memory 0.52 (6,717 of 12,883 MiB), arithmetic 0.59.
+- relative positions, windows of 16 in every block: time 0.23 (19.4 of 83.1 s), activation memory 0.28 (3,504 of
+  12,736 MiB);
+- the same with four global blocks, as in ViTDet: time 0.64, activation memory 0.52, arithmetic 0.59;
+- no relative positions, windows of 14, four global blocks, fused attention: time 0.74, activation memory 1.03,
+  arithmetic 0.70.
 
-Four of the twelve blocks attend everywhere, and 64 patches are padded to 70, so arithmetic alone does not halve.
-``--device meta`` counts memory (of plain attention) and arithmetic, without computing anything::
+Global blocks keep their cost, so four of twelve bound what windows can save. ``--device meta`` counts memory (of plain
+attention) and arithmetic, without computing anything::
 
-    python tools/benchmarks/dense_vit_speed.py --size 1024 --threads 2
+    python tools/benchmarks/dense_vit_speed.py --size 1024 --rel-pos --window 16 --global-blocks
+    python tools/benchmarks/dense_vit_speed.py --size 1024 --rel-pos --window 16
     python tools/benchmarks/dense_vit_speed.py --size 1024 --rel-pos --device meta
 """
 
