@@ -109,7 +109,8 @@ class Bench:
             method.config or config.methods[config.reference].config,
             method.get('finetune', config.get('finetune')),
         )
-        asked = [config.get(field) for field in ('images', 'probe', 'curve', 'curve_points', 'threads')]
+        asked = [method.get('images', config.get('images'))]
+        asked += [config.get(field) for field in ('probe', 'curve', 'curve_points', 'threads')]
         contents = [_read_config(file) for file in files if file] + [config.data[run.data], method.get('pool'), asked]
         return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
@@ -122,7 +123,8 @@ class Bench:
         method = self.config.methods[run.method]
         if method.get('config') is None:
             return 0
-        of_images = max(1, self.config.images // batch_size(Config.fromfile(method.config)))
+        images = method.get('images', self.config.images)
+        of_images = max(1, images // batch_size(Config.fromfile(method.config)))
         if run.budget == 'images':
             return of_images
         times = {}

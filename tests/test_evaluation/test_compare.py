@@ -67,6 +67,9 @@ def test_iterations_of_equal_images_and_of_equal_time(bench):
     assert bench.iterations(Run('slow', 'main', 'images', 0)) == 12_800 // 64
     assert bench.iterations(Run('quick', 'main', 'images', 0)) == 12_800 // 128
     assert bench.iterations(Run('random', 'main', 'images', 0)) == 0
+    bench.config.methods.slow.images = 6_400  # of its own
+    assert bench.iterations(Run('slow', 'main', 'images', 0)) == 6_400 // 64
+    del bench.config.methods.slow['images']
     with pytest.raises(RuntimeError, match='main-wall-quick-0: its time follows from a run of quick'):
         bench.iterations(Run('quick', 'main', 'wall', 0))
     for seed, (slow, quick) in enumerate([(60.0, 20.0), (66.0, 22.0), (600.0, 21.0)]):
