@@ -49,5 +49,4 @@ methods = dict(
     no_data_labels=dict(label='PL-MAE, no data labels', config=_methods + 'pl_mae_no_data_labels.py', **images_only),
     pixels=dict(label='PL-MAE, pixel targets', config=_methods + 'pl_mae_pixels.py', **images_only),
     folds=dict(label='PL-MAE, folds', config=_methods + 'pl_mae_folds.py', **images_only),
-    fast=dict(label='PL-MAE, fast', config=_methods + 'pl_mae_fast.py', **images_only),
 )

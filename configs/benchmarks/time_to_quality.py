@@ -7,6 +7,6 @@ data = dict(_delete_=True, surfaces=dict(_base_.data.surfaces, budgets=['images'
 methods = dict(
     _delete_=True,
     mae=dict(_base_.methods.mae, images=768_000),
-    fast=dict(_base_.methods.fast),
+    fast=dict(label='PL-MAE, fast', config='configs/benchmarks/methods/pl_mae_fast.py'),
 )
 reference = 'fast'
