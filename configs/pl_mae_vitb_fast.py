@@ -12,7 +12,6 @@ model = dict(
     masking=dict(num_masks=8, predict_ratio=0.5),  # the teachers' forward passes serve eight masks
     neck=dict(depth=2),
     label_head=dict(chunk_size=1024),
-    label_teacher_size=112,  # a label is for 2 x 2 tokens; a quarter of the second teacher's work
 )
 optim_wrapper = dict(optimizer=dict(fused=True))
 auto_scale_lr = dict(base_batch_size=512)  # images; in masked views it is the 4096 of the other configs

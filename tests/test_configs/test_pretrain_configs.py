@@ -32,7 +32,7 @@ EXPECTED = {  # what each config is for: (teachers, fields of the model)
     'pl_mae_vitb_800e': ('lr', {}),
     'pl_mae_vitb_1600e': ('lr', {}),
     'pl_mae_vitb_folder': ('lr', {}),
-    'pl_mae_vitb_fast': ('lr', dict(label_teacher_size=112)),
+    'pl_mae_vitb_fast': ('lr', {}),
     'pl_mae_vits': ('lr', {}),
     'pl_mae_vitl': ('lr', {}),
     'pl_mae_demo': ('lr', {}),
@@ -72,6 +72,8 @@ def test_what_the_variants_change():
     models = {path.stem: Config.fromfile(path).model for path in CONFIGS}
     assert models['pl_mae_vitb_sinkhorn'].label_head.assignment == 'sinkhorn'
     assert models['pl_mae_vitb_discrete'].head.target == 'discrete'
+    fast = models['pl_mae_vitb_fast']
+    assert (fast.masking.num_masks, fast.masking.predict_ratio, fast.neck.depth) == (8, 0.5, 2)
     assert models['pl_mae_vitb_pixel'].head.target == 'pixel'
     assert models['pl_mae_vitb_no_class_labels'].loss_weights == dict(recon=1.0, label_cls=0, label_data=1.0)
     assert models['pl_mae_vitb_no_data_labels'].loss_weights == dict(recon=1.0, label_cls=1.0, label_data=0)
