@@ -467,8 +467,9 @@ def plot(bench: Bench, results: Sequence[Mapping], path: Path) -> None:
         )
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.01, 0.5), frameon=False)
+    lines = {label: line for ax in figure.axes for line, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if lines:
+        axes.legend(lines.values(), lines, fontsize=8, loc='center left', bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.savefig(path, dpi=110)
 
 
