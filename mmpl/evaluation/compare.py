@@ -105,13 +105,14 @@ class Bench:
     def fingerprint(self, run: Run) -> str:
         """A number that changes with whatever the run's configs say; a result of other configs is none."""
         config, method = self.config, self.config.methods[run.method]
-        files = (
-            method.config or config.methods[config.reference].config,
-            method.get('finetune', config.get('finetune')),
-        )
+        reference = config.methods[config.reference].config
+        files = [method.config or reference, method.get('finetune', config.get('finetune'))]
+        if run.budget == 'wall':
+            files.append(reference)  # its length follows from the reference's time
+        data = {name: value for name, value in config.data[run.data].items() if name not in ('label', 'budgets')}
         asked = [method.get('images', config.get('images'))]
         asked += [config.get(field) for field in ('probe', 'curve', 'curve_points', 'threads')]
-        contents = [_read_config(file) for file in files if file] + [config.data[run.data], method.get('pool'), asked]
+        contents = [_read_config(file) for file in files if file] + [data, method.get('pool'), asked]
         return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
     def iterations(self, run: Run) -> int:

@@ -139,6 +139,17 @@ def test_a_result_of_other_configs_does_not_count(bench, tmp_path):
     assert bench.load(runs[1]) is None
 
 
+def test_a_result_of_equal_time_depends_on_the_reference_and_on_no_label(bench, tmp_path):
+    runs = [Run('quick', 'main', 'wall', 0), Run('quick', 'main', 'images', 0)]
+    for run in runs:
+        put(bench, run)
+    bench.config.data.main.label = 'another'
+    assert all(bench.load(run) for run in runs)
+    (tmp_path / 'slower.py').write_text(METHOD.format(masks=4, batch=64))
+    bench.config.methods.slow.config = str(tmp_path / 'slower.py')
+    assert [bool(bench.load(run)) for run in runs] == [False, True]
+
+
 @pytest.mark.parametrize(
     'change, message',
     [
