@@ -1,5 +1,6 @@
 """Checkpoints that survive kills, damage, preemption and full disks."""
 
+import gc
 import os
 import signal
 from collections import deque
@@ -267,6 +268,7 @@ class SafeCheckpointHook(CheckpointHook):
         if is_main_process():
             for step in drop:
                 checkpoint_files.remove(Path(self.out_dir, template.format(step)))
+        gc.collect()  # Python's collector hardly looks at old objects, so that cycles of each epoch would stay
         return True
 
     # ------------------------------------------------------------------ leaving
