@@ -27,18 +27,20 @@ class ConfigError(ValueError):
 
 
 def check_sections(cfg: Mapping) -> None:
-    """Refuse a config with a section of the wrong kind.
+    """Refuse a config with a section of the wrong kind, or without a model.
 
     Args:
-        cfg (Mapping): The whole config. Sections may be missing or None.
+        cfg (Mapping): The whole config. Sections other than ``model`` may be missing or None.
 
     Raises:
-        TypeError: A section is neither None nor of its kind.
+        TypeError: A section is neither None nor of its kind, or there is no ``model``.
     """
     for field, kinds in _SECTIONS.items():
         if cfg.get(field) is not None and not isinstance(cfg[field], kinds):
             allowed = ' or a '.join('dict' if kind is Mapping else kind.__name__ for kind in kinds)
             raise TypeError(f'`{field}` must be a {allowed}, but got {cfg[field]!r}')
+    if cfg.get('model') is None:
+        raise TypeError("`model` must be a dict such as dict(type='mmpl.PLMAE', ...), but the config has none")
 
 
 def _nodes(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:

@@ -52,7 +52,7 @@ def test_loader_fields(field: str, value, tmp_path) -> None:
 def test_a_missing_section_is_named(tmp_path) -> None:
     cfg = fault_cfg(tmp_path).to_dict()
     del cfg['model']
-    with pytest.raises(ConfigError, match="KeyError: 'model'"), explained_by(cfg):
+    with pytest.raises(TypeError, match='`model` must be a dict .* but the config has none'), explained_by(cfg):
         Runner.from_cfg(Config(cfg))
 
 

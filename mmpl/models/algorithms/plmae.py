@@ -7,7 +7,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from mmpl.models.teachers import TEACHER_INPUTS, EMATeacher, LabelTeacher, TeacherView, move_teachers
 from mmpl.registry import MODELS
-from mmpl.utils.checks import check_choice, check_number
+from mmpl.utils.checks import check_choice, check_number, check_part
 
 from .masked_teacher_student import MaskedTeacherStudent, build_autoencoder, check_weights, weigh, with_defaults
 
@@ -292,6 +292,8 @@ class PLMAE(MaskedTeacherStudent):
             raise ValueError(
                 '`label_head` must be given, or `loss_weights` of label_cls and label_data be 0, but got None'
             )
+        if data_cfg is not None:
+            check_part('data_label_head', data_cfg, 'dict(num_prototypes=256)')
         cls_cfg = with_defaults(cls_cfg, in_dims=dims, type='mmpl.PseudoLabelHead')
         if share:
             head = MODELS.build(cls_cfg)
