@@ -50,6 +50,14 @@ def test_all_unmatched_keys_are_listed() -> None:
     assert "'zzz'" in str(error.value) and "'qqq'" in str(error.value) and "'head' (" not in str(error.value)
 
 
+def test_what_factors_scale_must_be_given() -> None:
+    """mmengine multiplies what is not there."""
+    cfg = _cfg('mmpl.StrictOptimWrapperConstructor', head={'lr_mult': 0.5})
+    del cfg['optimizer']['lr']
+    with pytest.raises(ValueError, match='`optim_wrapper.optimizer.lr` must be given with `paramwise_cfg.custom_keys`'):
+        build_optim_wrapper(Toy(), cfg)
+
+
 def test_frozen_parameters_count_as_matched() -> None:
     """A key for a frozen parameter is not an error: frozen is a state, not a typing mistake."""
     model = Toy()

@@ -87,6 +87,13 @@ def test_refuses():
         MaskedViT(img_size=230)
     with pytest.raises(TypeError, match='`img_size` must be a positive integer'):
         MaskedViT(img_size=(224, 192))
+    with pytest.raises(ValueError, match=r'`img_size` must make at most 1048576 patches, but 1000000 .* 62500000000'):
+        MaskedViT(img_size=1_000_000, patch_size=4)
+    arch = dict(embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384)
+    with pytest.raises(TypeError, match=r'`arch.num_heads` must be an integer in .*, but got 1.5'):
+        MaskedViT(arch=dict(arch, num_heads=1.5))
+    with pytest.raises(ValueError, match=r'`arch.embed_dims` must be a multiple of `arch.num_heads` 5, but got 96'):
+        MaskedViT(arch=dict(arch, num_heads=5))
     with pytest.raises(TypeError, match=r'masking=dict\(mask_ratio='):
         MaskedViT(mask_ratio=0.75)
     with pytest.raises(ValueError, match='18x16 pixels, which is not a multiple of `patch_size` 4'):

@@ -286,6 +286,11 @@ def test_refuses_a_data_label_head_that_is_no_dict():
         MODELS.build(plmae_cfg(data_label_head=-3))
 
 
+def test_refuses_masking_that_is_no_dict():
+    with pytest.raises(TypeError, match='`masking` must be a dict such as .*, but got 2.5'):
+        MODELS.build(plmae_cfg(masking=2.5))
+
+
 def test_refuses_images_of_another_size():
     with pytest.raises(ValueError, match=r'`backbone.img_size` is \(16, 16\), but the images are \(32, 32\)'):
         build_plmae()(torch.randn(2, 3, 32, 32), mode='loss')

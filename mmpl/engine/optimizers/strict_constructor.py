@@ -112,6 +112,9 @@ class StrictOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         factors = [field for field in self.paramwise_cfg if field.endswith('decay_mult')]
         if factors and self.base_wd is None:
             raise ValueError(f'`optim_wrapper.optimizer.weight_decay` must be given with `paramwise_cfg.{factors[0]}`')
+        scaled = [field for field in self.paramwise_cfg if field.endswith('lr_mult') or field == 'custom_keys']
+        if scaled and self.base_lr is None:
+            raise ValueError(f'`optim_wrapper.optimizer.lr` must be given with `paramwise_cfg.{scaled[0]}`')
         super()._validate_cfg()
 
     def __call__(self, model: nn.Module) -> OptimWrapper:

@@ -40,6 +40,8 @@ class MaskedTeacherStudent(BaseSelfSupervisor):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(backbone, neck, head, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        if masking is not None:
+            check_part('masking', masking, 'dict(mask_ratio=0.75)')
         self.masking = MODELS.build(with_defaults(masking or {}, type='mmpl.RandomMasking'))
         self.progress = 0.0
         self.track_health = False

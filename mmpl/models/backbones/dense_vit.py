@@ -16,6 +16,7 @@ from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmpl.models.utils.arch import check_arch
 from mmpl.registry import MODELS
 
 
@@ -184,6 +185,7 @@ class DenseViT(VisionTransformer):
     ) -> None:
         if kwargs.setdefault('out_type', 'featmap') != 'featmap':
             raise ValueError(f"out_type must be 'featmap' (DenseViT returns feature maps), got {kwargs['out_type']!r}")
+        check_arch(arch)
         super().__init__(arch=arch, img_size=img_size, **kwargs)
         depth = self.num_layers
         self.out_indices = self._check_indices(

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
+from mmpl.models.utils.arch import check_arch, check_patches
 from mmpl.models.utils.masking import gather_tokens
 from mmpl.registry import MODELS
 
@@ -33,9 +34,10 @@ class MaskedViT(MAEViT):
             which belongs to :class:`mmpl.models.RandomMasking`.
 
     Raises:
-        ValueError: If ``img_size`` is not a multiple of ``patch_size``.
-        TypeError: If ``img_size`` or ``patch_size`` is not an integer, or
-            ``mask_ratio`` is given here.
+        ValueError: If ``img_size`` is not a multiple of ``patch_size`` or
+            makes more than 2^20 patches, or a field of ``arch`` is impossible.
+        TypeError: If ``img_size``, ``patch_size`` or a field of ``arch`` is
+            not an integer, or ``mask_ratio`` is given here.
     """
 
     def __init__(
@@ -59,6 +61,8 @@ class MaskedViT(MAEViT):
                 f'`img_size` must be a multiple of `patch_size` {patch_size}, but got {img_size}; '
                 f'the nearest are {img_size // patch_size * patch_size} and {-(-img_size // patch_size) * patch_size}'
             )
+        check_patches(img_size, patch_size)
+        check_arch(arch)
         super().__init__(arch=arch, img_size=img_size, patch_size=patch_size, **kwargs)
         self.patch_size = patch_size
         self.embed_visible_only = embed_visible_only
