@@ -39,11 +39,14 @@ import numpy as np
 from PIL import Image
 
 from .embedded import (
+    CLASSES,
     FORMAT_VERSION,
     GENERATOR,
     PALETTE,
     SPLITS,
+    VARIANTS,
     Scene,
+    build_embedded_dataset,
     build_once,
     check_fields,
     count_files,
@@ -60,6 +63,7 @@ __all__ = [
     'SURFACE_VARIANTS',
     'SurfaceParams',
     'build_embedded_surfaces',
+    'build_embedded_variant',
 ]
 
 _FILES = (
@@ -211,6 +215,33 @@ def build_embedded_surfaces(
     request = json.loads(json.dumps(request))
     target = Path(root).expanduser() / (f'{size}_{variant}' + (f'_seed{seed}' if seed else ''))
     return build_once(target, request, lambda out: _write(out, request, params))
+
+
+def build_embedded_variant(
+    root: str | os.PathLike, size: str = 'demo', variant: str = 'plain', seed: int = 0, progress: bool = True
+) -> tuple[Path, tuple[str, ...], tuple[tuple[int, int, int], ...]]:
+    """Make the embedded data set to which a variant belongs, unless it is already complete.
+
+    Args:
+        root: Folder that holds all builds.
+        size: ``'demo'`` or ``'test'``.
+        variant: Of the digits (:data:`mmpl.datasets.embedded.VARIANTS`) or of the photographs
+            (:data:`SURFACE_VARIANTS`).
+        seed: Seed of the build.
+        progress: Whether to show a progress bar while the digits are made.
+
+    Returns:
+        Folder of the build, names of the classes, and their colours.
+
+    Raises:
+        ValueError: Unknown size or variant, or a seed that is no integer of at least 0.
+    """
+    if variant not in (*VARIANTS, *SURFACE_VARIANTS):
+        raise ValueError(f'variant={variant!r} is unknown: choose one of {[*VARIANTS, *SURFACE_VARIANTS]}')
+    if variant in SURFACE_VARIANTS:
+        return build_embedded_surfaces(root, size=size, seed=seed, variant=variant), SURFACES, SURFACE_PALETTE
+    folder = build_embedded_dataset(root, size=size, variant=variant, seed=seed, progress=progress)
+    return folder, CLASSES, PALETTE
 
 
 def _write(out: Path, request: dict[str, Any], params: SurfaceParams) -> None:

@@ -1,0 +1,22 @@
+# As mask_rcnn_vit_embedded.py, another small sibling of mask_rcnn_vitb_1x_coco.py: scenes made of pieces of photographs,
+# patches of 8.
+#
+#   python tools/train.py configs/downstream/detection/mask_rcnn_vit_surfaces.py \
+#       --cfg-options model.backbone.init_cfg.checkpoint=CHECKPOINT
+#
+# From random weights: model.backbone.init_cfg=None. Cost: minutes on two CPU cores.
+_base_ = ['./mask_rcnn_vit_embedded.py', '../../_base_/models/surfaces_encoder.py']
+
+encoder = _base_.surfaces_encoder
+strides = [4, 8, 16]  # pixels
+model = dict(
+    data_preprocessor=dict(**_base_.surfaces_pixels),
+    backbone=dict(arch=dict(**encoder.arch), img_size=encoder.img_size, patch_size=encoder.patch_size, window_size=4),
+    neck=dict(scale_factors=[encoder.patch_size / stride for stride in strides]),
+    roi_head=dict(bbox_head=dict(num_classes=16), mask_head=dict(num_classes=16)),
+)
+train_dataloader = dict(dataset=dict(variant='surfaces'))
+val_dataloader = dict(dataset=dict(variant='surfaces'))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file='data/mmpl_embedded/demo_surfaces/coco/annotations/instances_val.json')
+test_evaluator = val_evaluator
