@@ -1,5 +1,5 @@
-# As mask_rcnn_vit_embedded.py, another small sibling of mask_rcnn_vitb_1x_coco.py: scenes made of pieces of photographs,
-# patches of 8.
+# As mask_rcnn_vit_embedded.py, a small sibling of mask_rcnn_vitb_1x_coco.py: scenes made of pieces of
+# photographs, patches of 8.
 #
 #   python tools/train.py configs/downstream/detection/mask_rcnn_vit_surfaces.py \
 #       --cfg-options model.backbone.init_cfg.checkpoint=CHECKPOINT

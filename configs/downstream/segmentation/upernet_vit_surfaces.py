@@ -1,5 +1,5 @@
-# As upernet_vit_embedded.py, another small sibling of upernet_vitb_160k_ade20k.py: scenes made of pieces of photographs,
-# patches of 8.
+# As upernet_vit_embedded.py, a small sibling of upernet_vitb_160k_ade20k.py: scenes made of pieces of
+# photographs, patches of 8.
 #
 #   python tools/train.py configs/downstream/segmentation/upernet_vit_surfaces.py \
 #       --cfg-options model.backbone.init_cfg.checkpoint=CHECKPOINT
