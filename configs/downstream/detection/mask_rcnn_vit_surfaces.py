@@ -20,3 +20,10 @@ val_dataloader = dict(dataset=dict(variant='surfaces'))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/mmpl_embedded/demo_surfaces/coco/annotations/instances_val.json')
 test_evaluator = val_evaluator
+
+max_epochs = 8  # 400 iterations: there are a third of the digits' scenes
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=30),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=max_epochs, eta_min=0.0, convert_to_iter_based=True),
+]
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
