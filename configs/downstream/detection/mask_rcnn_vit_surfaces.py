@@ -8,20 +8,28 @@
 _base_ = ['./mask_rcnn_vit_embedded.py', '../../_base_/models/surfaces_encoder.py']
 
 encoder = _base_.surfaces_encoder
-strides = [4, 8, 16]  # pixels
+strides = [8, 16, 32]  # pixels; the finest map is the encoder's own, as for the digits
 model = dict(
     data_preprocessor=dict(**_base_.surfaces_pixels),
     backbone=dict(arch=dict(**encoder.arch), img_size=encoder.img_size, patch_size=encoder.patch_size, window_size=4),
     neck=dict(scale_factors=[encoder.patch_size / stride for stride in strides]),
-    roi_head=dict(bbox_head=dict(num_classes=16), mask_head=dict(num_classes=16)),
+    rpn_head=dict(anchor_generator=dict(strides=strides)),
+    roi_head=dict(
+        bbox_roi_extractor=dict(featmap_strides=strides, finest_scale=56),
+        bbox_head=dict(num_classes=16),
+        mask_roi_extractor=dict(featmap_strides=strides, finest_scale=56),
+        mask_head=dict(num_classes=16),
+    ),
+    train_cfg=dict(rcnn=dict(sampler=dict(pos_fraction=0.5))),  # what is hard here is the class, not the ground
 )
-train_dataloader = dict(dataset=dict(variant='surfaces'))
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
+train_dataloader = dict(batch_size=2, dataset=dict(variant='surfaces'))
 val_dataloader = dict(dataset=dict(variant='surfaces'))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/mmpl_embedded/demo_surfaces/coco/annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-max_epochs = 8  # 400 iterations: there are a third of the digits' scenes
+max_epochs = 8  # 800 iterations of 2 scenes
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=30),
     dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=max_epochs, eta_min=0.0, convert_to_iter_based=True),
