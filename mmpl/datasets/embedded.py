@@ -27,10 +27,10 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -66,6 +66,10 @@ PALETTE: tuple[tuple[int, int, int], ...] = (
 SPLITS = ('train', 'val', 'test')
 ADE_SPLITS = {'train': 'training', 'val': 'validation'}
 
+Scene = tuple[np.ndarray, list[tuple[int, int, np.ndarray]]]
+"""Pixels, and class, number of the source and visible mask of every object; see :func:`write_scenes`."""
+_T = TypeVar('_T')
+
 _SOURCE_SIDE = 28  # side of an MNIST image, whose ink fills a box of 20 pixels
 _SOURCE_INK = 20
 _PER_CLASS = {'train': (0, 400), 'val': (400, 450), 'test': (450, 500)}  # slots of the shuffled 500 digits of a class
@@ -81,6 +85,37 @@ _SKIMAGE_PHOTOS = (
     'rocket.jpg',
 )
 _SKLEARN_PHOTOS = ('china.jpg', 'flower.jpg')
+
+
+def check_fields(params: Any, limits: Mapping[str, tuple[float, float]]) -> None:
+    """Check the numbers of a frozen dataclass and make tuples of its lists (as JSON and configs give them).
+
+    What a field must be follows from its default: a number or a pair (low, high), integer or not.
+
+    Args:
+        params: The dataclass, changed in place.
+        limits: Field -> smallest and largest value, both allowed.
+
+    Raises:
+        ValueError: A field lies outside its range; the message names the field, its value and the range.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(params)}
+    for name, (low, high) in limits.items():
+        value, default = getattr(params, name), defaults[name]
+        if isinstance(value, list):
+            value = tuple(value)
+            object.__setattr__(params, name, value)
+        if isinstance(default, tuple):
+            ok = isinstance(value, tuple) and len(value) == 2 and low <= value[0] <= value[1] <= high
+            allowed = f'a pair (a, b) with {low} <= a <= b <= {high}'
+        else:
+            ok = isinstance(value, (int, float)) and low <= value <= high
+            allowed = f'a number in [{low}, {high}]'
+        if isinstance(default, int) or (isinstance(default, tuple) and isinstance(default[0], int)):
+            ok = ok and all(isinstance(v, int) for v in (value if isinstance(value, tuple) else (value,)))
+            allowed += ', integer'
+        if not ok:
+            raise ValueError(f'{type(params).__name__}.{name}={value!r} is not allowed: expected {allowed}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,42 +166,27 @@ class RenderParams:
         Raises:
             ValueError: A field lies outside its range; the message names the field, its value and the range.
         """
-        for field in dataclasses.fields(self):  # lists (from JSON or a config) become tuples
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
-        self._check('image_size', 8, 4096)
-        self._check('rotation', 0, 180)
-        self._check('scale', 0.1, 4)
-        self._check('shift', 0, self.image_size)
-        self._check('shear', 0, 1)
-        self._check('ink', 0, 255)
-        self._check('ink_saturation', 0, 1)
-        self._check('background_level', 0, 255)
-        self._check('background_contrast', 0, 1)
-        self._check('background_colour', 0, 1)
-        self._check('clutter', 0, 100)
-        self._check('clutter_opacity', 0, 1)
-        self._check('noise', 0, 255)
-        self._check('scene_size', 16, 8192)
-        self._check('scene_digits', 1, 1000)
-        self._check('scene_digit_size', 4, self.scene_size / 2)
-        self._check('scene_overlap', 0, 1)
-
-    def _check(self, name: str, low: float, high: float) -> None:
-        value = getattr(self, name)
-        default = {f.name: f.default for f in dataclasses.fields(self)}[name]
-        if isinstance(default, tuple):
-            ok = isinstance(value, tuple) and len(value) == 2 and low <= value[0] <= value[1] <= high
-            allowed = f'a pair (a, b) with {low} <= a <= b <= {high}'
-        else:
-            ok = isinstance(value, (int, float)) and low <= value <= high
-            allowed = f'a number in [{low}, {high}]'
-        if isinstance(default, int) or (isinstance(default, tuple) and isinstance(default[0], int)):
-            ok = ok and all(isinstance(v, int) for v in (value if isinstance(value, tuple) else (value,)))
-            allowed += ', integer'
-        if not ok:
-            raise ValueError(f'RenderParams.{name}={value!r} is not allowed: expected {allowed}')
+        check_fields(
+            self,
+            {
+                'image_size': (8, 4096),
+                'rotation': (0, 180),
+                'scale': (0.1, 4),
+                'shear': (0, 1),
+                'ink': (0, 255),
+                'ink_saturation': (0, 1),
+                'background_level': (0, 255),
+                'background_contrast': (0, 1),
+                'background_colour': (0, 1),
+                'clutter': (0, 100),
+                'clutter_opacity': (0, 1),
+                'noise': (0, 255),
+                'scene_size': (16, 8192),
+                'scene_digits': (1, 1000),
+                'scene_overlap': (0, 1),
+            },
+        )
+        check_fields(self, {'shift': (0, self.image_size), 'scene_digit_size': (4, self.scene_size / 2)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,10 +365,10 @@ def _is_complete(target: Path, request: dict[str, Any]) -> bool:
     meta = _read_meta(target)
     if meta is None or any(meta.get(key) != value for key, value in request.items()):
         return False
-    return meta.get('files') == _count_files(target)
+    return meta.get('files') == count_files(target)
 
 
-def _count_files(target: Path) -> dict[str, int]:
+def count_files(target: Path) -> dict[str, int]:
     """Number of files in every folder below ``target`` that has any, but for ``target`` itself."""
     counts = {}
     for folder, _, files in os.walk(target):
@@ -455,9 +475,9 @@ class _Builder:
             'cls_train_mean': mean,
             'cls_train_std': std,
             'source_ids': {name: sorted(sum(ids, [])) for name, ids in self.split.items()},
-            'files': _count_files(self.out),
+            'files': count_files(self.out),
         }
-        _write_json(self.out / 'meta.json', meta)
+        write_json(self.out / 'meta.json', meta)
 
     @contextmanager
     def _progress_bar(self, total: int) -> Iterator[Callable[[], None]]:
@@ -580,53 +600,14 @@ class _Builder:
 
     # ---------------------------------------------------------------- scenes
     def _write_scenes(self, split: str, count: int, tick: Callable[[], None]) -> None:
-        from pycocotools import mask as mask_api
+        def scenes() -> Iterator[Scene]:
+            for index in range(count):
+                rng = np.random.default_rng([self.seed, 3, SPLITS.index(split), index])
+                pixels, instances = self._scene(rng, split)
+                yield pixels, [(int(self.labels[source]), source, mask) for source, mask in instances]
+                tick()
 
-        folders = {
-            'coco': self.out / 'coco' / split,
-            'image': self.out / 'ade' / 'images' / ADE_SPLITS[split],
-            'map': self.out / 'ade' / 'annotations' / ADE_SPLITS[split],
-            'json': self.out / 'coco' / 'annotations',
-        }
-        for folder in folders.values():
-            folder.mkdir(parents=True, exist_ok=True)
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        side = self.params.scene_size
-        for index in range(count):
-            rng = np.random.default_rng([self.seed, 3, SPLITS.index(split), index])
-            pixels, instances = self._scene(rng, split)
-            stem = f'{index + 1:06d}'
-            Image.fromarray(pixels).save(folders['coco'] / f'{stem}.jpg', quality=95, subsampling=0)
-            shutil.copyfile(folders['coco'] / f'{stem}.jpg', folders['image'] / f'{stem}.jpg')
-            semantic = np.zeros((side, side), dtype=np.uint8)
-            images.append({'id': index + 1, 'file_name': f'{stem}.jpg', 'width': side, 'height': side})
-            for source, mask in instances:
-                digit = int(self.labels[source])
-                semantic[mask] = digit + 1
-                rle = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
-                annotations.append(
-                    {
-                        'id': len(annotations) + 1,
-                        'image_id': index + 1,
-                        'category_id': digit + 1,
-                        'bbox': [float(v) for v in mask_api.toBbox(rle)],
-                        'area': int(mask.sum()),
-                        'segmentation': {'size': [side, side], 'counts': rle['counts'].decode('ascii')},
-                        'iscrowd': 0,
-                        'source_id': source,
-                    }
-                )
-            Image.fromarray(semantic).save(folders['map'] / f'{stem}.png')
-            tick()
-        content = {
-            'info': {'description': 'mmpl embedded data set', 'version': str(FORMAT_VERSION)},
-            'licenses': [],
-            'images': images,
-            'annotations': annotations,
-            'categories': [{'id': d + 1, 'name': name, 'supercategory': 'digit'} for d, name in enumerate(CLASSES)],
-        }
-        _write_json(folders['json'] / f'instances_{split}.json', content)
+        write_scenes(self.out, split, scenes(), CLASSES, 'digit')
 
     def _scene(self, rng: np.random.Generator, split: str) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
         """One scene.
@@ -661,10 +642,10 @@ class _Builder:
             place = np.s_[y : y + support.shape[0], x : x + support.shape[1]]
             mask = np.zeros((p.scene_size, p.scene_size), dtype=bool)
             mask[place] = support
-            if any((old & ~mask).sum() < (1 - p.scene_overlap) * area for _, old, area in placed):
+            below = hide_below(placed, mask, p.scene_overlap)
+            if below is None:
                 continue
-            placed = [(old_source, old & ~mask, area) for old_source, old, area in placed]
-            placed.append((source, mask, int(mask.sum())))
+            placed = [*below, (source, mask, int(mask.sum()))]
             canvas[place] += ink[..., None] * (self._ink_colour(rng) - canvas[place])
         if len(placed) < p.scene_digits[0]:
             raise ValueError(
@@ -674,6 +655,81 @@ class _Builder:
         return self._finish(rng, canvas), [(source, mask) for source, mask, _ in placed]
 
 
+def hide_below(
+    placed: Sequence[tuple[_T, np.ndarray, int]], mask: np.ndarray, overlap: float
+) -> list[tuple[_T, np.ndarray, int]] | None:
+    """Take away from the visible masks of a scene what a further object hides.
+
+    Args:
+        placed: What, visible mask (H, W) bool and area of the whole object in pixels, of every object so far.
+        mask: Mask of the further object, (H, W) bool.
+        overlap: Largest share of an object that others may hide, 0 to 1.
+
+    Returns:
+        ``placed`` with what is still visible, or None if the further object would hide too much of one of them.
+    """
+    below = [(what, old & ~mask, area) for what, old, area in placed]
+    return None if any(old.sum() < (1 - overlap) * area for _, old, area in below) else below
+
+
+def write_scenes(out: Path, split: str, scenes: Iterable[Scene], classes: Sequence[str], supercategory: str) -> None:
+    """Write the scenes of one split as ``coco/`` and ``ade/``.
+
+    Args:
+        out: Folder of the build.
+        split: Key of :data:`ADE_SPLITS`.
+        scenes: For each scene its pixels (H, W, 3) uint8, and for each object the class (index into ``classes``), the
+            number of its source and the mask (H, W) bool of its visible part. Masks are disjoint.
+        classes: Names; the category id and the value in the semantic map are the index + 1.
+        supercategory: COCO's.
+    """
+    from pycocotools import mask as mask_api
+
+    folders = {
+        'coco': out / 'coco' / split,
+        'image': out / 'ade' / 'images' / ADE_SPLITS[split],
+        'map': out / 'ade' / 'annotations' / ADE_SPLITS[split],
+        'json': out / 'coco' / 'annotations',
+    }
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, (pixels, instances) in enumerate(scenes, start=1):
+        height, width = pixels.shape[:2]
+        stem = f'{number:06d}'
+        Image.fromarray(pixels).save(folders['coco'] / f'{stem}.jpg', quality=95, subsampling=0)
+        shutil.copyfile(folders['coco'] / f'{stem}.jpg', folders['image'] / f'{stem}.jpg')
+        semantic = np.zeros((height, width), dtype=np.uint8)
+        images.append({'id': number, 'file_name': f'{stem}.jpg', 'width': width, 'height': height})
+        for label, source, mask in instances:
+            semantic[mask] = label + 1
+            rle = mask_api.encode(np.asfortranarray(mask, dtype=np.uint8))
+            annotations.append(
+                {
+                    'id': len(annotations) + 1,
+                    'image_id': number,
+                    'category_id': label + 1,
+                    'bbox': [float(v) for v in mask_api.toBbox(rle)],
+                    'area': int(mask.sum()),
+                    'segmentation': {'size': [height, width], 'counts': rle['counts'].decode('ascii')},
+                    'iscrowd': 0,
+                    'source_id': source,
+                }
+            )
+        Image.fromarray(semantic).save(folders['map'] / f'{stem}.png')
+    content = {
+        'info': {'description': 'mmpl embedded data set', 'version': str(FORMAT_VERSION)},
+        'licenses': [],
+        'images': images,
+        'annotations': annotations,
+        'categories': [
+            {'id': number, 'name': name, 'supercategory': supercategory} for number, name in enumerate(classes, 1)
+        ],
+    }
+    write_json(folders['json'] / f'instances_{split}.json', content)
+
+
 def _support(ink: np.ndarray) -> np.ndarray:
     """Mask of a digit: its ink (above one half), dilated by one pixel, holes filled. (h, w) float -> (h, w) bool."""
     from scipy import ndimage
@@ -681,5 +737,5 @@ def _support(ink: np.ndarray) -> np.ndarray:
     return ndimage.binary_fill_holes(ndimage.binary_dilation(ink > 0.5))
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=None, sort_keys=True), encoding='utf-8')

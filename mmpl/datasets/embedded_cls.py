@@ -8,8 +8,8 @@ from mmpretrain.datasets import CustomDataset
 
 from mmpl.registry import DATASETS
 
-from .embedded import CLASSES, SPLITS, VARIANTS, build_embedded_dataset
-from .embedded_surfaces import SURFACE_VARIANTS, SURFACES, build_embedded_surfaces
+from .embedded import CLASSES, SPLITS
+from .embedded_surfaces import build_embedded_variant
 
 
 @DATASETS.register_module()
@@ -59,14 +59,9 @@ class EmbeddedClassification(CustomDataset):
                 raise ValueError(
                     f'{name}={kwargs[name]!r} is not allowed: the folder follows from size, variant, split'
                 )
-        if variant not in (*VARIANTS, *SURFACE_VARIANTS):
-            raise ValueError(f'variant={variant!r} is unknown: choose one of {[*VARIANTS, *SURFACE_VARIANTS]}')
         self.fraction = fraction
-        if variant in SURFACE_VARIANTS:
-            folder = build_embedded_surfaces(data_root, size=size, seed=seed, variant=variant)
-            kwargs.setdefault('metainfo', dict(classes=SURFACES))
-        else:
-            folder = build_embedded_dataset(data_root, size=size, variant=variant, seed=seed, progress=progress)
+        folder, classes, _ = build_embedded_variant(data_root, size, variant, seed, progress)
+        kwargs.setdefault('metainfo', dict(classes=classes))
         super().__init__(data_root=str(folder / 'cls' / split), **kwargs)
 
     def load_data_list(self) -> list[dict]:

@@ -1,19 +1,20 @@
-"""The embedded data set as COCO instances, for mmdet. Importing this module imports mmdet."""
+"""The embedded data sets as COCO instances, for mmdet. Importing this module imports mmdet."""
 
 from typing import Any
 
 from mmdet.datasets import CocoDataset
 
-from .embedded import ADE_SPLITS, CLASSES, PALETTE, build_embedded_dataset
+from .embedded import ADE_SPLITS, CLASSES, PALETTE
+from .embedded_surfaces import build_embedded_variant
 
 
 class EmbeddedCocoDataset(CocoDataset):
-    """Scenes of 2 to 6 handwritten digits with boxes and masks; the files are made on first use.
+    """Scenes of handwritten digits or of pieces of photographs, with boxes and masks; the files are made on first use.
 
     Args:
         data_root: Folder of all builds.
         size: ``'demo'`` or ``'test'``.
-        variant: ``'plain'`` or ``'hard'``.
+        variant: Digits, ``'plain'`` or ``'hard'``, or photographs, ``'surfaces'`` or ``'surfaces_exposure'``.
         split: ``'train'`` or ``'val'``.
         seed: Seed of the build.
         progress: Whether to show a progress bar while the files are made.
@@ -37,9 +38,10 @@ class EmbeddedCocoDataset(CocoDataset):
     ) -> None:
         if split not in ADE_SPLITS:
             raise ValueError(f'split={split!r} is unknown: choose one of {list(ADE_SPLITS)}')
-        folder = build_embedded_dataset(data_root, size=size, variant=variant, seed=seed, progress=progress) / 'coco'
+        folder, classes, palette = build_embedded_variant(data_root, size, variant, seed, progress)
+        kwargs.setdefault('metainfo', {'classes': classes, 'palette': list(palette)})
         super().__init__(
-            data_root=str(folder),
+            data_root=str(folder / 'coco'),
             ann_file=f'annotations/instances_{split}.json',
             data_prefix={'img': f'{split}/'},
             **kwargs,

@@ -29,19 +29,23 @@ RANDOM = 'random init'
 """How the rows of the randomly initialised encoder are called."""
 
 
+PRETRAIN = {'digits': 'pl_mae_demo.py', 'surfaces': 'pl_mae_surfaces.py'}
+"""Data of a benchmark -> pre-training config below ``configs`` whose encoder its tasks' configs take."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """What is fine-tuned and measured.
 
     Attributes:
         title: Heading on the picture.
-        config: Config below ``configs/downstream``.
+        configs: Key of :data:`PRETRAIN` -> config below ``configs/downstream``.
         metrics: Column -> (name of the evaluator's metric, factor that makes it percent).
         pictures: How many images predictions are drawn for.
     """
 
     title: str
-    config: str
+    configs: Mapping[str, str]
     metrics: Mapping[str, tuple[str, float]]
     pictures: int
 
@@ -49,14 +53,22 @@ class Task:
 TASKS: dict[str, Task] = {  # the longest first, so that both cores end at the same time
     'detection': Task(
         'Detection and instance segmentation',
-        'detection/mask_rcnn_vit_embedded.py',
+        {'digits': 'detection/mask_rcnn_vit_embedded.py', 'surfaces': 'detection/mask_rcnn_vit_surfaces.py'},
         {'box_ap': ('coco/bbox_mAP', 100.0), 'mask_ap': ('coco/segm_mAP', 100.0)},
         4,
     ),
-    'segmentation': Task('Semantic segmentation', 'segmentation/upernet_vit_embedded.py', {'miou': ('mIoU', 1.0)}, 4),
+    'segmentation': Task(
+        'Semantic segmentation',
+        {'digits': 'segmentation/upernet_vit_embedded.py', 'surfaces': 'segmentation/upernet_vit_surfaces.py'},
+        {'miou': ('mIoU', 1.0)},
+        4,
+    ),
     'classification': Task(
         'Classification, 10 % of the labels',
-        'classification/vit_finetune_embedded_10pct.py',
+        {
+            'digits': 'classification/vit_finetune_embedded_10pct.py',
+            'surfaces': 'classification/vit_finetune_surfaces_10pct.py',
+        },
         {'top1': ('accuracy/top1', 1.0)},
         14,
     ),
@@ -169,8 +181,8 @@ def plan(
 class _Processes:
     """Starts runs, and ends all of them when one fails or the benchmark is stopped."""
 
-    def __init__(self, config_dir: Path, options: Sequence[str], echo: Callable[[str], None]) -> None:
-        self.config_dir, self.options, self.echo = config_dir, list(options), echo
+    def __init__(self, config_dir: Path, data: str, options: Sequence[str], echo: Callable[[str], None]) -> None:
+        self.config_dir, self.data, self.options, self.echo = config_dir, data, list(options), echo
         self._running: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
         self._stopped = False
@@ -178,7 +190,8 @@ class _Processes:
     def command(self, run: Run) -> list[str]:
         """The command line of a run."""
         task = TASKS[run.task]
-        command = [sys.executable, '-m', 'mmpl.evaluation.transfer_run', str(self.config_dir / task.config)]
+        config = self.config_dir / task.configs[self.data]
+        command = [sys.executable, '-m', 'mmpl.evaluation.transfer_run', str(config)]
         command += [str(run.checkpoint), '--seed', str(run.seed), '--work-dir', str(run.work_dir)]
         command += ['--pictures', str(task.pictures)]
         return command + (['--cfg-options', *self.options] if self.options else [])
@@ -249,7 +262,8 @@ def transfer(
     checkpoints: Sequence[str | os.PathLike],
     *,
     config_dir: str | os.PathLike,
-    pretrain_config: str | os.PathLike,
+    pretrain_config: str | os.PathLike | None = None,
+    data: str = 'digits',
     out: str | os.PathLike = 'work_dirs/transfer',
     seeds: Sequence[int] = (0, 1, 2),
     tasks: Sequence[str] = tuple(TASKS),
@@ -267,7 +281,9 @@ def transfer(
     Args:
         checkpoints: One pre-training checkpoint, or one for each seed.
         config_dir: ``configs/downstream``.
-        pretrain_config: The config that made the checkpoints.
+        pretrain_config: The config that made the checkpoints; by default that of :data:`PRETRAIN`, next to
+            ``config_dir``.
+        data: What is fine-tuned on, key of :data:`PRETRAIN`: scenes and crops of handwritten digits or of photographs.
         out: Folder of everything.
         seeds: Seeds of the heads, of the order of the images and of the random encoder.
         tasks: Keys of :data:`TASKS`.
@@ -286,7 +302,9 @@ def transfer(
     """
     from mmpl.visualization.predictions import draw_sheet
 
+    check_choice('data', data, PRETRAIN)
     out, config_dir = Path(out), Path(config_dir)
+    pretrain_config = config_dir.parent / PRETRAIN[data] if pretrain_config is None else pretrain_config
     paths = [Path(path).resolve() for path in checkpoints]
     _check(paths, seeds, tasks, jobs, name)
     if not Path(pretrain_config).is_file():
@@ -295,7 +313,7 @@ def transfer(
     for seed, path in zip(seeds, random, strict=True):
         write_random_encoder(pretrain_config, seed, path)
     runs = plan(paths, random, seeds, tasks, name, out)
-    processes = _Processes(config_dir, options, echo)
+    processes = _Processes(config_dir, data, options, echo)
     echo(f'{len(runs)} runs, {jobs} at once; logs in {out}')
     with ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(processes, run) for run in runs]

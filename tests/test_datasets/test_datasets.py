@@ -12,7 +12,8 @@ from mmengine.registry import DATASETS
 from mmpretrain.datasets import CustomDataset
 from PIL import Image
 
-from mmpl.datasets.embedded import CLASSES, build_embedded_dataset
+from mmpl.datasets.embedded import CLASSES
+from mmpl.datasets.embedded_surfaces import SURFACES, build_embedded_dataset
 
 PIPELINE = [{'type': 'mmcv.LoadImageFromFile'}, {'type': 'mmpretrain.PackInputs'}]
 
@@ -141,8 +142,13 @@ def test_stock_class_folders_without_images_are_an_error(tmp_path: Path) -> None
         CustomDataset(data_root=str(tmp_path))
 
 
+DENSE = pytest.mark.parametrize(('variant', 'classes'), [('plain', CLASSES), ('surfaces', SURFACES)])
+BUILDS = {'plain': 'test', 'surfaces': 'test_surfaces'}
+
+
+@DENSE
 @pytest.mark.parametrize('reduce_zero_label', [False, True])
-def test_segmentation_in_mmseg(root: Path, reduce_zero_label: bool) -> None:
+def test_segmentation_in_mmseg(root: Path, reduce_zero_label: bool, variant: str, classes: tuple[str, ...]) -> None:
     pytest.importorskip('mmseg.datasets')
     pipeline = [
         {'type': 'mmcv.LoadImageFromFile'},
@@ -154,23 +160,27 @@ def test_segmentation_in_mmseg(root: Path, reduce_zero_label: bool) -> None:
             type='mmpl.EmbeddedSegDataset',
             data_root=str(root),
             size='test',
+            variant=variant,
             split='val',
             reduce_zero_label=reduce_zero_label,
             pipeline=pipeline,
         )
     )
     assert len(dataset) == 8
-    assert dataset.metainfo['classes'] == (CLASSES if reduce_zero_label else ('background', *CLASSES))
+    assert dataset.metainfo['classes'] == (classes if reduce_zero_label else ('background', *classes))
     assert len(dataset.metainfo['palette']) == len(dataset.metainfo['classes'])
     item = dataset[3]
-    stored = np.asarray(Image.open(root / 'test' / 'ade' / 'annotations' / 'validation' / '000004.png')).astype(int)
+    stored = np.asarray(
+        Image.open(root / BUILDS[variant] / 'ade' / 'annotations' / 'validation' / '000004.png')
+    ).astype(int)
     expected = np.where(stored == 0, 255, stored - 1) if reduce_zero_label else stored
     np.testing.assert_array_equal(item['data_samples'].gt_sem_seg.data[0].numpy(), expected)
     names = {dataset.metainfo['classes'][v] for v in np.unique(expected) if v != 255} - {'background'}
-    assert names == {CLASSES[v - 1] for v in np.unique(stored) if v}
+    assert names == {classes[v - 1] for v in np.unique(stored) if v}
 
 
-def test_instances_in_mmdet(root: Path) -> None:
+@DENSE
+def test_instances_in_mmdet(root: Path, variant: str, classes: tuple[str, ...]) -> None:
     pytest.importorskip('mmdet.datasets', exc_type=ImportError)
     pipeline = [
         {'type': 'mmcv.LoadImageFromFile'},
@@ -178,10 +188,18 @@ def test_instances_in_mmdet(root: Path) -> None:
         {'type': 'mmdet.PackDetInputs'},
     ]
     dataset = DATASETS.build(
-        dict(type='mmpl.EmbeddedCocoDataset', data_root=str(root), size='test', split='val', pipeline=pipeline)
+        dict(
+            type='mmpl.EmbeddedCocoDataset',
+            data_root=str(root),
+            size='test',
+            variant=variant,
+            split='val',
+            pipeline=pipeline,
+        )
     )
     assert len(dataset) == 8
-    semantic = np.asarray(Image.open(root / 'test' / 'ade' / 'annotations' / 'validation' / '000004.png'))
+    assert dataset.metainfo['classes'] == classes and len(dataset.metainfo['palette']) == len(classes)
+    semantic = np.asarray(Image.open(root / BUILDS[variant] / 'ade' / 'annotations' / 'validation' / '000004.png'))
     instances = dataset[3]['data_samples'].gt_instances
     assert len(instances) > 0
     rebuilt = np.zeros_like(semantic)

@@ -1,17 +1,22 @@
 """The photographs' data set: splits share no tile, builds repeat to the byte, nothing but content tells the class."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools.coco import COCO
 
 from mmpl.datasets import EmbeddedClassification
 from mmpl.datasets.embedded_surfaces import (
+    SURFACE_PALETTE,
     SURFACES,
     SurfaceParams,
+    _outline,
     _photographs,
+    _scene,
     _share,
     _tiles,
     build_embedded_surfaces,
@@ -48,6 +53,94 @@ def test_no_tile_is_in_two_splits(build):
         shares = [set(_share(np.arange(tiles), split, params)) for split in range(3)]
         assert sum(map(len, shares)) == len(set.union(*shares)) == tiles
         assert min(map(len, shares)) >= 2
+
+
+def test_crops_are_those_of_earlier_versions(build):
+    """Results of the comparison hold for these; only photographs in PNG, JPEG decoders differ."""
+    digest = hashlib.sha256()
+    for name in ('brick', 'camera', 'grass', 'text'):
+        for path in sorted((build / 'cls').rglob(f'{name}/*.png')):
+            digest.update(np.asarray(Image.open(path)).tobytes())
+    assert digest.hexdigest() == 'a73d7b483f5d3a54b8886081ad20105d8130ba91361def122a2c0a5ee21ac20b'
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_boxes_areas_and_semantic_map_agree_with_the_masks(build, split):
+    coco = COCO(str(build / 'coco' / 'annotations' / f'instances_{split}.json'))
+    ade = {'train': 'training', 'val': 'validation'}[split]
+    low, high = SurfaceParams().scene_pieces
+    assert len(coco.imgs) == len(list((build / 'coco' / split).iterdir())) == {'train': 24, 'val': 8}[split]
+    assert {c['id']: c['name'] for c in coco.dataset['categories']} == dict(enumerate(SURFACES, start=1))
+    for image in coco.imgs.values():
+        path = build / 'coco' / split / image['file_name']
+        assert (build / 'ade' / 'images' / ade / image['file_name']).read_bytes() == path.read_bytes()
+        pixels = np.asarray(Image.open(path))
+        assert pixels.shape == (image['height'], image['width'], 3) == (96, 96, 3)
+        expected = np.zeros((96, 96), dtype=np.uint8)
+        annotations = coco.imgToAnns[image['id']]
+        assert low <= len(annotations) <= high
+        for annotation in annotations:
+            mask = coco.annToMask(annotation).astype(bool)
+            ys, xs = mask.nonzero()
+            box = [xs.min(), ys.min(), xs.max() + 1 - xs.min(), ys.max() + 1 - ys.min()]
+            assert annotation['bbox'] == box and max(box[2:]) <= 48
+            assert annotation['area'] == mask.sum() > 100
+            assert not expected[mask].any()  # visible parts are disjoint
+            expected[mask] = annotation['category_id']
+        semantic = np.asarray(Image.open(build / 'ade' / 'annotations' / ade / path.with_suffix('.png').name))
+        np.testing.assert_array_equal(semantic, expected)
+        ground = pixels[semantic == 0]
+        assert abs(ground.mean() - 124) < 1.5 and ground.std() < 8  # noise, and what JPEG does at an outline
+
+
+def test_pieces_come_from_the_tiles_of_their_split_and_look_like_its_crops(build):
+    params, used, deviations = SurfaceParams(), 0, []
+    counts = [len(_tiles(photo, params)) for photo in _photographs(params)]
+    orders = [np.random.default_rng([0, 4, label]).permutation(count) for label, count in enumerate(counts)]
+    for number, split in enumerate(('train', 'val')):
+        coco = COCO(str(build / 'coco' / 'annotations' / f'instances_{split}.json'))
+        for annotation in coco.dataset['annotations']:
+            assert annotation['source_id'] in _share(orders[annotation['category_id'] - 1], number, params)
+            path = build / 'coco' / split / coco.imgs[annotation['image_id']]['file_name']
+            inside = coco.annToMask(annotation).astype(bool)
+            deviations.append(np.asarray(Image.open(path))[..., 0][inside].std())
+        used += len({annotation['category_id'] for annotation in coco.dataset['annotations']})
+    assert used > 25  # of 16 classes in two splits
+    assert abs(np.median(deviations) - params.contrast[0]) < 8  # an outline leaves out part of the crop
+
+
+def test_outlines():
+    rng = np.random.default_rng(0)
+    disc = _outline(rng, 40.0, 0.0)
+    assert disc.shape == (40, 40) and abs(disc.sum() / (np.pi * 20**2) - 1) < 0.01
+    areas = [_outline(rng, 40.0, 0.2).mean() for _ in range(50)]
+    assert 0.25 < min(areas) and max(areas) < np.pi / 4 and np.std(areas) > 0.03
+
+
+def test_pieces_that_do_not_fit_are_an_error():
+    params = SurfaceParams(scene_pieces=(30, 30), scene_overlap=0.0)
+    tiles = [[np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)]]
+    with pytest.raises(ValueError, match=r'scene_pieces=\(30, 30\) .* do not fit into scene_size=96'):
+        _scene(np.random.default_rng(1), tiles, [np.array([0])], params)
+
+
+@pytest.mark.parametrize(
+    'kwargs, message',
+    [
+        (dict(scene_piece_size=(24, 60)), r'SurfaceParams.scene_piece_size=\(24, 60\).* b <= 56.8'),
+        (dict(crop=(36, 65)), r'SurfaceParams.crop=\(36, 65\) is not allowed'),
+        (dict(scene_pieces=(2.0, 6.0)), r'scene_pieces=\(2.0, 6.0\).*integer'),
+        (dict(scene_outline=-0.1), r'scene_outline=-0.1 is not allowed: expected a number in \[0, 0.3\]'),
+        (dict(shares=(0.6, 0.1)), r'shares=\(0.6, 0.1\) is not allowed'),
+    ],
+)
+def test_rejects_fields(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        SurfaceParams(**kwargs)
+
+
+def test_every_class_has_its_colour():
+    assert len(set(SURFACE_PALETTE)) == len(SURFACE_PALETTE) == len(SURFACES) and (0, 0, 0) not in SURFACE_PALETTE
 
 
 def test_the_same_arguments_give_the_same_bytes_and_a_complete_build_is_kept(build, tmp_path):

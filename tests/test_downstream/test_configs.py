@@ -19,8 +19,8 @@ from mmengine.runner import Runner
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'configs' / 'downstream'
 ALL = sorted(str(p.relative_to(FOLDER)) for p in FOLDER.rglob('*.py'))
-FULL = [name for name in ALL if 'embedded' not in name]
-SMALL = [name for name in ALL if 'embedded' in name]
+SMALL = [name for name in ALL if 'embedded' in name or 'surfaces' in name]
+FULL = [name for name in ALL if name not in SMALL]
 PROJECTS = {'classification': 'mmpretrain', 'segmentation': 'mmseg', 'detection': 'mmdet'}
 
 
@@ -60,13 +60,31 @@ def test_small_siblings_build(name) -> None:
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     trained = [p for g in wrapper.optimizer.param_groups for p in g['params']]
     assert {id(p) for p in trained} >= {id(p) for p in model.parameters() if p.requires_grad}
-    dataset_classes = 11 if cfg.default_scope == 'mmseg' else 10
+    dataset_classes = (16 if 'surfaces' in name else 10) + (cfg.default_scope == 'mmseg')
     counts = {
         m.num_classes
         for n, m in model.named_modules()
         if isinstance(getattr(m, 'num_classes', None), int) and not n.endswith('rpn_head')
     }
     assert counts == {dataset_classes}
+
+
+def test_surfaces_siblings_take_the_encoder_that_their_pretraining_config_makes() -> None:
+    """Shape of the encoder, pixels and data; `val` and `test` are of the same photographs as `train`."""
+    pretraining = Config.fromfile(str(ROOT / 'configs' / 'pl_mae_surfaces.py'))
+    names = [name for name in SMALL if 'surfaces' in name]
+    assert len(names) == 3
+    for name in names:
+        cfg = _load(name)
+        for field in ('arch', 'img_size', 'patch_size'):
+            assert cfg.model.backbone[field] == pretraining.model.backbone[field], (name, field)
+        for field in ('mean', 'std'):
+            assert cfg.model.data_preprocessor[field] == pretraining.data_preprocessor[field], (name, field)
+        for part in ('train', 'val', 'test'):
+            assert cfg[f'{part}_dataloader'].dataset.variant == pretraining.train_dataloader.dataset.variant, name
+        if cfg.default_scope == 'mmdet':
+            assert cfg.val_evaluator.ann_file == cfg.test_evaluator.ann_file
+            assert 'demo_surfaces/' in cfg.test_evaluator.ann_file
 
 
 def _images(folder: Path, count: int, size: tuple[int, int], suffix: str = '.jpg') -> list[Path]:

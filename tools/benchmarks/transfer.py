@@ -5,6 +5,7 @@ Writes a table (transfer.md, transfer.csv) and a picture with predictions (trans
 prints the table. Runs that finished are not repeated, one that was killed goes on::
 
     bash tools/benchmarks/transfer.sh work_dirs/pl_mae_demo/seed_*/epoch_3.pth
+    bash tools/benchmarks/transfer.sh --data surfaces work_dirs/pl_mae_surfaces/seed_*/epoch_10.pth
 """
 
 import argparse
@@ -14,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from mmpl.evaluation.transfer import TASKS, TransferError, transfer
+from mmpl.evaluation.transfer import PRETRAIN, TASKS, TransferError, transfer
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
@@ -30,21 +31,30 @@ def main() -> None:
     parser.add_argument('checkpoints', nargs='+', help='one pre-training checkpoint, or one for each seed')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--tasks', nargs='+', choices=list(TASKS), default=list(TASKS))
-    parser.add_argument('--work-dir', default='work_dirs/transfer', help='folder of all results')
+    parser.add_argument(
+        '--data', choices=list(PRETRAIN), default='digits', help='scenes and crops of digits or of photographs'
+    )
+    parser.add_argument(
+        '--work-dir', help='folder of all results (default: work_dirs/transfer, or work_dirs/transfer_surfaces)'
+    )
     parser.add_argument('--name', default='PL-MAE', help='what the pre-trained encoder is called')
     parser.add_argument('--jobs', type=int, default=cores(), help='runs at once, one thread each (default: all cores)')
     parser.add_argument(
-        '--pretrain-config', default=str(CONFIGS / 'pl_mae_demo.py'), help='the config that made the checkpoints'
+        '--pretrain-config',
+        help='the config that made the checkpoints (default: configs/pl_mae_demo.py, or configs/pl_mae_surfaces.py)',
     )
     parser.add_argument('--cfg-options', nargs='+', default=[], help="override fields of every run's config: key=value")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('stopped'))  # so that the runs are ended, too
+    if args.work_dir is None:
+        args.work_dir = 'work_dirs/transfer' + ('' if args.data == 'digits' else f'_{args.data}')
     start = time.monotonic()
     try:
         table = transfer(
             args.checkpoints,
             config_dir=CONFIGS / 'downstream',
             pretrain_config=args.pretrain_config,
+            data=args.data,
             out=args.work_dir,
             seeds=args.seeds,
             tasks=args.tasks,

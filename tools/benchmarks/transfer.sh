@@ -4,8 +4,8 @@
 #
 #   bash tools/benchmarks/transfer.sh CHECKPOINT... [options]
 #
-# One checkpoint, or one for each seed. --help lists the options (--seeds 0 1 2, --tasks, --work-dir, --jobs, ...). A
-# benchmark that was stopped goes on where it was.
+# One checkpoint, or one for each seed. --help lists the options (--data surfaces, --seeds 0 1 2, --tasks, --work-dir,
+# --jobs, ...). A benchmark that was stopped goes on where it was.
 set -euo pipefail
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
