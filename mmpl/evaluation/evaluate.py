@@ -1,6 +1,7 @@
 """Probe a finished checkpoint, or a random initialisation."""
 
 import copy
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
@@ -117,6 +119,17 @@ def _names_pretrained(cfg: Any) -> bool:
     return isinstance(cfg, list | tuple) and any(_names_pretrained(value) for value in cfg)
 
 
+def _init_weights(model: nn.Module) -> None:
+    """Initialise without mmengine's two lines a parameter, which belong to the log of a training run."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        model.init_weights()
+    finally:
+        logger.setLevel(level)
+
+
 def build_model(cfg: Config, checkpoint: str | None = None, target: str = 'student', seed: int = 0) -> nn.Module:
     """Build a config's model with a checkpoint's encoder, or randomly initialised.
 
@@ -139,7 +152,7 @@ def build_model(cfg: Config, checkpoint: str | None = None, target: str = 'stude
     set_random_seed(seed)
     model = MMENGINE_MODELS.build(copy.deepcopy(cfg.model))
     if checkpoint is None:
-        model.init_weights()
+        _init_weights(model)
         if target != 'student':  # a teacher starts as a copy of its student
             module, prefix = target_module(model, target)
             module.load_state_dict(model.get_submodule('backbone').state_dict())

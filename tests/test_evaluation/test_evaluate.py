@@ -14,7 +14,7 @@ from probe_helpers import build_mae, loader_cfg, mae_cfg, write_images
 
 from mmpl.compat.torch_load import UntrustedCheckpointError
 from mmpl.evaluation import FeatureProbe, evaluate_features, load_backbone
-from mmpl.evaluation.evaluate import find_probe, load_state_dict
+from mmpl.evaluation.evaluate import build_model, find_probe, load_state_dict
 
 REPOSITORY = Path(__file__).parents[2]
 TOOL = REPOSITORY / 'tools' / 'benchmarks' / 'evaluate_features.py'
@@ -48,6 +48,12 @@ def save(model, path, change=None, **more):
         change(state)
     torch.save(dict(meta=dict(epoch=1), state_dict=state, **more), path)
     return str(path)
+
+
+def test_a_random_initialisation_says_nothing(config, capfd):
+    build_model(Config.fromfile(config))
+    out, err = capfd.readouterr()
+    assert 'init_weights' not in out + err
 
 
 def test_loads_every_key_of_the_encoder_and_nothing_else(tmp_path):
