@@ -1,8 +1,10 @@
 """Checkpoint files: kills while saving, damage, signals, full disks."""
 
 import errno
+import gc
 import os
 import signal
+import weakref
 from pathlib import Path
 
 import pytest
@@ -113,6 +115,21 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path, capsys: pyte
         path.write_bytes(b'')
     with pytest.raises(RuntimeError, match=r'(?s)all of its checkpoints are damaged.*epoch_2'):
         run(tmp_path, **kwargs)
+
+
+def test_cyclic_garbage_goes_with_a_checkpoint(tmp_path: Path) -> None:
+    class Node:
+        pass
+
+    node = Node()
+    node.itself = node
+    node, ref = None, weakref.ref(node)
+    gc.disable()
+    try:
+        run(tmp_path)
+    finally:
+        gc.enable()
+    assert ref() is None
 
 
 def test_old_checkpoints_go_when_the_new_one_is_there(tmp_path: Path) -> None:
