@@ -30,7 +30,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -68,7 +68,6 @@ ADE_SPLITS = {'train': 'training', 'val': 'validation'}
 
 Scene = tuple[np.ndarray, list[tuple[int, int, np.ndarray]]]
 """Pixels, and class, number of the source and visible mask of every object; see :func:`write_scenes`."""
-_T = TypeVar('_T')
 
 _SOURCE_SIDE = 28  # side of an MNIST image, whose ink fills a box of 20 pixels
 _SOURCE_INK = 20
@@ -602,30 +601,20 @@ class _Builder:
     def _write_scenes(self, split: str, count: int, tick: Callable[[], None]) -> None:
         def scenes() -> Iterator[Scene]:
             for index in range(count):
-                rng = np.random.default_rng([self.seed, 3, SPLITS.index(split), index])
-                pixels, instances = self._scene(rng, split)
-                yield pixels, [(int(self.labels[source]), source, mask) for source, mask in instances]
+                yield self._scene(np.random.default_rng([self.seed, 3, SPLITS.index(split), index]), split)
                 tick()
 
         write_scenes(self.out, split, scenes(), CLASSES, 'digit')
 
-    def _scene(self, rng: np.random.Generator, split: str) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
-        """One scene.
-
-        Returns:
-            Pixels (scene_size, scene_size, 3) uint8, and a list of source id and mask (scene_size, scene_size) bool of
-            the visible part of every digit. Masks are disjoint: what is painted later hides what is below it.
-        """
+    def _scene(self, rng: np.random.Generator, split: str) -> Scene:
+        """One scene: pixels (scene_size, scene_size, 3) uint8, and digit, source and visible mask of every digit."""
         p = self.params
         canvas = self._background(rng, split, p.scene_size)
         middle = sum(p.scene_digit_size) / 2 * _SOURCE_SIDE / _SOURCE_INK
         count = int(rng.integers(p.clutter[0], p.clutter[1] + 1)) * 2
         self._clutter(rng, split, canvas, count, middle)
-        wanted = int(rng.integers(p.scene_digits[0], p.scene_digits[1] + 1))
-        placed: list[tuple[int, np.ndarray, int]] = []  # source, visible mask, area of the whole digit
-        for attempt in range(1000):
-            if len(placed) == wanted or (attempt >= 100 and len(placed) >= p.scene_digits[0]):
-                break
+
+        def draw() -> Candidate | None:
             sources = self.split[split][rng.integers(10)]
             source = sources[rng.integers(len(sources))]
             field = rng.uniform(*p.scene_digit_size) * _SOURCE_SIDE / _SOURCE_INK
@@ -637,39 +626,65 @@ class _Builder:
             ink, support = ink[box], support[box]
             room = p.scene_size - np.array(support.shape)
             if room.min() < 0:
-                continue
+                return None
             y, x = (int(rng.integers(0, r + 1)) for r in room)
             place = np.s_[y : y + support.shape[0], x : x + support.shape[1]]
             mask = np.zeros((p.scene_size, p.scene_size), dtype=bool)
             mask[place] = support
-            below = hide_below(placed, mask, p.scene_overlap)
-            if below is None:
-                continue
-            placed = [*below, (source, mask, int(mask.sum()))]
-            canvas[place] += ink[..., None] * (self._ink_colour(rng) - canvas[place])
-        if len(placed) < p.scene_digits[0]:
-            raise ValueError(
-                f'scene_digits={p.scene_digits} of scene_digit_size={p.scene_digit_size} do not fit into '
-                f'scene_size={p.scene_size} with scene_overlap={p.scene_overlap}: allow fewer, smaller or more overlap'
-            )
-        return self._finish(rng, canvas), [(source, mask) for source, mask, _ in placed]
+
+            def paint() -> None:
+                canvas[place] += ink[..., None] * (self._ink_colour(rng) - canvas[place])
+
+            return (int(self.labels[source]), source), mask, paint
+
+        objects = place_objects(rng, p, 'scene_digits', 'scene_digit_size', draw)
+        return self._finish(rng, canvas), objects
 
 
-def hide_below(
-    placed: Sequence[tuple[_T, np.ndarray, int]], mask: np.ndarray, overlap: float
-) -> list[tuple[_T, np.ndarray, int]] | None:
-    """Take away from the visible masks of a scene what a further object hides.
+Candidate = tuple[tuple[int, int], np.ndarray, Callable[[], None]]
+"""Class and number of the source, mask, and what paints an object once it is taken; see :func:`place_objects`."""
+
+
+def place_objects(
+    rng: np.random.Generator, params: Any, number: str, size: str, draw: Callable[[], Candidate | None]
+) -> list[tuple[int, int, np.ndarray]]:
+    """Put objects into a scene, later ones over earlier ones.
 
     Args:
-        placed: What, visible mask (H, W) bool and area of the whole object in pixels, of every object so far.
-        mask: Mask of the further object, (H, W) bool.
-        overlap: Largest share of an object that others may hide, 0 to 1.
+        rng: Draws how many are wanted; ``draw`` and what it returns may use it, too.
+        params: Holds ``scene_size``, ``scene_overlap`` and the two fields below.
+        number: Name of the field with the smallest and largest number of objects.
+        size: Name of the field with their size; both names are for the error.
+        draw: Draws an object at a place, or None if it does not fit.
 
     Returns:
-        ``placed`` with what is still visible, or None if the further object would hide too much of one of them.
+        Class, number of the source and mask (H, W) bool of the visible part of every object; masks are disjoint.
+
+    Raises:
+        ValueError: Not even the smallest number found room.
     """
-    below = [(what, old & ~mask, area) for what, old, area in placed]
-    return None if any(old.sum() < (1 - overlap) * area for _, old, area in below) else below
+    least, most = getattr(params, number)
+    wanted = int(rng.integers(least, most + 1))
+    placed: list[tuple[tuple[int, int], np.ndarray, int]] = []  # what, visible mask, area of the whole object
+    for attempt in range(1000):
+        if len(placed) == wanted or (attempt >= 100 and len(placed) >= least):
+            break
+        candidate = draw()
+        if candidate is None:
+            continue
+        what, mask, paint = candidate
+        below = [(lower, old & ~mask, area) for lower, old, area in placed]
+        if any(old.sum() < (1 - params.scene_overlap) * area for _, old, area in below):
+            continue  # it would hide too much of one of them
+        placed = [*below, (what, mask, int(mask.sum()))]
+        paint()
+    if len(placed) < least:
+        raise ValueError(
+            f'{number}={(least, most)} of {size}={getattr(params, size)} do not fit into '
+            f'scene_size={params.scene_size} with scene_overlap={params.scene_overlap}: allow fewer, smaller or more '
+            f'overlap'
+        )
+    return [(label, source, mask) for (label, source), mask, _ in placed]
 
 
 def write_scenes(out: Path, split: str, scenes: Iterable[Scene], classes: Sequence[str], supercategory: str) -> None:

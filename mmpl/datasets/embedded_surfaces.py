@@ -45,12 +45,13 @@ from .embedded import (
     PALETTE,
     SPLITS,
     VARIANTS,
+    Candidate,
     Scene,
     build_embedded_dataset,
     build_once,
     check_fields,
     count_files,
-    hide_below,
+    place_objects,
     write_json,
     write_scenes,
 )
@@ -354,11 +355,8 @@ def _scene(
     """One scene: pixels (scene_size, scene_size, 3) uint8, and class, tile and visible mask of every piece."""
     p = params
     canvas = np.full((p.scene_size, p.scene_size), rng.uniform(*p.brightness))
-    wanted = int(rng.integers(p.scene_pieces[0], p.scene_pieces[1] + 1))
-    placed: list[tuple[tuple[int, int], np.ndarray, int]] = []  # class and tile, visible mask, area of the whole piece
-    for attempt in range(1000):
-        if len(placed) == wanted or (attempt >= 100 and len(placed) >= p.scene_pieces[0]):
-            break
+
+    def draw() -> Candidate:
         label = int(rng.integers(len(tiles)))
         tile = int(pool[label][rng.integers(len(pool[label]))])
         shape = _outline(rng, rng.uniform(*p.scene_piece_size), p.scene_outline)
@@ -371,18 +369,14 @@ def _scene(
         place = np.s_[y : y + piece, x : x + piece]
         mask = np.zeros(canvas.shape, dtype=bool)
         mask[place] = shape
-        below = hide_below(placed, mask, p.scene_overlap)
-        if below is None:
-            continue
-        placed = [*below, ((label, tile), mask, int(mask.sum()))]
-        canvas[place][shape] = pixels[shape]
-    if len(placed) < p.scene_pieces[0]:
-        raise ValueError(
-            f'scene_pieces={p.scene_pieces} of scene_piece_size={p.scene_piece_size} do not fit into '
-            f'scene_size={p.scene_size} with scene_overlap={p.scene_overlap}: allow fewer, smaller or more overlap'
-        )
-    canvas = canvas + rng.normal(0, p.noise, canvas.shape)
-    return _grey(canvas), [(label, tile, mask) for (label, tile), mask, _ in placed]
+
+        def paint() -> None:
+            canvas[place][shape] = pixels[shape]
+
+        return (label, tile), mask, paint
+
+    objects = place_objects(rng, p, 'scene_pieces', 'scene_piece_size', draw)
+    return _grey(canvas + rng.normal(0, p.noise, canvas.shape)), objects
 
 
 def _outline(rng: np.random.Generator, diameter: float, amplitude: float) -> np.ndarray:
