@@ -7,7 +7,7 @@ from mmpretrain.models.selfsup import MAEViT
 
 from mmpl.models.backbones import MaskedViT
 from mmpl.models.utils.masking import RandomMasking
-from tests.test_models.helpers import ARCH, scramble
+from tests.test_models.helpers import ARCH, build_plmae, scramble
 
 
 def make(**kwargs):
@@ -80,6 +80,38 @@ def test_checkpointed_activations_give_the_same_gradients():
         model(images, ids).square().sum().backward()
     for a, b in zip(plain.parameters(), cheap.parameters(), strict=True):
         assert a.grad is None or torch.equal(a.grad, b.grad)
+
+
+@pytest.mark.parametrize('kind', ['Pretrained', 'mmpl.StrictPretrained'])
+@pytest.mark.parametrize('as_list', [False, True])
+@pytest.mark.parametrize('inside', [False, True])
+def test_nothing_is_drawn_again_after_loading(kind, as_list, inside, tmp_path):
+    """Not the patch embedding, the class token or the position embedding, which mmpretrain draws last."""
+    source = make()  # scrambled, position embedding included
+    torch.save({f'backbone.{name}': value for name, value in source.state_dict().items()}, tmp_path / 'source.pth')
+    init_cfg = dict(type=kind, checkpoint=str(tmp_path / 'source.pth'), prefix='backbone.')
+    if as_list:
+        init_cfg = [dict(type='TruncNormal', layer='Linear', std=0.02), init_cfg]
+    if inside:
+        model = build_plmae(backbone=dict(init_cfg=init_cfg))
+        loaded = [model.backbone, model.label_teacher.backbone, model.recon_teacher.backbone]
+    else:
+        loaded = [MaskedViT(arch=ARCH, img_size=16, patch_size=4, init_cfg=init_cfg)]
+        loaded[0].init_weights()
+    for encoder in loaded:
+        for name, value in source.state_dict().items():
+            assert torch.equal(encoder.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize('init_cfg', [None, [dict(type='TruncNormal', layer='Linear', std=0.02)]])
+def test_the_same_seed_draws_maes_weights(init_cfg):
+    states = []
+    for model_type in (MAEViT, MaskedViT):
+        torch.manual_seed(3)
+        model = model_type(arch=ARCH, img_size=16, patch_size=4, init_cfg=init_cfg)
+        model.init_weights()
+        states.append(model.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_refuses():

@@ -1,6 +1,7 @@
 """The vision transformer that encodes any subset of an image's patches."""
 
 import torch
+from mmpretrain.models.backbones import VisionTransformer
 from mmpretrain.models.selfsup import MAEViT
 from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
 from mmpl.models.utils.arch import check_arch, check_patches
+from mmpl.models.utils.init import loads_weights
 from mmpl.models.utils.masking import gather_tokens
 from mmpl.registry import MODELS
 
@@ -69,9 +71,9 @@ class MaskedViT(MAEViT):
         self.with_cp = with_cp
 
     def init_weights(self) -> None:
-        """MAE's initialisation, unless pre-trained weights have been loaded."""
-        if isinstance(self.init_cfg, dict) and self.init_cfg.get('type') == 'Pretrained':
-            super(MAEViT, self).init_weights()  # MAEViT's own would draw anew what was loaded
+        """MAE's initialisation, unless ``init_cfg`` loads weights: these stay as they are."""
+        if loads_weights(self.init_cfg):
+            super(VisionTransformer, self).init_weights()  # mmpretrain's would draw anew what was loaded
         else:
             super().init_weights()
 
