@@ -47,6 +47,20 @@ def test_centering_equals_its_formula_over_steps(unit):
         np.testing.assert_allclose(centering.center, center, atol=1e-6)
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_does_not_reach_the_center(unit, dtype):
+    centers = []
+    for enabled in (False, True):
+        centering = Centering(9)
+        with torch.autocast('cpu', dtype, enabled=enabled):
+            centering.observe(*unit)
+            centering.update()
+        assert centering.center.dtype == torch.float32
+        centers.append(centering.center)
+    assert torch.equal(*centers)
+    assert centers[0].abs().max() > 0
+
+
 def test_nothing_seen_moves_no_center(unit):
     centering = Centering(9)
     centering.center += 1

@@ -90,8 +90,10 @@ class Centering(nn.Module):
 
     @torch.no_grad()
     def observe(self, embeddings: Tensor, prototypes: Tensor) -> None:
-        """Note the logits of tokens for the next update; shapes as in :meth:`forward`."""
-        self.seen[:-1] += prototypes.float() @ embeddings.float().sum(0)  # the mean logit is linear in the embedding
+        """Note the logits of tokens for the next update, in fp32; shapes as in :meth:`forward`."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            # the mean logit is linear in the embedding
+            self.seen[:-1] += prototypes.float() @ embeddings.float().sum(0)
         self.seen[-1] += embeddings.shape[0]
 
     @torch.no_grad()
