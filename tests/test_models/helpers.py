@@ -1,6 +1,10 @@
-"""Tiny models for the tests."""
+"""Tiny models for the tests, and what their memory is measured with."""
 
+import weakref
+
+import torch
 from mmpretrain.registry import MODELS
+from torch.utils._python_dispatch import TorchDispatchMode
 
 ARCH = dict(embed_dims=32, num_layers=3, num_heads=4, feedforward_channels=64)
 
@@ -56,8 +60,30 @@ def samples_of(boxes) -> list:
 
 def scramble(model, std: float = 0.2, seed: int = 0) -> None:
     """Random values for all parameters, so that no test rests on a zero or a one."""
-    import torch
-
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.data += std * torch.randn(parameter.shape, generator=generator)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Bytes of the tensors made inside that are alive, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.storages = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in torch.utils._pytree.tree_leaves(out):
+            if isinstance(x, torch.Tensor) and x.untyped_storage()._cdata not in self.storages:
+                storage = x.untyped_storage()
+                self.storages.add(storage._cdata)
+                self.live += storage.nbytes()
+                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.live)
+        return out
+
+    def _gone(self, key: int, size: int) -> None:
+        self.storages.discard(key)
+        self.live -= size

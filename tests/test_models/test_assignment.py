@@ -7,6 +7,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from mmpl.models.utils.assignment import Centering, PseudoLabels, Sinkhorn
 from tests.reference import labels as reference
+from tests.test_models.helpers import LiveBytes
 
 
 @pytest.fixture
@@ -24,6 +25,26 @@ def test_sinkhorn_equals_the_matrix_form(unit, temperature, iters):
     probs = PseudoLabels(embeddings, prototypes, temperature, shift).probs()
     logits = (embeddings.double() @ prototypes.double().t()).numpy()
     np.testing.assert_allclose(probs, reference.sinkhorn(logits, temperature, iters), atol=2e-6)
+
+
+@pytest.mark.parametrize('iters', [1, 3])
+@pytest.mark.parametrize('chunk_size', [1, 7, 39])
+def test_chunks_of_sinkhorn_equal_the_whole(unit, chunk_size, iters):
+    whole, chunked = (Sinkhorn(iters, size)(*unit, 0.1) for size in (None, chunk_size))
+    torch.testing.assert_close(chunked, whole, rtol=1e-5, atol=1e-5)
+    assert torch.equal(Sinkhorn(iters, 40)(*unit, 0.1), whole), 'one chunk'
+
+
+def test_chunks_of_sinkhorn_need_a_quarter_of_the_memory():
+    generator = torch.Generator().manual_seed(0)
+    embeddings, prototypes = (F.normalize(torch.randn(n, 16, generator=generator), dim=-1) for n in (1024, 4096))
+    peaks = {}
+    for size in (None, 128):
+        with LiveBytes() as memory:
+            Sinkhorn(3, size)(embeddings, prototypes, 0.1)
+        peaks[size] = memory.peak
+    assert peaks[None] > 4 * 1024 * 4096, 'the logits at least'
+    assert peaks[128] < 0.25 * peaks[None], peaks
 
 
 def test_sinkhorn_balances(unit):
@@ -47,6 +68,20 @@ def test_centering_equals_its_formula_over_steps(unit):
         np.testing.assert_allclose(centering.center, center, atol=1e-6)
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast_does_not_reach_the_center(unit, dtype):
+    centers = []
+    for enabled in (False, True):
+        centering = Centering(9)
+        with torch.autocast('cpu', dtype, enabled=enabled):
+            centering.observe(*unit)
+            centering.update()
+        assert centering.center.dtype == torch.float32
+        centers.append(centering.center)
+    assert torch.equal(*centers)
+    assert centers[0].abs().max() > 0
+
+
 def test_nothing_seen_moves_no_center(unit):
     centering = Centering(9)
     centering.center += 1
@@ -54,6 +89,12 @@ def test_nothing_seen_moves_no_center(unit):
     centering.forget()
     centering.update()
     assert torch.equal(centering.center, torch.ones(9))
+
+
+@pytest.mark.parametrize('field', ['iters', 'chunk_size'])
+def test_sinkhorn_refuses(field):
+    with pytest.raises(ValueError, match=rf'{field}` must be an integer in \[1, inf\), but got 0'):
+        Sinkhorn(**{field: 0})
 
 
 def test_labels_of_rows_and_repeats(unit):

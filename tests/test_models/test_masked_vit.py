@@ -7,7 +7,7 @@ from mmpretrain.models.selfsup import MAEViT
 
 from mmpl.models.backbones import MaskedViT
 from mmpl.models.utils.masking import RandomMasking
-from tests.test_models.helpers import ARCH, scramble
+from tests.test_models.helpers import ARCH, build_plmae, scramble
 
 
 def make(**kwargs):
@@ -55,6 +55,25 @@ def test_embedding_only_what_is_visible_is_the_same(num_masks):
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize(
+    'patch_cfg',
+    [dict(norm_cfg=dict(type='LN')), dict(padding=2, kernel_size=8), dict(dilation=2), dict(stride=2),
+     dict(conv_type='Conv2dAdaptivePadding')],
+)  # fmt: skip
+def test_refuses_to_embed_alone_what_is_no_matrix_product(patch_cfg):
+    with pytest.raises(ValueError, match=r'`backbone.patch_cfg` must keep .* `embed_visible_only=True`, but got') as e:
+        MaskedViT(arch=ARCH, img_size=16, patch_size=4, embed_visible_only=True, patch_cfg=patch_cfg)
+    assert str(e.value).endswith(f'but got {patch_cfg}')
+
+
+def test_embeds_alone_with_a_harmless_patch_cfg():
+    patch_cfg = dict(bias=False, in_channels=4, padding=0, dilation=(1, 1), norm_cfg=None)
+    plain, lean = (make(patch_cfg=patch_cfg, embed_visible_only=lean) for lean in (False, True))
+    lean.load_state_dict(plain.state_dict())
+    ids, images = RandomMasking()(2, 16).ids_keep, torch.randn(2, 4, 16, 16)
+    torch.testing.assert_close(lean(images, ids), plain(images, ids), rtol=1e-5, atol=1e-5)
+
+
 def test_last_blocks():
     model, images = make(), torch.randn(1, 3, 16, 16)
     tokens, blocks = model.encode(images, last_blocks=2)
@@ -82,6 +101,38 @@ def test_checkpointed_activations_give_the_same_gradients():
         assert a.grad is None or torch.equal(a.grad, b.grad)
 
 
+@pytest.mark.parametrize('kind', ['Pretrained', 'mmpl.StrictPretrained'])
+@pytest.mark.parametrize('as_list', [False, True])
+@pytest.mark.parametrize('inside', [False, True])
+def test_nothing_is_drawn_again_after_loading(kind, as_list, inside, tmp_path):
+    """Not the patch embedding, the class token or the position embedding, which mmpretrain draws last."""
+    source = make()  # scrambled, position embedding included
+    torch.save({f'backbone.{name}': value for name, value in source.state_dict().items()}, tmp_path / 'source.pth')
+    init_cfg = dict(type=kind, checkpoint=str(tmp_path / 'source.pth'), prefix='backbone.')
+    if as_list:
+        init_cfg = [dict(type='TruncNormal', layer='Linear', std=0.02), init_cfg]
+    if inside:
+        model = build_plmae(backbone=dict(init_cfg=init_cfg))
+        loaded = [model.backbone, model.label_teacher.backbone, model.recon_teacher.backbone]
+    else:
+        loaded = [MaskedViT(arch=ARCH, img_size=16, patch_size=4, init_cfg=init_cfg)]
+        loaded[0].init_weights()
+    for encoder in loaded:
+        for name, value in source.state_dict().items():
+            assert torch.equal(encoder.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize('init_cfg', [None, [dict(type='TruncNormal', layer='Linear', std=0.02)]])
+def test_the_same_seed_draws_maes_weights(init_cfg):
+    states = []
+    for model_type in (MAEViT, MaskedViT):
+        torch.manual_seed(3)
+        model = model_type(arch=ARCH, img_size=16, patch_size=4, init_cfg=init_cfg)
+        model.init_weights()
+        states.append(model.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
 def test_refuses():
     with pytest.raises(ValueError, match='`img_size` must be a multiple of `patch_size` 16, but got 230'):
         MaskedViT(img_size=230)
@@ -94,6 +145,8 @@ def test_refuses():
         MaskedViT(arch=dict(arch, num_heads=1.5))
     with pytest.raises(ValueError, match=r'`arch.embed_dims` must be a multiple of `arch.num_heads` 5, but got 96'):
         MaskedViT(arch=dict(arch, num_heads=5))
+    with pytest.raises(ValueError, match='`backbone.final_norm` must be True, .*, but got False'):
+        MaskedViT(arch=ARCH, final_norm=False)
     with pytest.raises(TypeError, match=r'masking=dict\(mask_ratio='):
         MaskedViT(mask_ratio=0.75)
     with pytest.raises(ValueError, match='18x16 pixels, which is not a multiple of `patch_size` 4'):

@@ -1,8 +1,12 @@
 """Masks: what they hold, and that they are drawn again after a resume."""
 
+import json
+import re
+
 import pytest
 import torch
 
+from mmpl.models.teachers import TeacherView
 from mmpl.models.utils.masking import Masks, RandomMasking, gather_tokens
 
 
@@ -80,6 +84,36 @@ def test_refuses_mask_ratio(ratio):
 def test_refuses_a_mask_that_hides_all_or_nothing(ratio, patches):
     with pytest.raises(ValueError, match='patches visible; at least one must be visible and one masked'):
         RandomMasking(mask_ratio=ratio).split(patches)
+
+
+def test_the_interval_that_the_error_gives_is_allowed():
+    for patches in [*range(2, 600), 1024, 2**20]:
+        with pytest.raises(ValueError, match='use a value in') as error:
+            RandomMasking(mask_ratio=1 - 1e-9).split(patches)
+        low, high = json.loads(re.search(r'\[.*\]', str(error.value)).group())
+        assert RandomMasking(mask_ratio=low).split(patches)[0] == patches - 1
+        assert RandomMasking(mask_ratio=high).split(patches)[0] == 1
+
+
+def test_every_ratio_that_the_error_of_folds_gives_is_allowed():
+    for patches in [*range(3, 300), 400, 1024, 4096]:
+        with pytest.raises(ValueError, match='these do: ') as error:
+            TeacherView.check_folds(1, patches - 1)
+        ratios = [float(ratio) for ratio in str(error.value).rpartition('these do: ')[2].split(', ')]
+        visible = [RandomMasking(mask_ratio=ratio).split(patches)[0] for ratio in ratios]
+        assert len(set(visible)) == len(visible) > 0
+        for count in visible:
+            TeacherView.check_folds(patches - count, count)
+
+
+def test_the_visible_patches_are_cut_off_as_mae_does():
+    assert RandomMasking(mask_ratio=0.8).split(100)[0] == 19 == int(100 * (1 - 0.8))
+    assert RandomMasking(mask_ratio=0.75).split(196)[0] == 49
+
+
+def test_refuses_to_mask_a_single_patch():
+    with pytest.raises(ValueError, match='splits at least two patches, but an image has 1: make `img_size` larger'):
+        RandomMasking().split(1)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,14 @@
 """The labelling head against plain numpy, and its chunks against the whole."""
 
-import weakref
-
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmpl.models.heads import PseudoLabelHead
 from mmpl.models.heads.pseudo_label_head import LabelStats
 from tests.reference import labels as reference
+from tests.test_models.helpers import LiveBytes
 
 
 def make(seed=0, **kwargs):
@@ -52,7 +50,7 @@ def test_loss_equals_the_reference(assignment, student_temp):
 def test_chunks_equal_the_whole(chunk_size, assignment):
     results = []
     for size in (None, chunk_size):
-        student, teacher = make(0, chunk_size=size), make(1, assignment=assignment)
+        student, teacher = make(0, chunk_size=size), make(1, assignment=assignment, chunk_size=size)
         torch.manual_seed(2)
         tokens = torch.randn(20, 12, requires_grad=True)
         labels = teacher.label(torch.randn(20, 12), teacher.build_assigner(), 0.5)
@@ -81,30 +79,6 @@ def test_chunks_need_a_quarter_of_the_memory():
             head.loss(torch.randn(2048, 12), labels)
         kept[size] = total
     assert kept[256] < 0.25 * kept[None], kept
-
-
-class LiveBytes(TorchDispatchMode):
-    """Bytes of the tensors made inside that are alive, and their peak."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self.storages = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for x in torch.utils._pytree.tree_leaves(out):
-            if isinstance(x, torch.Tensor) and x.untyped_storage()._cdata not in self.storages:
-                storage = x.untyped_storage()
-                self.storages.add(storage._cdata)
-                self.live += storage.nbytes()
-                weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
-        self.peak = max(self.peak, self.live)
-        return out
-
-    def _gone(self, key: int, size: int) -> None:
-        self.storages.discard(key)
-        self.live -= size
 
 
 def test_chunks_peak_at_a_quarter_of_the_memory_with_8192_prototypes():

@@ -48,8 +48,8 @@ class TwoViews(BaseTransform):
     ``own_crop`` each view draws its geometry by itself, and ``view_boxes``
     (2, 4) tells where each lies in the image, as
     :func:`mmpl.models.utils.match_places` wants it. It must be handed on with
-    ``PackInputs(meta_keys=('view_boxes',))``, or the model takes the views for
-    views of one place.
+    ``PackInputs(meta_keys=('view_boxes',))``, with shared geometry too (None);
+    a model that aligns data tokens raises without it.
 
     Args:
         geometry (Sequence[dict]): Transforms that choose the place: crop and

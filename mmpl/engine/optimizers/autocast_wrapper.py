@@ -18,7 +18,10 @@ class AutocastOptimWrapper(GuardedOptimWrapper):
 
     bf16 has the exponents of fp32, so no loss needs scaling and no step is
     lost to an overflow. mmengine's ``AmpOptimWrapper`` scales losses and
-    refuses to run without a GPU; for fp16 use that one.
+    refuses to run without a GPU; for fp16 use that one and leave
+    :class:`mmpl.engine.NonFiniteHook` out of ``custom_hooks``: it wants a
+    :class:`mmpl.engine.GuardedOptimWrapper`, and a scaled loss overflows now
+    and then by design.
 
     Args:
         dtype (str): ``'bfloat16'``, or ``'float32'`` to switch autocast off.

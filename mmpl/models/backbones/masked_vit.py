@@ -1,13 +1,15 @@
 """The vision transformer that encodes any subset of an image's patches."""
 
 import torch
+from mmpretrain.models.backbones import VisionTransformer
 from mmpretrain.models.selfsup import MAEViT
 from mmpretrain.models.utils import resize_pos_embed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
 from mmpl.models.utils.arch import check_arch, check_patches
+from mmpl.models.utils.init import loads_weights
 from mmpl.models.utils.masking import gather_tokens
 from mmpl.registry import MODELS
 
@@ -27,7 +29,8 @@ class MaskedViT(MAEViT):
         embed_visible_only (bool): Embed only the patches that are encoded.
             Saves the work on masked patches; the result equals the other
             form's up to rounding, so the default keeps MAE's arithmetic.
-            Defaults to False.
+            Needs a ``patch_cfg`` that embeds each patch by itself and without
+            a norm. Defaults to False.
         with_cp (bool): Recompute activations in the backward pass instead of
             keeping them. Defaults to False.
         **kwargs: As ``mmpretrain.models.MAEViT``, but for ``mask_ratio``,
@@ -35,7 +38,9 @@ class MaskedViT(MAEViT):
 
     Raises:
         ValueError: If ``img_size`` is not a multiple of ``patch_size`` or
-            makes more than 2^20 patches, or a field of ``arch`` is impossible.
+            makes more than 2^20 patches, a field of ``arch`` is impossible,
+            ``final_norm`` is False, or ``patch_cfg`` does not go with
+            ``embed_visible_only``.
         TypeError: If ``img_size``, ``patch_size`` or a field of ``arch`` is
             not an integer, or ``mask_ratio`` is given here.
     """
@@ -63,15 +68,33 @@ class MaskedViT(MAEViT):
             )
         check_patches(img_size, patch_size)
         check_arch(arch)
+        if not kwargs.get('final_norm', True):
+            raise ValueError(
+                '`backbone.final_norm` must be True, as student and teachers work with normed tokens, but got '
+                f'{kwargs["final_norm"]!r}'
+            )
         super().__init__(arch=arch, img_size=img_size, patch_size=patch_size, **kwargs)
         self.patch_size = patch_size
         self.embed_visible_only = embed_visible_only
         self.with_cp = with_cp
+        if embed_visible_only:
+            self._check_patches_embed_alone(kwargs.get('patch_cfg'))
+
+    def _check_patches_embed_alone(self, patch_cfg: dict | None) -> None:
+        """Refuse a patch embedding that is more than one matrix product for each patch."""
+        conv, size = self.patch_embed.projection, (self.patch_size, self.patch_size)
+        geometry = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+        if type(conv) is not nn.Conv2d or geometry != (size, size, (0, 0), (1, 1)) or self.patch_embed.norm is not None:
+            raise ValueError(
+                '`backbone.patch_cfg` must keep conv_type Conv2d, kernel_size and stride `patch_size` '
+                f'{self.patch_size}, padding 0, dilation 1 and norm_cfg None with `embed_visible_only=True`, '
+                f'but got {patch_cfg!r}'
+            )
 
     def init_weights(self) -> None:
-        """MAE's initialisation, unless pre-trained weights have been loaded."""
-        if isinstance(self.init_cfg, dict) and self.init_cfg.get('type') == 'Pretrained':
-            super(MAEViT, self).init_weights()  # MAEViT's own would draw anew what was loaded
+        """MAE's initialisation, unless ``init_cfg`` loads weights: these stay as they are."""
+        if loads_weights(self.init_cfg):
+            super(VisionTransformer, self).init_weights()  # mmpretrain's would draw anew what was loaded
         else:
             super().init_weights()
 

@@ -95,8 +95,9 @@ class PseudoLabelHead(BaseModule):
             tokens are told apart from the first step on (our choice). Defaults
             to ``'none'``.
         chunk_size (int, optional): Tokens whose K logits are held at once,
-            see :class:`ChunkedCrossEntropy`. None holds all, until after the
-            backward pass. Defaults to None.
+            see :class:`ChunkedCrossEntropy`; ``'sinkhorn'`` computes them
+            again in each iteration. None holds all, until after the backward
+            pass. Defaults to None.
         init_cfg (dict, optional): Initialisation.
 
     Raises:
@@ -181,7 +182,7 @@ class PseudoLabelHead(BaseModule):
         """What balances the labels of a teacher; it holds the running centre, if there is one."""
         if self.assignment == 'centering':
             return Centering(self.num_prototypes, self.center_momentum)
-        return Sinkhorn(self.sinkhorn_iters)
+        return Sinkhorn(self.sinkhorn_iters, self.chunk_size)
 
     def teacher_temp_at(self, progress: float) -> float:
         """T_t at a point of the run.

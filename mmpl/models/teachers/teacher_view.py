@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from mmpl.models.backbones.masked_vit import MaskedViT
-from mmpl.models.utils.masking import Masks, gather_tokens
+from mmpl.models.utils.masking import Masks, gather_tokens, ratio_leaving
 
 TEACHER_INPUTS = ('full', 'folds')
 
@@ -55,11 +55,12 @@ class TeacherView:
         """
         if num_masked % num_visible:
             total = num_masked + num_visible
-            ratios = [1 - v / total for v in range(1, total // 2 + 1) if not (total - v) % v][-4:]
+            divisors = [v for v in range(1, total // 2 + 1) if not total % v]
+            ratios = [ratio_leaving(v, total) for v in divisors[:-5:-1]]
             raise ValueError(
                 f"`teacher_input='folds'` needs a `mask_ratio` that masks a multiple of the visible patches, but "
                 f'{num_masked} masked patches do not split into folds of {num_visible}; '
-                f'with {total} patches these do: {", ".join(f"{ratio:.4g}" for ratio in reversed(ratios))}'
+                f'with {total} patches these do: {", ".join(map(str, ratios))}'
             )
 
     @classmethod

@@ -90,8 +90,10 @@ class Centering(nn.Module):
 
     @torch.no_grad()
     def observe(self, embeddings: Tensor, prototypes: Tensor) -> None:
-        """Note the logits of tokens for the next update; shapes as in :meth:`forward`."""
-        self.seen[:-1] += prototypes.float() @ embeddings.float().sum(0)  # the mean logit is linear in the embedding
+        """Note the logits of tokens for the next update, in fp32; shapes as in :meth:`forward`."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            # the mean logit is linear in the embedding
+            self.seen[:-1] += prototypes.float() @ embeddings.float().sum(0)
         self.seen[-1] += embeddings.shape[0]
 
     @torch.no_grad()
@@ -112,16 +114,22 @@ class Sinkhorn(nn.Module):
 
     Args:
         iters (int): Iterations, at least 1.
+        chunk_size (int, optional): Tokens whose K logits are held at once;
+            they are computed again in each iteration if there are more. None
+            holds all.
 
     Raises:
-        TypeError: If ``iters`` is not an integer.
-        ValueError: If ``iters`` is less than 1.
+        TypeError: If a field is not an integer.
+        ValueError: If a field is less than 1.
     """
 
-    def __init__(self, iters: int = 3) -> None:
+    def __init__(self, iters: int = 3, chunk_size: int | None = None) -> None:
         super().__init__()
         check_number('sinkhorn_iters', iters, 1, integer=True)
+        if chunk_size is not None:
+            check_number('chunk_size', chunk_size, 1, integer=True)
         self.iters = iters
+        self.chunk_size = chunk_size
 
     @torch.no_grad()
     def forward(self, embeddings: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
@@ -135,11 +143,18 @@ class Sinkhorn(nn.Module):
         Returns:
             Tensor: (K,).
         """
-        scores = embeddings.float() @ prototypes.float().t() / temperature
-        token = scores.new_zeros(scores.shape[0])
-        for _ in range(self.iters):
-            prototype = -global_logsumexp(scores + token[:, None], dim=0)
-            token = -torch.logsumexp(scores + prototype, dim=1)
+        chunks = embeddings.float().split(self.chunk_size or len(embeddings))
+        transposed = prototypes.float().t()
+        scores = chunks[0] @ transposed / temperature  # (tokens of the chunk, K)
+        prototype = scores.new_zeros(scores.shape[1])
+        for index in range(self.iters):
+            sums = torch.full_like(prototype, -torch.inf)
+            for chunk in chunks:
+                if len(chunks) > 1:
+                    scores = chunk @ transposed / temperature
+                token = -torch.logsumexp(scores + prototype, dim=1, keepdim=True) if index else 0
+                sums = torch.logaddexp(sums, torch.logsumexp(scores + token, dim=0))
+            prototype = -global_logsumexp(sums[None], dim=0)
         # a constant shift changes no softmax: take the mean out to keep the numbers small
         return prototype - prototype.mean()
 

@@ -1,6 +1,6 @@
 """Initialisation from a checkpoint that must fit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mmengine.model.weight_init import update_init_info
 from mmengine.runner.checkpoint import load_state_dict
@@ -79,3 +79,17 @@ class StrictPretrained:
         module.init_cfg = dict(type='Pretrained', checkpoint=self.checkpoint, prefix=self.prefix)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'StrictPretrained: load from {self.checkpoint}')
+
+
+def loads_weights(init_cfg: Mapping | Sequence[Mapping] | None) -> bool:
+    """Whether an initialisation loads weights, so that nothing may be drawn behind it.
+
+    Args:
+        init_cfg (Mapping | Sequence[Mapping], optional): As of mmengine's ``BaseModule``: one initializer, a list of
+            them, or none.
+
+    Returns:
+        bool: True if one of them is ``Pretrained`` or :class:`StrictPretrained`.
+    """
+    cfgs = [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg or []
+    return any('Pretrained' in str(cfg.get('type')) for cfg in cfgs)

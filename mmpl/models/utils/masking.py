@@ -87,6 +87,26 @@ def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
     return flat.index_select(0, (ids + offsets[:, None]).flatten()).view(*ids.shape, dims)
 
 
+def count_visible(num_patches: int, mask_ratio: float) -> int:
+    """V of N patches, cut off as MAE does: a ratio a rounding error too high leaves one patch less."""
+    return int(num_patches * (1 - mask_ratio))
+
+
+def ratio_leaving(num_visible: int, num_patches: int) -> float:
+    """A short mask ratio that leaves just as many patches visible.
+
+    Args:
+        num_visible (int): V, in [1, N).
+        num_patches (int): N.
+
+    Returns:
+        float: 1 - V/N if a few decimals of it do, or else decimals of 1 - (V + 1/2)/N, which is as far from leaving
+        one patch less as from leaving one more.
+    """
+    ratios = [round(1 - (num_visible + more) / num_patches, digits) for more in (0, 0.5) for digits in range(2, 9)]
+    return next(ratio for ratio in ratios if count_visible(num_patches, ratio) == num_visible)
+
+
 @MODELS.register_module()
 class RandomMasking(BaseModule):
     """Uniformly random masks from a counter-based generator.
@@ -141,11 +161,17 @@ class RandomMasking(BaseModule):
         Raises:
             ValueError: If no patch would be visible, or none masked.
         """
-        num_visible = int(num_patches * (1 - self.mask_ratio))
+        num_visible = count_visible(num_patches, self.mask_ratio)
         if not 0 < num_visible < num_patches:
+            if num_patches < 2:
+                raise ValueError(
+                    f'`mask_ratio` splits at least two patches, but an image has {num_patches}: make `img_size` larger '
+                    f'or `patch_size` smaller'
+                )
+            ends = [ratio_leaving(visible, num_patches) for visible in (num_patches - 1, 1)]
             raise ValueError(
                 f'`mask_ratio` {self.mask_ratio} leaves {num_visible} of {num_patches} patches visible; at least one '
-                f'must be visible and one masked: use a value in [{1 / num_patches:.4g}, {1 - 1 / num_patches:.4g}]'
+                f'must be visible and one masked: use a value in {ends}'
             )
         return num_visible, max(1, round((num_patches - num_visible) * self.predict_ratio))
 

@@ -12,6 +12,9 @@ def standardise_channels(
 ) -> Tensor:
     """Zero mean and unit variance of each channel over the tokens of all processes, in each group by itself.
 
+    On CUDA the sums of groups are added up in no fixed order, unless torch is told to be deterministic
+    (``randomness=dict(deterministic=True)``); without groups the order is fixed.
+
     Args:
         tokens (Tensor): (..., D).
         groups (Tensor, optional): Group of each token, (...). None puts all
@@ -23,15 +26,19 @@ def standardise_channels(
         Tensor: The same shape.
     """
     flat = tokens.flatten(0, -2)
-    index = flat.new_zeros(len(flat), dtype=torch.long) if groups is None else groups.flatten()
 
     def group_sums(x: Tensor) -> Tensor:
-        return global_sum(x.new_zeros(num_groups, x.shape[-1]).index_add_(0, index, x))
+        if groups is None:
+            return global_sum(x.sum(0, keepdim=True))
+        return global_sum(x.new_zeros(num_groups, x.shape[-1]).index_add_(0, groups.flatten(), x))
+
+    def of_each_token(x: Tensor) -> Tensor:
+        return x if groups is None else x[groups.flatten()]
 
     count = group_sums(torch.ones_like(flat[:, :1])).clamp_min(1)
-    centred = flat - (group_sums(flat) / count)[index]
+    centred = flat - of_each_token(group_sums(flat) / count)
     variance = group_sums(centred.square()) / count
-    return (centred * (variance + eps).rsqrt()[index]).view_as(tokens)
+    return (centred * of_each_token((variance + eps).rsqrt())).view_as(tokens)
 
 
 def unit_vectors(tokens: Tensor, norm: str, places: Tensor | None = None, num_places: int = 1) -> Tensor:
