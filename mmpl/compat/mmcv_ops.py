@@ -16,8 +16,9 @@ from torch import Tensor
 
 HOW_TO_BUILD = (
     'To get the compiled operators, install mmcv with a C++ compiler and ninja present: '
-    '`MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary :all: --no-deps onedl-mmcv`, or, for upstream '
-    "OpenMMLab, `mim install 'mmcv>=2.0.0'` where a wheel for your torch exists."
+    '`MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary :all: --no-deps onedl-mmcv` (where torch asks for '
+    "C++20, with 'c++17' replaced in its setup.py), or, for upstream OpenMMLab, `mim install 'mmcv>=2.0.0'` where a "
+    'wheel for your torch exists.'
 )
 
 
