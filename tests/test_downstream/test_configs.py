@@ -1,20 +1,24 @@
 """The downstream configs: they build, their optimizers group, and the full-size ones run on real folder formats."""
 
 import json
+import logging
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
+from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
+
+from mmpl.apis.train import parse_train_args, train_config
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'configs' / 'downstream'
@@ -67,6 +71,42 @@ def test_small_siblings_build(name) -> None:
         if isinstance(getattr(m, 'num_classes', None), int) and not n.endswith('rpn_head')
     }
     assert counts == {dataset_classes}
+
+
+def _documented_processes(name: str) -> int:
+    """How many processes the command in a config's header starts, or the command of the config that it refers to."""
+    header = '\n'.join(line for line in (FOLDER / name).read_text().splitlines() if line.startswith('#'))
+    if 'tools/train.py' not in header:
+        (other,) = re.findall(r'as in (\w+\.py)', header)
+        return _documented_processes(str(Path(name).parent / other))
+    return int(np.prod([int(n) for n in re.findall(r'--n(?:nodes|proc_per_node)=(\d+)', header)]))
+
+
+UNSCALED = {'detection/mask_rcnn_vit_surfaces.py'}  # names no base batch of its own yet
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        pytest.param(n, marks=pytest.mark.xfail(strict=True, raises=AssertionError) if n in UNSCALED else ())
+        for n in ALL
+    ],
+)
+def test_auto_scale_lr_changes_nothing_at_the_documented_batch(name) -> None:
+    """With the processes that the header starts, --auto-scale-lr leaves the rate as it is; with twice as many, 2 x."""
+    _load(name)
+    cfg = train_config(parse_train_args([str(FOLDER / name), '--auto-scale-lr']))
+    rate = cfg.optim_wrapper.optimizer.lr
+    for factor in (1, 2):
+        wrapper = OptimWrapper(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate))
+        runner = SimpleNamespace(
+            world_size=factor * _documented_processes(name),
+            _train_dataloader=cfg.train_dataloader,
+            param_schedulers=cfg.param_scheduler,
+            logger=logging.getLogger(__name__),
+        )
+        Runner.scale_lr(runner, wrapper, cfg.auto_scale_lr)
+        assert wrapper.optimizer.param_groups[0]['lr'] == pytest.approx(factor * rate, rel=1e-9)
 
 
 def test_surfaces_siblings_take_the_encoder_that_their_pretraining_config_makes() -> None:

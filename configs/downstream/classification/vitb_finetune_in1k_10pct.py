@@ -10,3 +10,4 @@ _base_ = './vitb_finetune_100e_in1k.py'
 
 train_dataloader = dict(batch_size=64, dataset=dict(ann_file='meta/train_10percent.txt'))
 optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(layer_decay_rate=0.75))
+auto_scale_lr = dict(base_batch_size=512)  # 8 GPUs x 64, which the learning rate is for

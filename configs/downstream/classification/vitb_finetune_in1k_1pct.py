@@ -12,6 +12,7 @@ _base_ = './vitb_finetune_100e_in1k.py'
 train_dataloader = dict(batch_size=64, dataset=dict(ann_file='meta/train_1percent.txt'))
 model = dict(train_cfg=None)  # no mixup, no CutMix: with few labels they hide the little there is
 optim_wrapper = dict(optimizer=dict(lr=1e-3), paramwise_cfg=dict(layer_decay_rate=0.75))
+auto_scale_lr = dict(base_batch_size=512)  # 8 GPUs x 64, which the learning rate is for
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-4, by_epoch=True, begin=0, end=20, convert_to_iter_based=True),
     dict(type='CosineAnnealingLR', by_epoch=True, begin=20, end=200, eta_min=1e-6, convert_to_iter_based=True),

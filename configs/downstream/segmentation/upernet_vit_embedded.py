@@ -35,6 +35,7 @@ model = dict(
     test_cfg=dict(_delete_=True, mode='whole'),
 )
 optim_wrapper = dict(optimizer=dict(lr=2e-3), paramwise_cfg=dict(layer_decay_rate=0.75), clip_grad=dict(max_norm=1.0))
+auto_scale_lr = dict(base_batch_size=8)
 
 train_dataloader = dict(_delete_=True, **_base_.embedded_train_dataloader)
 train_dataloader['dataset'] = dict(
