@@ -61,6 +61,8 @@ def test_small_siblings_build(name) -> None:
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()
+    # Several processes on the CPU: SyncBN would refuse to run.
+    assert not [n for n, m in model.named_modules() if isinstance(m, torch.nn.SyncBatchNorm)]
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     trained = [p for g in wrapper.optimizer.param_groups for p in g['params']]
     assert {id(p) for p in trained} >= {id(p) for p in model.parameters() if p.requires_grad}
@@ -274,6 +276,20 @@ def test_under_their_own_train_and_test_py(project, name, metric, tmp_path) -> N
     test = subprocess.run([*start, str(tools / 'test.py'), config, checkpoint, *options], **env_free)
     assert test.returncode == 0, test.stderr[-3000:]
     assert metric in test.stdout + test.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_segmentation_with_two_processes(tmp_path) -> None:
+    """Two processes on the CPU train UperNet: norms and gradients work with them."""
+    pytest.importorskip('mmseg')
+    script = [ROOT / 'tools' / 'dist_train.sh', FOLDER / 'segmentation/upernet_vit_embedded.py', '2']
+    options = ['--work-dir', 'work', '--cfg-options', 'model.backbone.init_cfg=None']
+    env = {**os.environ, 'CUDA_VISIBLE_DEVICES': '-1', 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable}
+    command = [*script, *options, *small_run('mmseg')]
+    train = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert train.returncode == 0, train.stderr[-3000:]
+    assert 'mIoU' in train.stdout + train.stderr and (tmp_path / 'work' / 'iter_2.pth').is_file()
 
 
 @pytest.mark.slow

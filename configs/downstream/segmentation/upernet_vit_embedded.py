@@ -15,7 +15,9 @@ _base_ = [
 encoder = _base_.embedded_encoder
 width, depth = encoder.arch.embed_dims, encoder.arch.num_layers
 crop_size = (64, 64)
+norm_cfg = dict(type='BN', requires_grad=True)  # SyncBN needs GPUs as soon as there is more than one process
 head = dict(
+    norm_cfg=norm_cfg,
     num_classes=11,
     channels=64,
     loss_decode=dict(class_weight=[0.2] + [1.0] * 10, avg_non_ignore=False),  # mmseg has not both of these
@@ -29,7 +31,7 @@ model = dict(
         drop_path_rate=0.0,
         out_indices=[(i + 1) * depth // 4 - 1 for i in range(4)],
     ),
-    neck=dict(embed_dim=width, rescales=[encoder.patch_size / stride for stride in (2, 4, 8, 16)]),
+    neck=dict(embed_dim=width, rescales=[encoder.patch_size / stride for stride in (2, 4, 8, 16)], norm_cfg=norm_cfg),
     decode_head=dict(in_channels=[width] * 4, **head),
     auxiliary_head=dict(in_channels=width, **head),
     test_cfg=dict(_delete_=True, mode='whole'),
