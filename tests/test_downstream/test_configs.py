@@ -15,7 +15,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
 
 from mmpl.apis.train import parse_train_args, train_config
@@ -190,6 +190,28 @@ def pretrained_vitb(path: Path) -> str:
     state = VisionTransformer(arch='base', out_type='raw').state_dict()
     torch.save({'state_dict': {f'backbone.{k}': v for k, v in state.items()}}, path)
     return str(path)
+
+
+@pytest.mark.parametrize('percent', ['1', '10'])
+def test_simclr_lists_become_annotations(percent, tmp_path, monkeypatch) -> None:
+    """The command in the header makes, of bare file names, a list that mmpretrain's data set reads."""
+    name = f'classification/vitb_finetune_in1k_{percent}pct.py'
+    cfg = _load(name)
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / 'data' / 'imagenet'
+    (root / 'meta').mkdir(parents=True)
+    for wnid in ('n01443537', 'n01440764', 'n15075141'):
+        _images(root / 'train' / wnid, 1, (8, 8), f'_{wnid}.JPEG')[0].rename(root / 'train' / wnid / f'{wnid}_7.JPEG')
+    (root / f'{percent}percent.txt').write_text('n15075141_7.JPEG\nn01440764_7.JPEG\n')
+    (command,) = re.findall(r'^# +(ls train .*)$', (FOLDER / name).read_text(), re.MULTILINE)
+    subprocess.run(['bash', '-c', command], cwd=root, check=True)
+    dataset = DATASETS.build({**cfg.train_dataloader.dataset, 'pipeline': []})
+    found = [dataset.get_data_info(i) for i in range(len(dataset))]
+    assert [(Path(info['img_path']).name, info['gt_label']) for info in found] == [
+        ('n15075141_7.JPEG', 2),
+        ('n01440764_7.JPEG', 0),
+    ]
+    assert all(Path(info['img_path']).is_file() for info in found)
 
 
 @pytest.mark.slow
