@@ -1,4 +1,4 @@
-# The small sibling of upernet_vitb_160k_ade20k.py: 400 iterations on the embedded scenes (patches of 4).
+# The small sibling of upernet_vitb_160k_ade20k.py: 700 iterations on the embedded scenes (patches of 4).
 #
 #   python tools/train.py configs/downstream/segmentation/upernet_vit_embedded.py \
 #       --cfg-options model.backbone.init_cfg.checkpoint=CHECKPOINT
