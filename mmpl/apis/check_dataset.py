@@ -45,11 +45,14 @@ def files_of(source: str) -> list[str]:
 
     Raises:
         FileNotFoundError: If there is no such folder or config.
-        ValueError: If the config has no training set with image paths.
+        ValueError: If there are no images, or the config has no training set.
     """
     path = Path(source)
     if path.is_dir():
-        return sorted(str(file) for file in path.rglob('*') if file.suffix.lower() in EXTENSIONS)
+        files = sorted(str(file) for file in path.rglob('*') if file.suffix.lower() in EXTENSIONS)
+        if not files:
+            raise ValueError(f'{source!r} holds no images, files that end in {", ".join(sorted(EXTENSIONS))}')
+        return files
     if not path.is_file():
         raise FileNotFoundError(f'{source!r} is neither a folder nor a config')
     from mmengine.config import Config
@@ -61,7 +64,10 @@ def files_of(source: str) -> list[str]:
         raise ValueError(f'{source!r} has no `train_dataloader.dataset`')
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     infos = (dataset.get_data_info(index) for index in range(len(dataset)))
-    return sorted({info['img_path'] for info in infos if 'img_path' in info})
+    files = sorted({info['img_path'] for info in infos if 'img_path' in info})
+    if not files:
+        raise ValueError(f'{source!r}: `train_dataloader.dataset` names no image files')
+    return files
 
 
 def check_files(
@@ -105,6 +111,9 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         int: Exit code: 1 if the share of bad files is above ``--max-share``.
+
+    Raises:
+        SystemExit: With code 2, if there is nothing to check.
     """
     parser = argparse.ArgumentParser(description='Find the images that cannot be trained on')
     parser.add_argument('source', help="folder of images, or a config, whose training set's files are checked")
@@ -115,9 +124,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--max-share', type=float, default=0.01, help='share of bad files to accept (default: 0.01)')
     parser.add_argument('--out', help='write the bad files there, one JSON object a line')
     options = parser.parse_args(argv)
-    found = check_files(
-        files_of(options.source), options.workers, not options.quick, options.max_pixels, options.min_side
-    )
+    try:
+        files = files_of(options.source)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    found = check_files(files, options.workers, not options.quick, options.max_pixels, options.min_side)
     if options.out:
         Path(options.out).write_text(''.join(json.dumps(entry) + '\n' for entry in found.bad), encoding='utf-8')
     print(f'{found.total} files, {len(found.bad)} bad ({found.share:.2%}; --max-share {options.max_share:.2%})')

@@ -2,16 +2,48 @@
 
 import argparse
 import os
+import re
+from collections import OrderedDict
+from pathlib import Path
 from typing import Any
 
 import mmengine
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
 
 from mmpl.apis.train import add_common_arguments, build_runner, load_config, set_loader_defaults
 from mmpl.compat import allow_unsafe_load, forbid_unsafe_load, init_distributed, shutdown_distributed
+from mmpl.utils.checkpoint import CheckpointMismatchError, load_completely
 from mmpl.utils.paths import forbid_paths_outside_root
+
+_ENDINGS = {'pred': ('.pkl', '.pickle'), 'metrics': ('.json', '.yaml', '.yml', '.pkl', '.pickle')}
+"""What is written -> endings of files that mmengine writes it to."""
+
+
+class _FitHook(Hook):
+    """Refuses a checkpoint that does not hold the whole model.
+
+    mmengine would log what is missing and evaluate a model that is in part as it was initialised.
+    """
+
+    priority = 'VERY_LOW'  # sees what the hooks of the config have made of the checkpoint
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        loaded = checkpoint.get('state_dict', checkpoint)
+        state = OrderedDict((re.sub(r'^module\.', '', key), value) for key, value in loaded.items())
+        state._metadata = getattr(loaded, '_metadata', OrderedDict())  # type: ignore[attr-defined]
+        try:
+            load_completely(model, state)
+        except CheckpointMismatchError as error:
+            raise CheckpointMismatchError(
+                f'{runner._load_from}: {error}\n  A checkpoint of pre-training has to be fine-tuned first: '
+                'tools/train.py CONFIG --cfg-options model.backbone.init_cfg.checkpoint=CHECKPOINT'
+            ) from error
 
 
 def parse_test_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,12 +59,16 @@ def parse_test_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path or URL of the checkpoint')
     parser.add_argument('--out', help='file to write results to (.pkl, or .json for metrics)')
-    parser.add_argument('--out-item', choices=('metrics', 'pred'), help='what to write: predictions by default')
+    parser.add_argument('--out-item', choices=tuple(_ENDINGS), help='what to write: predictions by default')
     parser.add_argument('--show-dir', help='folder for pictures of predictions, if the config has a visualization hook')
     add_common_arguments(parser)
     options = parser.parse_args(argv)
     if options.out_item is not None and options.out is None:
         parser.error('--out-item needs --out')
+    endings = _ENDINGS[options.out_item or 'pred']
+    if options.out is not None and Path(options.out).suffix not in endings:
+        what = {'pred': 'predictions (--out-item pred, the default)', 'metrics': 'metrics'}[options.out_item or 'pred']
+        parser.error(f'--out {options.out}: {what} are written to files that end in {", ".join(endings)}')
     return options
 
 
@@ -73,7 +109,7 @@ def test_config(options: argparse.Namespace) -> Config:
     if missing:
         raise ValueError(
             f'{options.config}: {", ".join(missing)} missing, so there is nothing to test. A pre-training config is '
-            'evaluated with tools/evaluate.py (kNN, linear probe) or through a downstream config'
+            'evaluated with tools/benchmarks/evaluate_features.py (kNN, linear probe) or through a downstream config'
         )
     set_loader_defaults(cfg, not options.no_pin_memory, False)
     return cfg
@@ -89,6 +125,9 @@ def test(argv: list[str] | None = None) -> dict[str, Any]:
 
     Returns:
         dict: Metrics by name.
+
+    Raises:
+        CheckpointMismatchError: The checkpoint lacks a part of the model, or has it in another shape.
     """
     options = parse_test_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
@@ -97,6 +136,7 @@ def test(argv: list[str] | None = None) -> dict[str, Any]:
     cfg = test_config(options)
     init_distributed(cfg.launcher, cfg)
     runner = build_runner(cfg)
+    runner.register_hook(_FitHook())
     if options.out is not None and options.out_item != 'metrics':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=options.out))
     metrics = runner.test()

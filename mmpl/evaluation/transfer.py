@@ -125,6 +125,10 @@ def write_random_encoder(config: str | os.PathLike, seed: int, path: str | os.Pa
     partial.replace(path)
 
 
+def _folder(encoder: str) -> str:
+    return encoder.replace(' ', '_')
+
+
 def _check(checkpoints: Sequence[Path], seeds: Sequence[int], tasks: Sequence[str], jobs: int, name: str) -> None:
     for task in tasks:
         check_choice('tasks', task, TASKS)
@@ -134,7 +138,8 @@ def _check(checkpoints: Sequence[Path], seeds: Sequence[int], tasks: Sequence[st
     for field, values in (('tasks', tasks), ('seeds', seeds)):
         if not values or len(set(values)) != len(values):
             raise ValueError(f'`{field}` must be different from each other and at least one, but got {list(values)}')
-    if name == RANDOM or '/' in name or not name:
+    # Folders have no spaces: 'random_init' would share that of the random encoder.
+    if _folder(name) == _folder(RANDOM) or '/' in name or not name:
         raise ValueError(f"`name` must be a word for the table other than {RANDOM!r} and without '/', but got {name!r}")
     if len(checkpoints) not in (1, len(seeds)):
         raise ValueError(
@@ -170,7 +175,7 @@ def plan(
     if len(checkpoints) == 1:
         checkpoints = list(checkpoints) * len(seeds)
     return [
-        Run(task, encoder, seed, paths[index], out / task / encoder.replace(' ', '_') / f'seed_{seed}')
+        Run(task, encoder, seed, paths[index], out / task / _folder(encoder) / f'seed_{seed}')
         for task in TASKS
         if task in tasks
         for index, seed in enumerate(seeds)

@@ -74,6 +74,7 @@ def check_state_dict(
     prefix: str | None = None,
     resizable: Iterable[str] = (),
     ignore: Iterable[str] = (),
+    allow_unexpected: bool = False,
 ) -> dict[str, Tensor]:
     """Compare a module with the part of a checkpoint that is meant for it.
 
@@ -84,6 +85,7 @@ def check_state_dict(
         resizable (Iterable[str]): Patterns (``fnmatch``) of keys whose length, dimension 1 of (1, L, D), may differ
             because the module interpolates them while loading: ``('pos_embed',)`` for mmpretrain's ViT.
         ignore (Iterable[str]): Patterns of keys that may be missing on either side.
+        allow_unexpected (bool): Whether the checkpoint may hold more than the module. Defaults to False.
 
     Returns:
         dict: The tensors to load, by the module's own keys, without the ignored ones.
@@ -102,7 +104,7 @@ def check_state_dict(
     got = {key: value for key, value in got.items() if not ignored(key)}
     problems = []
     missing = [key for key in want if key not in got and not ignored(key)]
-    unexpected = [key for key in got if key not in want]
+    unexpected = [] if allow_unexpected else [key for key in got if key not in want]
     shapes = [
         f'{key}: {tuple(got[key].shape)} in the checkpoint, {tuple(want[key].shape)} in the module'
         for key in want
@@ -122,3 +124,26 @@ def check_state_dict(
             hint = f'\n  Not one key fits. Prefixes in the checkpoint: {", ".join(state_dict_prefixes(state_dict))}'
         raise CheckpointMismatchError(f'checkpoint{where} does not fit the module:\n' + '\n'.join(problems) + hint)
     return got
+
+
+def load_completely(module: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Load a state dict into a module as torch does, and refuse one that leaves a part of the module as it was.
+
+    Modules convert old keys and interpolate position embeddings while they load, so torch is asked what did not fit.
+    The state dict may hold more than the module.
+
+    Args:
+        module (nn.Module): The module.
+        state_dict (Mapping): The checkpoint's tensors by key; its ``_metadata``, if any, tells modules its version.
+
+    Raises:
+        CheckpointMismatchError: If keys are missing or of another shape.
+    """
+    try:
+        missing = module.load_state_dict(state_dict, strict=False).missing_keys
+    except RuntimeError as error:
+        check_state_dict(module, state_dict, allow_unexpected=True)
+        raise CheckpointMismatchError(str(error)) from error
+    if missing:
+        check_state_dict(module, state_dict, allow_unexpected=True)
+        raise CheckpointMismatchError(_listing('missing from the checkpoint', missing))

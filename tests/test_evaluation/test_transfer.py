@@ -99,8 +99,9 @@ def test_refuses(tmp_path, checkpoint):
         go(checkpoint, tmp_path, seeds=(1, 1))
     with pytest.raises(ValueError, match="`tasks` must be one of .*'depth'"):
         go(checkpoint, tmp_path, tasks=('depth',))
-    with pytest.raises(ValueError, match='`name` must be a word'):
-        go(checkpoint, tmp_path, name='random init')
+    for name in ('random init', 'random_init', 'a/b', ''):
+        with pytest.raises(ValueError, match='`name` must be a word'):
+            go(checkpoint, tmp_path, name=name)
     with pytest.raises(ValueError, match=r"`data` must be one of .*'digits', 'surfaces'.*'plain'"):
         go(checkpoint, tmp_path, data='plain')
     with pytest.raises(ValueError, match=r'`jobs` must be an integer in \[1'):

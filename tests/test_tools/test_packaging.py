@@ -1,5 +1,6 @@
 """What ``pip install`` brings."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -32,6 +33,19 @@ def test_every_requirement_is_pinned() -> None:
 def test_model_index_is_valid() -> None:
     modelindex = pytest.importorskip('modelindex')
     assert modelindex.load(str(ROOT / 'model-index.yml')).collections[0].name == 'PL-MAE'
+
+
+def test_scripts_that_are_named_exist() -> None:
+    files = [ROOT / '.ci' / 'run', *ROOT.glob('*.md'), *ROOT.glob('*.yml'), *ROOT.glob('.*.yaml'), ROOT / 'setup.cfg']
+    for folder in ('.github', 'configs', 'docs', 'mmpl', 'requirements', 'tests', 'tools'):
+        files += [p for p in (ROOT / folder).rglob('*') if p.suffix in ('.py', '.md', '.sh', '.yml', '.yaml', '.txt')]
+    named = {}
+    for path in filter(Path.is_file, files):
+        if '.mim' not in path.parts:
+            for name in re.findall(r'(?<![\w/.])tools/[\w/-]+(?:\.\w+)?', path.read_text(encoding='utf-8')):
+                named.setdefault(name, path.relative_to(ROOT))
+    assert len(named) > 20
+    assert {name: str(path) for name, path in named.items() if not (ROOT / name).exists()} == {}
 
 
 @pytest.mark.slow

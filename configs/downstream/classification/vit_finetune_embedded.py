@@ -36,4 +36,4 @@ param_scheduler = [
 ]
 train_cfg = dict(by_epoch=True, max_epochs=10, val_interval=5)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=5, max_keep_ckpts=1))
-auto_scale_lr = dict(enable=False)
+auto_scale_lr = dict(enable=False, base_batch_size=64)

@@ -7,6 +7,7 @@
 _base_ = './vit_finetune_embedded.py'
 
 train_dataloader = dict(batch_size=16, dataset=dict(fraction=0.01))
+auto_scale_lr = dict(base_batch_size=16)  # the learning rate is for 16, not for 64
 train_cfg = dict(max_epochs=100, val_interval=50)
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-4, by_epoch=True, begin=0, end=10, convert_to_iter_based=True),

@@ -42,6 +42,7 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)),
 )
 optim_wrapper = dict(optimizer=dict(lr=3e-3), paramwise_cfg=dict(layer_decay_rate=0.75), clip_grad=dict(max_norm=1.0))
+auto_scale_lr = dict(base_batch_size=4)
 
 train_dataloader = dict(_delete_=True, **_base_.embedded_train_dataloader)
 train_dataloader.update(batch_size=4)

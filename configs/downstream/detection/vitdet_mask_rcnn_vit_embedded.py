@@ -40,6 +40,7 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)),
 )
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
+auto_scale_lr = dict(base_batch_size=8)
 
 train_dataloader = dict(_delete_=True, **_base_.embedded_train_dataloader)
 val_dataloader = dict(_delete_=True, **_base_.embedded_val_dataloader)

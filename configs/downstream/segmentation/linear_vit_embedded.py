@@ -25,6 +25,7 @@ model = dict(
     test_cfg=dict(_delete_=True, mode='whole'),
 )
 optim_wrapper = dict(optimizer=dict(lr=1e-2))
+auto_scale_lr = dict(base_batch_size=8)
 
 train_dataloader = dict(_delete_=True, **_base_.embedded_train_dataloader)
 val_dataloader = dict(_delete_=True, **_base_.embedded_val_dataloader)

@@ -3,8 +3,8 @@
 #   torchrun --nproc_per_node=8 tools/train.py configs/downstream/segmentation/linear_vitb_160k_ade20k.py \
 #       --launcher pytorch --amp --cfg-options model.backbone.init_cfg.checkpoint=CHECKPOINT
 #
-# Cost: 5e17 FLOP (94 GMAC forward x 2 x 2.56 M images), a few A100 hours: computed, not measured.
-# Reference: none in the table that the other configs refer to.
+# Cost: 5e17 FLOP (107 GMAC forward x 2 x 2.56 M images), a few A100 hours: computed, not measured.
+# Reference: none given; papers differ in protocol here (layers, norms, resolution). PL-MAE: not run by us.
 _base_ = './upernet_vitb_160k_ade20k.py'
 
 model = dict(

@@ -1,4 +1,4 @@
-# The small sibling of upernet_vitb_160k_ade20k.py: 400 iterations on the embedded scenes (patches of 4).
+# The small sibling of upernet_vitb_160k_ade20k.py: 700 iterations on the embedded scenes (patches of 4).
 #
 #   python tools/train.py configs/downstream/segmentation/upernet_vit_embedded.py \
 #       --cfg-options model.backbone.init_cfg.checkpoint=CHECKPOINT
@@ -15,7 +15,9 @@ _base_ = [
 encoder = _base_.embedded_encoder
 width, depth = encoder.arch.embed_dims, encoder.arch.num_layers
 crop_size = (64, 64)
+norm_cfg = dict(type='BN', requires_grad=True)  # SyncBN needs GPUs as soon as there is more than one process
 head = dict(
+    norm_cfg=norm_cfg,
     num_classes=11,
     channels=64,
     loss_decode=dict(class_weight=[0.2] + [1.0] * 10, avg_non_ignore=False),  # mmseg has not both of these
@@ -29,12 +31,13 @@ model = dict(
         drop_path_rate=0.0,
         out_indices=[(i + 1) * depth // 4 - 1 for i in range(4)],
     ),
-    neck=dict(embed_dim=width, rescales=[encoder.patch_size / stride for stride in (2, 4, 8, 16)]),
+    neck=dict(embed_dim=width, rescales=[encoder.patch_size / stride for stride in (2, 4, 8, 16)], norm_cfg=norm_cfg),
     decode_head=dict(in_channels=[width] * 4, **head),
     auxiliary_head=dict(in_channels=width, **head),
     test_cfg=dict(_delete_=True, mode='whole'),
 )
 optim_wrapper = dict(optimizer=dict(lr=2e-3), paramwise_cfg=dict(layer_decay_rate=0.75), clip_grad=dict(max_norm=1.0))
+auto_scale_lr = dict(base_batch_size=8)
 
 train_dataloader = dict(_delete_=True, **_base_.embedded_train_dataloader)
 train_dataloader['dataset'] = dict(
