@@ -5,8 +5,9 @@ MSA checkpoint, renamed for the target library and, unless told otherwise,
 run side by side with the original on random images: the hand-over fails if
 any feature differs by more than :data:`TOLERANCE`.
 
-Only tensors and plain values are read from the checkpoint, and the config text
-it carries is parsed, never executed.
+Only tensors and plain values are read from the checkpoint, unless the process
+was told to trust it (``--trust``), and the config text it carries is parsed,
+never executed.
 """
 
 import ast

@@ -32,6 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmpl.compat import add_trust_argument, set_load_policy
 from mmpl.datasets.photos import write_photos
 from mmpl.engine.hooks.compile_hook import compile_blocks
 from mmpl.models.teachers import EMATeacher
@@ -415,6 +416,7 @@ def matmul_gflops(dtype: str, device: str, threads: int, clock: str, size: int =
 
 def serve(conn: Connection, cfg: Config, args: argparse.Namespace, photos: str, rank: int, port: int) -> None:
     """A process of one side: does what it is told until it is told to end."""
+    set_load_policy(args.trust)  # for what an `init_cfg` names
     MMLogger.get_instance('benchmark', log_level='ERROR')  # every frozen parameter is worth a warning to mmengine
     try:
         if args.processes > 1:
@@ -523,6 +525,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--compile', action='store_true', help='torch.compile the transformer blocks of both sides')
     parser.add_argument('--profile', action='store_true', help='also one step of each side by operator')
     parser.add_argument('--photo-size', type=int, nargs=2, default=(500, 375), help='width and height of the JPEGs')
+    add_trust_argument(parser)
     args = parser.parse_args(argv)
     if args.clock == 'cpu' and (args.threads, args.workers, args.device) != (1, 0, 'cpu'):
         parser.error('--clock cpu needs --threads 1 --workers 0 --device cpu: waiting threads take CPU time as well')

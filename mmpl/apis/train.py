@@ -15,7 +15,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmpl.compat import allow_unsafe_load, forbid_unsafe_load, init_distributed, shutdown_distributed
+from mmpl.compat import add_trust_argument, init_distributed, set_load_policy, shutdown_distributed
 from mmpl.compat.launch import LAUNCHERS
 from mmpl.utils.checkpoint_files import candidates
 from mmpl.utils.config_errors import explained_by
@@ -36,9 +36,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help='override fields of the config: key=value, key.sub=value, list="[a,b]", without white space',
     )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started this process')
-    parser.add_argument(
-        '--trust', action='store_true', help='let checkpoints run code while they load: only for files you trust'
-    )
+    add_trust_argument(parser)
     # Given by older launchers; torchrun sets LOCAL_RANK instead.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
@@ -192,7 +190,7 @@ def train(argv: list[str] | None = None) -> Any:
     """
     options = parse_train_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
-    (allow_unsafe_load if options.trust else forbid_unsafe_load)()
+    set_load_policy(options.trust)
     forbid_paths_outside_root()
     cfg = train_config(options)
     resume_after_restart(cfg)

@@ -9,11 +9,14 @@ from .launch import init_distributed, shutdown_distributed
 from .multimodal import disable_broken_multimodal
 from .torch_load import (
     UntrustedCheckpointError,
+    add_trust_argument,
     allow_mmengine_classes,
     allow_unsafe_load,
     forbid_unsafe_load,
     load_checkpoint,
     safe_loading,
+    set_load_policy,
+    unsafe_load_allowed,
 )
 
 allow_mmengine_classes()
@@ -21,6 +24,7 @@ disable_broken_multimodal()
 
 __all__ = [
     'UntrustedCheckpointError',
+    'add_trust_argument',
     'allow_mmengine_classes',
     'allow_unsafe_load',
     'disable_broken_multimodal',
@@ -28,5 +32,7 @@ __all__ = [
     'init_distributed',
     'load_checkpoint',
     'safe_loading',
+    'set_load_policy',
     'shutdown_distributed',
+    'unsafe_load_allowed',
 ]

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
+from mmpl.compat import unsafe_load_allowed
 from mmpl.utils.checks import check_choice, check_number
 
 from .evaluate import build_model
@@ -194,6 +195,7 @@ class _Processes:
         command = [sys.executable, '-m', 'mmpl.evaluation.transfer_run', str(config)]
         command += [str(run.checkpoint), '--seed', str(run.seed), '--work-dir', str(run.work_dir)]
         command += ['--pictures', str(task.pictures)]
+        command += ['--trust'] if unsafe_load_allowed() else []
         return command + (['--cfg-options', *self.options] if self.options else [])
 
     def __call__(self, run: Run) -> dict[str, Any]:
@@ -276,7 +278,8 @@ def transfer(
 
     Random initialisation is the encoder of ``pretrain_config`` before its first step, loaded the same way; all else is
     equal between the two. ``out`` gets ``transfer.csv``, ``transfer.md``, ``results.json`` and ``transfer.png``, whose
-    predictions are those of the first seed.
+    predictions are those of the first seed. Whether checkpoints may run code is decided by this process's policy
+    (:func:`mmpl.compat.set_load_policy`), for the runs as well.
 
     Args:
         checkpoints: One pre-training checkpoint, or one for each seed.

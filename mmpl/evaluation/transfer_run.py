@@ -22,6 +22,7 @@ from torch import nn
 
 from mmpl.apis.test import test
 from mmpl.apis.train import parse_train_args, train, train_config
+from mmpl.compat import add_trust_argument, set_load_policy, unsafe_load_allowed
 from mmpl.evaluation.evaluate import load_state_dict
 
 RESULTS = 'results.json'
@@ -140,10 +141,11 @@ def run(
             return json.loads(results.read_text())
         cfg_options = ['--cfg-options', *run_options(checkpoint, seed, options)]
         where = ['--work-dir', str(work_dir)]
-        train_argv = [config, *where, '--resume', '--no-validate', *cfg_options]
+        trust = ['--trust'] if unsafe_load_allowed() else []
+        train_argv = [config, *where, *trust, '--resume', '--no-validate', *cfg_options]
         model = train(train_argv)
         trained = (work_dir / 'last_checkpoint').read_text().strip()
-        metrics = test([config, trained, *where, *cfg_options])
+        metrics = test([config, trained, *where, *trust, *cfg_options])
         cfg = train_config(parse_train_args([config, *where, *cfg_options]))
         content = {
             'metrics': {key: float(value) for key, value in metrics.items()},
@@ -164,7 +166,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--work-dir', required=True)
     parser.add_argument('--pictures', type=int, default=6, help='number of test images to draw predictions for')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='override fields of the config: key=value')
+    add_trust_argument(parser)
     args = parser.parse_args(argv)
+    set_load_policy(args.trust)
     run(args.config, args.checkpoint, args.seed, args.work_dir, args.pictures, args.cfg_options)
 
 

@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from mmpl.compat import add_trust_argument, set_load_policy
 from mmpl.evaluation.transfer import PRETRAIN, TASKS, TransferError, transfer
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
@@ -44,7 +45,9 @@ def main() -> None:
         help='the config that made the checkpoints (default: configs/pl_mae_demo.py, or configs/pl_mae_surfaces.py)',
     )
     parser.add_argument('--cfg-options', nargs='+', default=[], help="override fields of every run's config: key=value")
+    add_trust_argument(parser)
     args = parser.parse_args()
+    set_load_policy(args.trust)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('stopped'))  # so that the runs are ended, too
     if args.work_dir is None:
         args.work_dir = 'work_dirs/transfer' + ('' if args.data == 'digits' else f'_{args.data}')
