@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpl.compat import load_checkpoint  # also makes mmpretrain importable beside transformers 5
+from mmpl.utils.user_errors import UserError
 from mmpl.version import __version__
 
 SOURCES = {
@@ -73,6 +74,10 @@ _HF_LAYER_KEYS = {
     'ffn.layers.0.0': 'intermediate.dense',
     'ffn.layers.1': 'output.dense',
 }
+
+
+class MissingLibraryError(UserError, ImportError):
+    """The library to export to is not installed."""
 
 
 class ExportError(ValueError):
@@ -423,7 +428,7 @@ def _optional(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f'this export needs the package {name!r}: pip install {name}') from error
+        raise MissingLibraryError(f'this export needs the package {name!r}: pip install {name}') from error
 
 
 def build_reference(encoder: Mapping[str, Tensor], spec: EncoderSpec) -> nn.Module:

@@ -36,6 +36,9 @@ from mmpl.compat import add_trust_argument, set_load_policy
 from mmpl.datasets.photos import write_photos
 from mmpl.engine.hooks.compile_hook import compile_blocks
 from mmpl.models.teachers import EMATeacher
+from mmpl.utils.checks import check_device
+from mmpl.utils.config_errors import read_config
+from mmpl.utils.user_errors import user_errors
 
 STOCK_MAE = 'mmpretrain::mae/mae_vit-base-p16_8xb512-amp-coslr-300e_in1k.py'
 CLOCKS: dict[str, Callable[[], float]] = dict(wall=time.perf_counter, cpu=time.process_time)
@@ -154,7 +157,7 @@ def load_side(path: str, options: dict | None = None) -> Config:
     Returns:
         Config: The config.
     """
-    cfg = get_config(path) if '::' in path else Config.fromfile(path)
+    cfg = get_config(path) if '::' in path else read_config(path)
     if options:
         cfg.merge_from_dict(options)
     return cfg
@@ -607,6 +610,7 @@ def table(sides: dict[str, dict]) -> str:
     return '\n'.join(f'{r[0]:<{widths[0]}}  {r[1]:>{widths[1]}}  {r[2]:>{widths[2]}}' for r in rows)
 
 
+@user_errors()
 def main(argv: list[str] | None = None) -> dict:
     """Run ``tools/benchmarks/pretrain_speed.py``.
 
@@ -617,6 +621,7 @@ def main(argv: list[str] | None = None) -> dict:
         dict: What the last line of the output says.
     """
     args = parse_args(argv)
+    check_device('--device', args.device)
     cfgs = dict(a=load_side(args.a, args.a_options), b=load_side(args.b, args.b_options))
     for name, cfg in cfgs.items():
         if args.img_size:

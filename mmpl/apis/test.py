@@ -12,6 +12,7 @@ from mmengine.evaluator import DumpResults
 from mmpl.apis.train import add_common_arguments, build_runner, load_config, set_loader_defaults
 from mmpl.compat import allow_unsafe_load, forbid_unsafe_load, init_distributed, shutdown_distributed
 from mmpl.utils.paths import forbid_paths_outside_root
+from mmpl.utils.user_errors import user_errors
 
 
 def parse_test_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -94,7 +95,8 @@ def test(argv: list[str] | None = None) -> dict[str, Any]:
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
     (allow_unsafe_load if options.trust else forbid_unsafe_load)()
     forbid_paths_outside_root()
-    cfg = test_config(options)
+    with user_errors():  # what fails later is for torchrun's record() to see
+        cfg = test_config(options)
     init_distributed(cfg.launcher, cfg)
     runner = build_runner(cfg)
     if options.out is not None and options.out_item != 'metrics':

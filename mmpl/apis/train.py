@@ -18,9 +18,10 @@ from mmengine.runner import Runner
 from mmpl.compat import add_trust_argument, init_distributed, set_load_policy, shutdown_distributed
 from mmpl.compat.launch import LAUNCHERS
 from mmpl.utils.checkpoint_files import candidates
-from mmpl.utils.config_errors import explained_by
+from mmpl.utils.config_errors import explained_by, read_config
 from mmpl.utils.paths import forbid_paths_outside_root
 from mmpl.utils.preemption import Preempted
+from mmpl.utils.user_errors import user_errors
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +81,7 @@ def load_config(path: str, options: argparse.Namespace) -> Config:
     Returns:
         Config: With ``launcher`` and ``work_dir`` set.
     """
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     cfg.launcher = options.launcher
     if options.work_dir is not None:
         cfg.work_dir = options.work_dir
@@ -186,13 +187,15 @@ def train(argv: list[str] | None = None) -> Any:
         nn.Module: The trained model.
 
     Raises:
+        SystemExit: The config cannot be read, or an option does not fit it.
         ConfigError: Something cannot be built as the config says.
     """
     options = parse_train_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
     set_load_policy(options.trust)
     forbid_paths_outside_root()
-    cfg = train_config(options)
+    with user_errors():  # what fails later is for torchrun's record() to see
+        cfg = train_config(options)
     resume_after_restart(cfg)
     init_distributed(cfg.launcher, cfg)
     try:

@@ -8,6 +8,7 @@ of mmpretrain, so it is in force wherever an mmpl type is built, whichever proje
 from .launch import init_distributed, shutdown_distributed
 from .multimodal import disable_broken_multimodal
 from .torch_load import (
+    UnreadableCheckpointError,
     UntrustedCheckpointError,
     add_trust_argument,
     allow_mmengine_classes,
@@ -23,6 +24,7 @@ allow_mmengine_classes()
 disable_broken_multimodal()
 
 __all__ = [
+    'UnreadableCheckpointError',
     'UntrustedCheckpointError',
     'add_trust_argument',
     'allow_mmengine_classes',

@@ -16,6 +16,8 @@ is that decision. Where nobody decided, :func:`load_checkpoint` and all that is 
 import argparse
 import functools
 import os
+import pickle
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,22 +30,46 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
+from mmpl.utils.user_errors import UserError
+
 _FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 _FORCE_UNSAFE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 _original_load = CheckpointLoader.load_checkpoint.__func__  # type: ignore[attr-defined]
 _original_local_load = getattr(mmengine_checkpoint, '_safe_torch_load', None)
+_SIGNS_OF_DAMAGE = ('PytorchStreamReader failed', 'unexpected EOF', 'data was truncated')  # in torch's messages
 _unsafe_load_allowed = False  # not read from the environment: a variable that somebody exported is no `--trust`
 
 
-class UntrustedCheckpointError(RuntimeError):
+class UntrustedCheckpointError(UserError, RuntimeError):
     """A checkpoint holds something other than weights and plain values. Nothing of it was run."""
 
     def __init__(self, path: object, reason: object) -> None:
         super().__init__(
             f'checkpoint {str(path)!r} was refused, and none of its code was run: it holds more than weights and plain '
             'values. Load it only if you trust whoever wrote it, with --trust (an option of the mmpl tools that load '
-            f'checkpoints) or, in Python, after mmpl.compat.allow_unsafe_load(). Reason: {reason}'
+            f'checkpoints) or, in Python, after mmpl.compat.allow_unsafe_load(). Reason: {_essence(reason)}'
         )
+
+
+class UnreadableCheckpointError(UserError, RuntimeError):
+    """A file is no checkpoint, or a damaged one."""
+
+
+def _essence(reason: object) -> str:
+    """What torch's unpickler objects to, without its advice to load the file unsafely."""
+    text = str(reason)
+    return text.partition('WeightsUnpickler error: ')[2].strip().partition('\n')[0] or text
+
+
+def _written_by_torch(path: str) -> bool:
+    """Whether a file is a whole zip archive of ``torch.save``, or begins as torch's older format does."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith('/data.pkl') for name in archive.namelist())
+    with open(path, 'rb') as file:
+        start = file.read(64)
+    magic = torch.serialization.MAGIC_NUMBER
+    return start.startswith(tuple(pickle.dumps(magic, version) for version in range(pickle.HIGHEST_PROTOCOL + 1)))
 
 
 def _statistics_method(owner: Any, name: str) -> Callable:
@@ -87,9 +113,28 @@ def _without_source(checkpoint: Any, path: object) -> Any:
     return checkpoint
 
 
-def _refuses(load: Callable[[], Any], path: object) -> Any:
+def _readable(load: Callable[[], Any], path: str | os.PathLike) -> Any:
+    """Load a file; torch answers one that is no checkpoint with almost any error."""
+    name = os.fspath(path)
     try:
-        return _without_source(load(), path)
+        return load()
+    except UserError:
+        raise
+    except Exception as error:
+        if not Path(name).is_file():
+            raise
+        if _written_by_torch(name):
+            if not isinstance(error, EOFError) and not any(sign in str(error) for sign in _SIGNS_OF_DAMAGE):
+                raise
+            what = 'is damaged'
+        else:
+            what = 'is empty' if not os.path.getsize(name) else 'was not written by torch.save, or it is damaged'
+        raise UnreadableCheckpointError(f'checkpoint {name!r} cannot be read: it {what}') from error
+
+
+def _refuses(load: Callable[[], Any], path: str | os.PathLike) -> Any:
+    try:
+        return _without_source(_readable(load, path), path)
     except UnpicklingError as error:
         raise UntrustedCheckpointError(path, error) from error
 
@@ -191,6 +236,7 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu', trust: b
 
     Raises:
         FileNotFoundError: If a local path does not exist.
+        UnreadableCheckpointError: If a local file is no checkpoint, or a damaged one.
         UntrustedCheckpointError: If the file may run no code and holds anything but weights, plain values and
             mmengine's log buffers. None of its code was run.
         ValueError: If the file holds no dict.
@@ -200,7 +246,9 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu', trust: b
         raise FileNotFoundError(f'checkpoint {name!r} does not exist')
     with restored_load_policy():
         set_load_policy(unsafe_load_allowed() if trust is None else trust)
-        checkpoint = CheckpointLoader.load_checkpoint(name, map_location=map_location, logger='silent')
+        checkpoint = _readable(
+            lambda: CheckpointLoader.load_checkpoint(name, map_location=map_location, logger='silent'), name
+        )
     if not isinstance(checkpoint, dict):
         raise ValueError(f'checkpoint {name!r} holds a {type(checkpoint).__name__}; a dict was expected')
     return checkpoint

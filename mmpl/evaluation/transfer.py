@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 
 from mmpl.compat import unsafe_load_allowed
 from mmpl.utils.checks import check_choice, check_number
+from mmpl.utils.config_errors import read_config
 
 from .evaluate import build_model
 from .summary import as_csv, as_markdown, write_summary
@@ -120,7 +120,7 @@ def write_random_encoder(config: str | os.PathLike, seed: int, path: str | os.Pa
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    backbone = build_model(Config.fromfile(config), seed=seed).get_submodule('backbone')
+    backbone = build_model(read_config(config), seed=seed).get_submodule('backbone')
     partial = path.with_suffix('.tmp')
     torch.save({'state_dict': {f'backbone.{k}': v.cpu() for k, v in backbone.state_dict().items()}}, partial)
     partial.replace(path)

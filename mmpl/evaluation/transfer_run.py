@@ -24,12 +24,13 @@ from mmpl.apis.test import test
 from mmpl.apis.train import parse_train_args, train, train_config
 from mmpl.compat import add_trust_argument, set_load_policy, unsafe_load_allowed
 from mmpl.evaluation.evaluate import load_state_dict
+from mmpl.utils.user_errors import UserError
 
 RESULTS = 'results.json'
 IDENTITY = 'identity.json'
 
 
-class TransferMismatchError(RuntimeError):
+class TransferMismatchError(UserError, RuntimeError):
     """A work directory holds a run from other weights or another config."""
 
 

@@ -19,6 +19,7 @@ from mmpl.compat import add_trust_argument, set_load_policy
 from mmpl.compat.launch import init_distributed, shutdown_distributed
 from mmpl.evaluation import evaluate_features
 from mmpl.evaluation.features import POOLS, TARGETS
+from mmpl.utils.user_errors import user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,6 +46,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+@user_errors()
 def main() -> None:
     """Run the tool."""
     args = parse_args()

@@ -7,6 +7,7 @@ import argparse
 
 from mmpl.apis.export import SOURCES, TARGETS, export_backbone
 from mmpl.compat import add_trust_argument, set_load_policy
+from mmpl.utils.user_errors import user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,14 +28,12 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@user_errors()
 def main() -> None:
     """Export, and say what was written."""
     args = parse_args()
     set_load_policy(args.trust)
-    try:
-        result = export_backbone(args.checkpoint, args.out, args.source, args.to, args.num_heads, args.verify)
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        raise SystemExit(f'error: {error}') from error
+    result = export_backbone(args.checkpoint, args.out, args.source, args.to, args.num_heads, args.verify)
     for file in result.files:
         print(f'wrote {file}')
     if result.max_difference is None:

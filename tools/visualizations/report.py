@@ -7,6 +7,7 @@ import argparse
 import logging
 
 from mmpl.compat import add_trust_argument, set_load_policy
+from mmpl.utils.user_errors import user_errors
 from mmpl.visualization import ReportOptions, build_report
 
 
@@ -23,16 +24,14 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@user_errors()
 def main() -> None:
     """Draw the report, and say where it is."""
     args = parse_args()
     set_load_policy(args.trust)
     logging.disable(logging.INFO)  # mmengine reports every parameter that it initialises
     options = ReportOptions(max_train_images=args.max_train_images)
-    try:
-        files = build_report(args.work_dir, args.config, args.checkpoint, args.out, options, args.device)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f'error: {error}') from error
+    files = build_report(args.work_dir, args.config, args.checkpoint, args.out, options, args.device)
     for file in files:
         print(f'wrote {file}')
 
