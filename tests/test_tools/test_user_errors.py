@@ -65,6 +65,7 @@ CASES = [
     (EVALUATE, 'work/config.py wrong.pth', r'does not fit the encoder .*missing: .* and \d+ more'),
     (EVALUATE, 'work/config.py --k 0', '`k`'),
     (COMPARE, '--config no.py --table', NO_CONFIG),
+    (COMPARE, '--table --out no', r'no result in no.runs is one of .*compare_methods\.py as it is now'),
     (COMPARE, '--only x --table', '--only x: no run has such a key'),
     (COMPARE, '--run x', '--run x: there is no such run'),
     (PRETRAIN_SPEED, '--a no.py', NO_CONFIG),

@@ -73,8 +73,11 @@ def main(argv: list[str] | None = None) -> int:
     failed = 0
     if not args.table:
         failed = run_all(bench, wanted, args)
-    print(compare.write_all(bench, args.out))
-    print(f'wrote {args.out}/table.md, results.csv and curves.png')
+    table = compare.write_all(bench, args.out) if compare.collect(bench) else ''
+    if table:
+        print(f'{table}\nwrote {args.out}/table.md, results.csv and curves.png')
+    elif not failed:
+        raise FileNotFoundError(f'no result in {bench.results} is one of {args.config} as it is now')
     return failed
 
 
