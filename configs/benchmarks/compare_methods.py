@@ -1,7 +1,7 @@
 # Every method on the same data with the same budget; see docs/evidence.md.
 #
 #   python tools/benchmarks/compare_methods.py
-_methods = 'configs/benchmarks/methods/'
+_methods = '{{ fileDirname }}/methods/'
 
 images = 76_800  # a run of equal images: 600 iterations of 128
 seeds = [0, 1, 2]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from mmpl.datasets.bad_files import listing
 from mmpl.datasets.image_check import MAX_PIXELS, MIN_SIDE, ImageVerdict, inspect_image
 from mmpl.datasets.unlabelled_folder import EXTENSIONS
+from mmpl.utils.user_errors import user_errors
 
 
 class DatasetCheck(NamedTuple):
@@ -55,10 +56,11 @@ def files_of(source: str) -> list[str]:
         return files
     if not path.is_file():
         raise FileNotFoundError(f'{source!r} is neither a folder nor a config')
-    from mmengine.config import Config
     from mmengine.registry import DATASETS, init_default_scope
 
-    cfg = Config.fromfile(path)
+    from mmpl.utils.config_errors import read_config
+
+    cfg = read_config(path)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     if not cfg.get('train_dataloader', {}).get('dataset'):
         raise ValueError(f'{source!r} has no `train_dataloader.dataset`')
@@ -103,6 +105,7 @@ def _map(look: partial, files: list[str], workers: int) -> Iterator[ImageVerdict
         yield from pool.map(look, files, chunksize=max(1, min(256, len(files) // (4 * workers))))
 
 
+@user_errors()
 def main(argv: list[str] | None = None) -> int:
     """Run ``tools/check_dataset.py``.
 

@@ -17,6 +17,7 @@ from mmengine.utils import import_modules_from_strings
 
 from mmpl.apis.pretrain_speed import STOCK_MAE, load_side
 from mmpl.datasets.photos import write_photos
+from mmpl.utils.user_errors import user_errors
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -67,6 +68,7 @@ def run(pipeline: Compose, paths: list[Path], batch: int) -> list[float]:
     return seconds
 
 
+@user_errors()
 def main(argv: list[str] | None = None) -> dict:
     """Run ``tools/benchmarks/data_speed.py``.
 

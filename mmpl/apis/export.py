@@ -5,8 +5,9 @@ MSA checkpoint, renamed for the target library and, unless told otherwise,
 run side by side with the original on random images: the hand-over fails if
 any feature differs by more than :data:`TOLERANCE`.
 
-Only tensors and plain values are read from the checkpoint, and the config text
-it carries is parsed, never executed.
+Only tensors and plain values are read from the checkpoint, unless the process
+was told to trust it (``--trust``), and the config text it carries is parsed,
+never executed.
 """
 
 import ast
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpl.compat import load_checkpoint  # also makes mmpretrain importable beside transformers 5
+from mmpl.utils.user_errors import UserError
 from mmpl.version import __version__
 
 SOURCES = {
@@ -72,6 +74,10 @@ _HF_LAYER_KEYS = {
     'ffn.layers.0.0': 'intermediate.dense',
     'ffn.layers.1': 'output.dense',
 }
+
+
+class MissingLibraryError(UserError, ImportError):
+    """The library to export to is not installed."""
 
 
 class ExportError(ValueError):
@@ -422,7 +428,7 @@ def _optional(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise ImportError(f'this export needs the package {name!r}: pip install {name}') from error
+        raise MissingLibraryError(f'this export needs the package {name!r}: pip install {name}') from error
 
 
 def build_reference(encoder: Mapping[str, Tensor], spec: EncoderSpec) -> nn.Module:

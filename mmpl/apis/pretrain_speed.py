@@ -32,9 +32,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmpl.compat import add_trust_argument, set_load_policy
 from mmpl.datasets.photos import write_photos
 from mmpl.engine.hooks.compile_hook import compile_blocks
 from mmpl.models.teachers import EMATeacher
+from mmpl.utils.checks import check_device
+from mmpl.utils.config_errors import read_config
+from mmpl.utils.user_errors import user_errors
 
 STOCK_MAE = 'mmpretrain::mae/mae_vit-base-p16_8xb512-amp-coslr-300e_in1k.py'
 CLOCKS: dict[str, Callable[[], float]] = dict(wall=time.perf_counter, cpu=time.process_time)
@@ -153,7 +157,7 @@ def load_side(path: str, options: dict | None = None) -> Config:
     Returns:
         Config: The config.
     """
-    cfg = get_config(path) if '::' in path else Config.fromfile(path)
+    cfg = get_config(path) if '::' in path else read_config(path)
     if options:
         cfg.merge_from_dict(options)
     return cfg
@@ -415,6 +419,7 @@ def matmul_gflops(dtype: str, device: str, threads: int, clock: str, size: int =
 
 def serve(conn: Connection, cfg: Config, args: argparse.Namespace, photos: str, rank: int, port: int) -> None:
     """A process of one side: does what it is told until it is told to end."""
+    set_load_policy(args.trust)  # for what an `init_cfg` names
     MMLogger.get_instance('benchmark', log_level='ERROR')  # every frozen parameter is worth a warning to mmengine
     try:
         if args.processes > 1:
@@ -523,6 +528,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--compile', action='store_true', help='torch.compile the transformer blocks of both sides')
     parser.add_argument('--profile', action='store_true', help='also one step of each side by operator')
     parser.add_argument('--photo-size', type=int, nargs=2, default=(500, 375), help='width and height of the JPEGs')
+    add_trust_argument(parser)
     args = parser.parse_args(argv)
     if args.clock == 'cpu' and (args.threads, args.workers, args.device) != (1, 0, 'cpu'):
         parser.error('--clock cpu needs --threads 1 --workers 0 --device cpu: waiting threads take CPU time as well')
@@ -604,6 +610,7 @@ def table(sides: dict[str, dict]) -> str:
     return '\n'.join(f'{r[0]:<{widths[0]}}  {r[1]:>{widths[1]}}  {r[2]:>{widths[2]}}' for r in rows)
 
 
+@user_errors()
 def main(argv: list[str] | None = None) -> dict:
     """Run ``tools/benchmarks/pretrain_speed.py``.
 
@@ -614,6 +621,7 @@ def main(argv: list[str] | None = None) -> dict:
         dict: What the last line of the output says.
     """
     args = parse_args(argv)
+    check_device('--device', args.device)
     cfgs = dict(a=load_side(args.a, args.a_options), b=load_side(args.b, args.b_options))
     for name, cfg in cfgs.items():
         if args.img_size:

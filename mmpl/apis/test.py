@@ -19,6 +19,7 @@ from mmpl.apis.train import add_common_arguments, build_runner, load_config, set
 from mmpl.compat import allow_unsafe_load, forbid_unsafe_load, init_distributed, shutdown_distributed
 from mmpl.utils.checkpoint import CheckpointMismatchError, load_completely
 from mmpl.utils.paths import forbid_paths_outside_root
+from mmpl.utils.user_errors import user_errors
 
 _ENDINGS = {'pred': ('.pkl', '.pickle'), 'metrics': ('.json', '.yaml', '.yml', '.pkl', '.pickle')}
 """What is written -> endings of files that mmengine writes it to."""
@@ -133,7 +134,8 @@ def test(argv: list[str] | None = None) -> dict[str, Any]:
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
     (allow_unsafe_load if options.trust else forbid_unsafe_load)()
     forbid_paths_outside_root()
-    cfg = test_config(options)
+    with user_errors():  # what fails later is for torchrun's record() to see
+        cfg = test_config(options)
     init_distributed(cfg.launcher, cfg)
     runner = build_runner(cfg)
     runner.register_hook(_FitHook())

@@ -15,12 +15,13 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmpl.compat import allow_unsafe_load, forbid_unsafe_load, init_distributed, shutdown_distributed
+from mmpl.compat import add_trust_argument, init_distributed, set_load_policy, shutdown_distributed
 from mmpl.compat.launch import LAUNCHERS
 from mmpl.utils.checkpoint_files import candidates
-from mmpl.utils.config_errors import explained_by
+from mmpl.utils.config_errors import explained_by, read_config
 from mmpl.utils.paths import forbid_paths_outside_root
 from mmpl.utils.preemption import Preempted
+from mmpl.utils.user_errors import user_errors
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +37,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help='override fields of the config: key=value, key.sub=value, list="[a,b]", without white space',
     )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started this process')
-    parser.add_argument(
-        '--trust', action='store_true', help='let checkpoints run code while they load: only for files you trust'
-    )
+    add_trust_argument(parser)
     # Given by older launchers; torchrun sets LOCAL_RANK instead.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
@@ -82,7 +81,7 @@ def load_config(path: str, options: argparse.Namespace) -> Config:
     Returns:
         Config: With ``launcher`` and ``work_dir`` set.
     """
-    cfg = Config.fromfile(path)
+    cfg = read_config(path)
     cfg.launcher = options.launcher
     if options.work_dir is not None:
         cfg.work_dir = options.work_dir
@@ -188,13 +187,15 @@ def train(argv: list[str] | None = None) -> Any:
         nn.Module: The trained model.
 
     Raises:
+        SystemExit: The config cannot be read, or an option does not fit it.
         ConfigError: Something cannot be built as the config says.
     """
     options = parse_train_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
-    (allow_unsafe_load if options.trust else forbid_unsafe_load)()
+    set_load_policy(options.trust)
     forbid_paths_outside_root()
-    cfg = train_config(options)
+    with user_errors():  # what fails later is for torchrun's record() to see
+        cfg = train_config(options)
     resume_after_restart(cfg)
     init_distributed(cfg.launcher, cfg)
     try:

@@ -8,19 +8,25 @@ of mmpretrain, so it is in force wherever an mmpl type is built, whichever proje
 from .launch import init_distributed, shutdown_distributed
 from .multimodal import disable_broken_multimodal
 from .torch_load import (
+    UnreadableCheckpointError,
     UntrustedCheckpointError,
+    add_trust_argument,
     allow_mmengine_classes,
     allow_unsafe_load,
     forbid_unsafe_load,
     load_checkpoint,
     safe_loading,
+    set_load_policy,
+    unsafe_load_allowed,
 )
 
 allow_mmengine_classes()
 disable_broken_multimodal()
 
 __all__ = [
+    'UnreadableCheckpointError',
     'UntrustedCheckpointError',
+    'add_trust_argument',
     'allow_mmengine_classes',
     'allow_unsafe_load',
     'disable_broken_multimodal',
@@ -28,5 +34,7 @@ __all__ = [
     'init_distributed',
     'load_checkpoint',
     'safe_loading',
+    'set_load_policy',
     'shutdown_distributed',
+    'unsafe_load_allowed',
 ]

@@ -8,10 +8,16 @@ containers and an allow-list of classes, nothing else. Three things stand betwee
 - OneDL's mmengine answers a refused file by loading it again, unsafely, and downloads are loaded unsafely by
   ``torch.hub``. :func:`forbid_unsafe_load` closes both for the whole process and its children.
 - ``Runner.resume`` runs ``meta['config']`` of old checkpoints as Python source. :func:`forbid_unsafe_load` drops it.
+
+Whether checkpoints may run code is decided once for a process, by :func:`set_load_policy`; ``--trust`` of mmpl's tools
+is that decision. Where nobody decided, :func:`load_checkpoint` and all that is built on it refuse.
 """
 
+import argparse
 import functools
 import os
+import pickle
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,20 +30,46 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 from mmengine.runner import checkpoint as mmengine_checkpoint
 
+from mmpl.utils.user_errors import UserError
+
 _FORCE_SAFE = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 _FORCE_UNSAFE = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 _original_load = CheckpointLoader.load_checkpoint.__func__  # type: ignore[attr-defined]
 _original_local_load = getattr(mmengine_checkpoint, '_safe_torch_load', None)
+_SIGNS_OF_DAMAGE = ('PytorchStreamReader failed', 'unexpected EOF', 'data was truncated')  # in torch's messages
+_unsafe_load_allowed = False  # not read from the environment: a variable that somebody exported is no `--trust`
 
 
-class UntrustedCheckpointError(RuntimeError):
+class UntrustedCheckpointError(UserError, RuntimeError):
     """A checkpoint holds something other than weights and plain values. Nothing of it was run."""
 
     def __init__(self, path: object, reason: object) -> None:
         super().__init__(
             f'checkpoint {str(path)!r} was refused, and none of its code was run: it holds more than weights and plain '
-            f'values. Load it only if you trust whoever wrote it, with --trust (trust=True). Reason: {reason}'
+            'values. Load it only if you trust whoever wrote it, with --trust (an option of the mmpl tools that load '
+            f'checkpoints) or, in Python, after mmpl.compat.allow_unsafe_load(). Reason: {_essence(reason)}'
         )
+
+
+class UnreadableCheckpointError(UserError, RuntimeError):
+    """A file is no checkpoint, or a damaged one."""
+
+
+def _essence(reason: object) -> str:
+    """What torch's unpickler objects to, without its advice to load the file unsafely."""
+    text = str(reason)
+    return text.partition('WeightsUnpickler error: ')[2].strip().partition('\n')[0] or text
+
+
+def _written_by_torch(path: str) -> bool:
+    """Whether a file is a whole zip archive of ``torch.save``, or begins as torch's older format does."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith('/data.pkl') for name in archive.namelist())
+    with open(path, 'rb') as file:
+        start = file.read(64)
+    magic = torch.serialization.MAGIC_NUMBER
+    return start.startswith(tuple(pickle.dumps(magic, version) for version in range(pickle.HIGHEST_PROTOCOL + 1)))
 
 
 def _statistics_method(owner: Any, name: str) -> Callable:
@@ -81,9 +113,28 @@ def _without_source(checkpoint: Any, path: object) -> Any:
     return checkpoint
 
 
-def _refuses(load: Callable[[], Any], path: object) -> Any:
+def _readable(load: Callable[[], Any], path: str | os.PathLike) -> Any:
+    """Load a file; torch answers one that is no checkpoint with almost any error."""
+    name = os.fspath(path)
     try:
-        return _without_source(load(), path)
+        return load()
+    except UserError:
+        raise
+    except Exception as error:
+        if not Path(name).is_file():
+            raise
+        if _written_by_torch(name):
+            if not isinstance(error, EOFError) and not any(sign in str(error) for sign in _SIGNS_OF_DAMAGE):
+                raise
+            what = 'is damaged'
+        else:
+            what = 'is empty' if not os.path.getsize(name) else 'was not written by torch.save, or it is damaged'
+        raise UnreadableCheckpointError(f'checkpoint {name!r} cannot be read: it {what}') from error
+
+
+def _refuses(load: Callable[[], Any], path: str | os.PathLike) -> Any:
+    try:
+        return _without_source(_readable(load, path), path)
     except UnpicklingError as error:
         raise UntrustedCheckpointError(path, error) from error
 
@@ -91,11 +142,13 @@ def _refuses(load: Callable[[], Any], path: object) -> Any:
 def forbid_unsafe_load() -> None:
     """Let nothing in this process, or in a child of it, unpickle a checkpoint unsafely.
 
-    mmpl's tools call it unless they are given ``--trust``. Every ``torch.load`` is weights-only from then on, also
-    where a library asks for the opposite (OneDL mmengine's second attempt, ``torch.hub``), and whatever goes through
-    mmengine's ``CheckpointLoader`` (``load_from``, ``resume``, ``init_cfg``) raises
+    mmpl's tools that load checkpoints call it unless they are given ``--trust``. Every ``torch.load`` is weights-only
+    from then on, also where a library asks for the opposite (OneDL mmengine's second attempt, ``torch.hub``), and
+    whatever goes through mmengine's ``CheckpointLoader`` (``load_from``, ``resume``, ``init_cfg``) raises
     :class:`UntrustedCheckpointError`.
     """
+    global _unsafe_load_allowed
+    _unsafe_load_allowed = False
     allow_mmengine_classes()
     os.environ.pop(_FORCE_UNSAFE, None)
     os.environ[_FORCE_SAFE] = '1'
@@ -110,6 +163,8 @@ def forbid_unsafe_load() -> None:
 
 def allow_unsafe_load() -> None:
     """Undo :func:`forbid_unsafe_load` and load anything: what ``--trust`` asks for."""
+    global _unsafe_load_allowed
+    _unsafe_load_allowed = True
     os.environ.pop(_FORCE_SAFE, None)
     os.environ[_FORCE_UNSAFE] = '1'
     if _original_local_load is not None:
@@ -117,15 +172,39 @@ def allow_unsafe_load() -> None:
     CheckpointLoader.load_checkpoint = classmethod(_original_load)
 
 
+def unsafe_load_allowed() -> bool:
+    """Whether this process was told to trust checkpoints, by :func:`allow_unsafe_load` or ``--trust``."""
+    return _unsafe_load_allowed
+
+
+def set_load_policy(trust: bool) -> None:
+    """Decide for the whole process.
+
+    Args:
+        trust (bool): Whether checkpoints may run code: what :func:`add_trust_argument` adds to the command line.
+    """
+    (allow_unsafe_load if trust else forbid_unsafe_load)()
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust``, whose value is for :func:`set_load_policy`."""
+    parser.add_argument(
+        '--trust', action='store_true', help='let checkpoints run code while they load: only for files you trust'
+    )
+
+
 @contextmanager
 def restored_load_policy() -> Iterator[None]:
     """Restore at the end of the block what was forbidden or allowed at its beginning."""
+    global _unsafe_load_allowed
+    allowed = _unsafe_load_allowed
     environ = {name: os.environ.get(name) for name in (_FORCE_SAFE, _FORCE_UNSAFE)}
     loader = CheckpointLoader.load_checkpoint.__func__  # type: ignore[attr-defined]
     local = getattr(mmengine_checkpoint, '_safe_torch_load', None)
     try:
         yield
     finally:
+        _unsafe_load_allowed = allowed
         CheckpointLoader.load_checkpoint = classmethod(loader)
         if local is not None:
             mmengine_checkpoint._safe_torch_load = local
@@ -137,35 +216,39 @@ def restored_load_policy() -> Iterator[None]:
 
 @contextmanager
 def safe_loading() -> Iterator[None]:
-    """Forbid unsafe loading inside of the block, or of the function that this decorates, whatever holds outside."""
+    """Forbid unsafe loading inside of the block, or of the function that this decorates, unless that is allowed."""
     with restored_load_policy():
-        forbid_unsafe_load()
+        set_load_policy(unsafe_load_allowed())
         yield
 
 
-def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu', trust: bool = False) -> dict[str, Any]:
+def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu', trust: bool | None = None) -> dict[str, Any]:
     """Load a checkpoint file, or anything that mmengine's ``CheckpointLoader`` knows (``https://`` ...).
 
     Args:
         path (str | PathLike): File or URL.
         map_location: As in ``torch.load``. Defaults to ``'cpu'``.
-        trust (bool): Whether the file may run code. Defaults to False.
+        trust (bool, optional): Whether the file may run code. Defaults to None: only if the process was told so, by
+            ``--trust`` or :func:`allow_unsafe_load`.
 
     Returns:
         dict: The checkpoint, as it was saved.
 
     Raises:
         FileNotFoundError: If a local path does not exist.
-        UntrustedCheckpointError: If the file holds anything but weights, plain values and mmengine's log buffers. None
-            of its code was run.
+        UnreadableCheckpointError: If a local file is no checkpoint, or a damaged one.
+        UntrustedCheckpointError: If the file may run no code and holds anything but weights, plain values and
+            mmengine's log buffers. None of its code was run.
         ValueError: If the file holds no dict.
     """
     name = os.fspath(path)
     if '://' not in name and not Path(name).is_file():
         raise FileNotFoundError(f'checkpoint {name!r} does not exist')
     with restored_load_policy():
-        (allow_unsafe_load if trust else forbid_unsafe_load)()
-        checkpoint = CheckpointLoader.load_checkpoint(name, map_location=map_location, logger='silent')
+        set_load_policy(unsafe_load_allowed() if trust is None else trust)
+        checkpoint = _readable(
+            lambda: CheckpointLoader.load_checkpoint(name, map_location=map_location, logger='silent'), name
+        )
     if not isinstance(checkpoint, dict):
         raise ValueError(f'checkpoint {name!r} holds a {type(checkpoint).__name__}; a dict was expected')
     return checkpoint

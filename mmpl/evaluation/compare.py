@@ -26,6 +26,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
+from mmpl.utils.config_errors import read_config
+
 BUDGETS = ('images', 'wall')
 METRICS = dict(knn='kNN', linear='linear', finetune='fine-tuned, 10 % of labels')
 
@@ -52,7 +54,8 @@ class Bench:
         config (Config): ``data`` (name to fields of the embedded data set and its ``mean`` and ``std``), ``methods``
             (name to ``label``, ``config``, and where they differ ``finetune`` and ``data``), ``reference``, ``seeds``,
             ``images``, ``curve_points``, ``curve`` and ``probe`` (options of
-            :class:`mmpl.evaluation.FeatureProbe`).
+            :class:`mmpl.evaluation.FeatureProbe`). Files are named absolutely, as by
+            ``'{{ fileDirname }}/methods/a.py'``, or relative to the current folder.
         results (Path): Folder of the result files.
         work_dir (Path): Folder of checkpoints and logs.
 
@@ -285,7 +288,7 @@ class Clock(Hook):
 
 @functools.cache
 def _read_config(file: str) -> dict:
-    return Config.fromfile(file).to_dict()
+    return read_config(file).to_dict()
 
 
 def batch_size(cfg: Config) -> int:

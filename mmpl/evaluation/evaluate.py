@@ -16,10 +16,12 @@ from mmengine.runner import set_random_seed
 from torch import nn
 
 from mmpl.compat.torch_load import load_checkpoint, safe_loading
+from mmpl.utils.config_errors import read_config
 
 from .features import target_module
 from .probe import FeatureProbe
 
+_SHOWN = 8
 _HOOK = 'FeatureProbeHook'
 _HOOK_ONLY_OPTIONS = ('type', 'interval', 'by_epoch', 'before_train', 'priority', 'linear')
 
@@ -80,7 +82,7 @@ def load_backbone(model: nn.Module, checkpoint: str | os.PathLike, target: str =
         if key in given and given[key].shape != value.shape
     ]
     if faults:
-        lines = '\n  '.join(faults)
+        lines = '\n  '.join(faults[:_SHOWN] + [f'... and {len(faults) - _SHOWN} more'] * (len(faults) > _SHOWN))
         raise ValueError(f'`checkpoint` {str(checkpoint)!r} does not fit the encoder ({len(faults)} keys):\n  {lines}')
     encoder.load_state_dict(given, strict=True)
 
@@ -228,4 +230,4 @@ def evaluate_features(
 
 
 def _read(config: str | os.PathLike | Config) -> Config:
-    return copy.deepcopy(config) if isinstance(config, Config) else Config.fromfile(config)
+    return copy.deepcopy(config) if isinstance(config, Config) else read_config(config)

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 
+from mmpl.compat import unsafe_load_allowed
 from mmpl.utils.checks import check_choice, check_number
+from mmpl.utils.config_errors import read_config
 
 from .evaluate import build_model
 from .summary import as_csv, as_markdown, write_summary
@@ -119,7 +120,7 @@ def write_random_encoder(config: str | os.PathLike, seed: int, path: str | os.Pa
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    backbone = build_model(Config.fromfile(config), seed=seed).get_submodule('backbone')
+    backbone = build_model(read_config(config), seed=seed).get_submodule('backbone')
     partial = path.with_suffix('.tmp')
     torch.save({'state_dict': {f'backbone.{k}': v.cpu() for k, v in backbone.state_dict().items()}}, partial)
     partial.replace(path)
@@ -199,6 +200,7 @@ class _Processes:
         command = [sys.executable, '-m', 'mmpl.evaluation.transfer_run', str(config)]
         command += [str(run.checkpoint), '--seed', str(run.seed), '--work-dir', str(run.work_dir)]
         command += ['--pictures', str(task.pictures)]
+        command += ['--trust'] if unsafe_load_allowed() else []
         return command + (['--cfg-options', *self.options] if self.options else [])
 
     def __call__(self, run: Run) -> dict[str, Any]:
@@ -281,7 +283,8 @@ def transfer(
 
     Random initialisation is the encoder of ``pretrain_config`` before its first step, loaded the same way; all else is
     equal between the two. ``out`` gets ``transfer.csv``, ``transfer.md``, ``results.json`` and ``transfer.png``, whose
-    predictions are those of the first seed.
+    predictions are those of the first seed. Whether checkpoints may run code is decided by this process's policy
+    (:func:`mmpl.compat.set_load_policy`), for the runs as well.
 
     Args:
         checkpoints: One pre-training checkpoint, or one for each seed.

@@ -22,13 +22,15 @@ from torch import nn
 
 from mmpl.apis.test import test
 from mmpl.apis.train import parse_train_args, train, train_config
+from mmpl.compat import add_trust_argument, set_load_policy, unsafe_load_allowed
 from mmpl.evaluation.evaluate import load_state_dict
+from mmpl.utils.user_errors import UserError
 
 RESULTS = 'results.json'
 IDENTITY = 'identity.json'
 
 
-class TransferMismatchError(RuntimeError):
+class TransferMismatchError(UserError, RuntimeError):
     """A work directory holds a run from other weights or another config."""
 
 
@@ -140,10 +142,11 @@ def run(
             return json.loads(results.read_text())
         cfg_options = ['--cfg-options', *run_options(checkpoint, seed, options)]
         where = ['--work-dir', str(work_dir)]
-        train_argv = [config, *where, '--resume', '--no-validate', *cfg_options]
+        trust = ['--trust'] if unsafe_load_allowed() else []
+        train_argv = [config, *where, *trust, '--resume', '--no-validate', *cfg_options]
         model = train(train_argv)
         trained = (work_dir / 'last_checkpoint').read_text().strip()
-        metrics = test([config, trained, *where, *cfg_options])
+        metrics = test([config, trained, *where, *trust, *cfg_options])
         cfg = train_config(parse_train_args([config, *where, *cfg_options]))
         content = {
             'metrics': {key: float(value) for key, value in metrics.items()},
@@ -164,7 +167,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--work-dir', required=True)
     parser.add_argument('--pictures', type=int, default=6, help='number of test images to draw predictions for')
     parser.add_argument('--cfg-options', nargs='+', default=[], help='override fields of the config: key=value')
+    add_trust_argument(parser)
     args = parser.parse_args(argv)
+    set_load_policy(args.trust)
     run(args.config, args.checkpoint, args.seed, args.work_dir, args.pictures, args.cfg_options)
 
 

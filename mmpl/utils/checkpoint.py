@@ -5,10 +5,12 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
+from .user_errors import UserError
+
 _SHOWN = 8
 
 
-class CheckpointMismatchError(RuntimeError):
+class CheckpointMismatchError(UserError, RuntimeError):
     """A checkpoint and a module do not fit; the message lists every kind of misfit."""
 
 

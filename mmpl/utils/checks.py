@@ -4,6 +4,14 @@ from collections.abc import Collection, Mapping
 from numbers import Real
 from typing import Any
 
+import torch
+
+from .user_errors import UserError
+
+
+class FieldTypeError(UserError, TypeError):
+    """A config field has a value of the wrong type; the message names the field."""
+
 
 def check_choice(field: str, value: Any, allowed: Collection) -> None:
     """Refuse a value that is not one of ``allowed``.
@@ -32,7 +40,7 @@ def check_part(field: str, value: Any, example: str = "dict(type='...')") -> Non
         TypeError: If ``value`` is not a dict.
     """
     if not isinstance(value, Mapping):
-        raise TypeError(f'`{field}` must be a dict such as {example}, but got {value!r}')
+        raise FieldTypeError(f'`{field}` must be a dict such as {example}, but got {value!r}')
 
 
 def check_number(
@@ -68,7 +76,7 @@ def check_number(
         f'{")" if open_maximum or maximum is None else "]"}'
     )
     if isinstance(value, bool) or not isinstance(value, int if integer else Real):
-        raise TypeError(f'`{field}` must be {interval}, but got {value!r} of type {type(value).__name__}')
+        raise FieldTypeError(f'`{field}` must be {interval}, but got {value!r} of type {type(value).__name__}')
     number = float(value)
     inside = number == number and number not in (float('inf'), float('-inf'))
     if minimum is not None:
@@ -77,3 +85,22 @@ def check_number(
         inside = inside and (number < maximum if open_maximum else number <= maximum)
     if not inside:
         raise ValueError(f'`{field}` must be {interval}, but got {value!r}')
+
+
+def check_device(field: str, value: Any) -> None:
+    """Refuse a device that torch cannot use on this machine.
+
+    Args:
+        field (str): Name of the option, as the user writes it.
+        value: Such as ``'cpu'`` or ``'cuda:1'``.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    try:
+        torch.empty(1, device=value)
+    except Exception as error:  # which one depends on the device, and on how torch was built
+        reason = str(error).partition('\n')[0]
+        raise ValueError(
+            f'`{field}` must be a device of this machine, such as cpu, but got {value!r}: {reason}'
+        ) from error

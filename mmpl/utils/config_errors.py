@@ -1,10 +1,13 @@
 """Errors of other libraries, with the part of the config that led to them."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from mmengine.config import Config
 
 _OWN = str(Path(__file__).resolve().parents[1])
 _SHOWN = 3000
@@ -24,6 +27,27 @@ _SECTIONS: dict[str, tuple[type, ...]] = dict(
 
 class ConfigError(ValueError):
     """Something cannot be built as the config says; the message names the part of the config."""
+
+
+def read_config(path: str | os.PathLike) -> Config:
+    """Read a config file.
+
+    Args:
+        path (str | PathLike): The file.
+
+    Returns:
+        Config: What it says.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ConfigError: If it is no config; the message names the file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'config {str(path)!r} does not exist')
+    try:
+        return Config.fromfile(path)
+    except (SyntaxError, ValueError, OSError) as error:
+        raise ConfigError(f'config {str(path)!r} cannot be read: {type(error).__name__}: {error}') from error
 
 
 def check_sections(cfg: Mapping) -> None:

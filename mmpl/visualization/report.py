@@ -15,6 +15,9 @@ from torch.utils.data import DataLoader, Subset
 from mmpl.compat import load_checkpoint, safe_loading
 from mmpl.evaluation import extract_features, knn_accuracy
 from mmpl.evaluation.features import evaluation_mode, pool_tokens, preserve_rng_state
+from mmpl.utils.checkpoint import check_state_dict
+from mmpl.utils.checks import check_device
+from mmpl.utils.config_errors import read_config
 
 from .data import ReportData, ResultRow, read_results
 from .page import render_html
@@ -286,7 +289,8 @@ def _fill_pictures(data: ReportData, cfg: Config, checkpoint: Path, options: Rep
         untrained.init_weights()
         untrained.to(device)
         model = build_model(cfg)
-    model.load_state_dict(load_checkpoint(str(checkpoint))['state_dict'], strict=True)
+    loaded = load_checkpoint(checkpoint)
+    model.load_state_dict(check_state_dict(model, loaded.get('state_dict', loaded)), strict=True)
     model.to(device)
     gallery = _Gallery(cfg, model, loaders, options)
     data.summary += [
@@ -346,13 +350,15 @@ def collect_report(
 
     Raises:
         FileNotFoundError: If the work directory, the config or the given checkpoint does not exist.
-        ValueError: If a log, the config or ``results.json`` is wrong.
+        ValueError: If a log, the config or ``results.json`` is wrong, or this machine has no such device.
+        CheckpointMismatchError: If the checkpoint is not one of the config's model.
     """
+    check_device('device', device)
     work_dir = Path(work_dir)
     if not work_dir.is_dir():
         raise FileNotFoundError(f'work_dir {str(work_dir)!r} does not exist')
     config_file = Path(config) if config is not None else find_config(work_dir)
-    cfg = Config.fromfile(str(config_file))
+    cfg = read_config(config_file)
     scalars = read_scalars(work_dir)
     method = _scoped(cfg.model.type)
     data = ReportData(title=f'{method} pre-training: {config_file.stem}', scalars=scalars)

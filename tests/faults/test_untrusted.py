@@ -5,6 +5,8 @@ above all those that do not lead through mmpl's tools.
 """
 
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,12 +17,15 @@ from mmengine.runner import Runner
 
 from mmpl.apis.export import export_backbone
 from mmpl.apis.test import test as run_test
-from mmpl.compat import UntrustedCheckpointError, allow_unsafe_load
+from mmpl.compat import UntrustedCheckpointError, allow_unsafe_load, set_load_policy
+from mmpl.evaluation import transfer, transfer_run
 from mmpl.evaluation.evaluate import evaluate_features
 from mmpl.utils.paths import PathOutsideRootError, forbid_paths_outside_root
 from mmpl.visualization import build_report
 from tests.faults.runs import fault_cfg, noise_cfg
 from tests.test_compat.test_torch_load import Payload
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -71,6 +76,52 @@ def test_trust_is_a_decision(poisoned: Path, canary: Path) -> None:
     with pytest.raises(Exception, match='prefix'):
         runner.train()
     assert canary.exists()
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize('trust', [False, True])
+@pytest.mark.parametrize('tool', ['train', 'evaluate_features', 'export_backbone', 'report', 'transfer'])
+def test_trust_is_an_option_of_every_tool(
+    tool: str, trust: bool, poisoned: Path, canary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The payload runs with ``--trust`` and only then; `train` meets it in an ``init_cfg`` of StrictPretrained."""
+    loader = dict(batch_size=4, num_workers=0, dataset=noise_cfg())
+    probe = dict(type='mmpl.FeatureProbeHook', train_dataloader=loader, val_dataloader=loader)
+    config = tmp_path / 'config.py'
+    more = options('StrictPretrained', poisoned) if tool == 'train' else dict(custom_hooks=[probe])
+    fault_cfg(tmp_path / 'out', **more).dump(config)
+    path, *arguments = dict(
+        train=('tools/train.py', config),
+        evaluate_features=('tools/benchmarks/evaluate_features.py', config, poisoned),
+        export_backbone=('tools/model_converters/export_backbone.py', poisoned, tmp_path / 'out.pth'),
+        report=('tools/visualizations/report.py', poisoned.parent, '--config', config),
+        transfer=('tools/benchmarks/transfer.py', poisoned, '--work-dir', tmp_path / 'out'),
+    )[tool]
+    monkeypatch.setattr('signal.signal', lambda *args: None)
+    monkeypatch.setattr(sys, 'argv', [str(path), *map(str, arguments), *['--trust'] * trust])
+    with pytest.raises((Exception, SystemExit)) as caught:  # there are no weights in it
+        runpy.run_path(str(ROOT / path), run_name='__main__')
+    assert canary.exists() == trust
+    assert ('was refused, and none of its code was run' in str(caught.value)) == (not trust)
+
+
+@pytest.mark.parametrize('trust', [False, True])
+def test_transfer_passes_trust_on(trust: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the benchmark to its runs, and from a run to its training and its test."""
+    set_load_policy(trust)
+    run = transfer.Run('segmentation', 'x', 0, tmp_path / 'a.pth', tmp_path / 'work')
+    command = transfer._Processes(ROOT / 'configs' / 'downstream', 'digits', [], print).command(run)
+    assert ('--trust' in command) == trust
+    calls: list[list[str]] = []
+    monkeypatch.setattr(transfer_run, '_identity', lambda *args: {})
+    monkeypatch.setattr(transfer_run, 'train', calls.append)
+    monkeypatch.setattr(transfer_run, 'test', lambda argv: calls.append(argv) or {})
+    run.work_dir.mkdir(parents=True)
+    (run.work_dir / 'last_checkpoint').write_text('a.pth')
+    set_load_policy(not trust)
+    transfer_run.main([*command[3:], '--pictures', '0'])
+    assert [('--trust' in argv) for argv in calls] == [trust, trust]
+    assert transfer_run.parse_train_args(calls[0]).trust == trust
 
 
 @pytest.mark.smoke

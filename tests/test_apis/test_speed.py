@@ -152,5 +152,5 @@ def test_refuses(argv, message, capsys):
 
 def test_refuses_views_that_are_no_multiple_of_the_masks(tiny_plmae_config):
     argv = ['--a', str(tiny_plmae_config), '--b', str(tiny_plmae_config), '--views', '3']
-    with pytest.raises(ValueError, match='--views must be a multiple of `masking.num_masks` 2 of side a, but got 3'):
+    with pytest.raises(SystemExit, match='--views must be a multiple of `masking.num_masks` 2 of side a, but got 3'):
         pretrain_speed.main(argv)

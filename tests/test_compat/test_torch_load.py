@@ -17,7 +17,16 @@ from mmengine.model.weight_init import PretrainedInit, initialize
 from mmengine.runner import CheckpointLoader, Runner
 
 from mmpl.apis.train import train
-from mmpl.compat import UntrustedCheckpointError, allow_unsafe_load, forbid_unsafe_load, load_checkpoint
+from mmpl.compat import (
+    UntrustedCheckpointError,
+    allow_unsafe_load,
+    forbid_unsafe_load,
+    load_checkpoint,
+    safe_loading,
+    set_load_policy,
+    unsafe_load_allowed,
+)
+from mmpl.compat.torch_load import restored_load_policy
 
 
 class Payload:
@@ -96,6 +105,28 @@ def test_load_checkpoint_refuses(poisoned: Path, canary: Path) -> None:
     with pytest.raises(UntrustedCheckpointError):
         load_checkpoint(poisoned)
     assert not canary.exists()
+
+
+@pytest.mark.smoke
+def test_load_checkpoint_follows_the_process(poisoned: Path, canary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')  # as other projects ask for; nobody said --trust
+    with pytest.raises(UntrustedCheckpointError):
+        load_checkpoint(poisoned)
+    set_load_policy(True)
+    with pytest.raises(UntrustedCheckpointError):
+        load_checkpoint(poisoned, trust=False)
+    assert not canary.exists()
+    with safe_loading():
+        load_checkpoint(poisoned)
+    assert canary.exists()
+    canary.unlink()
+    with restored_load_policy():
+        set_load_policy(False)
+        with safe_loading(), pytest.raises(UntrustedCheckpointError):
+            load_checkpoint(poisoned)
+    assert unsafe_load_allowed() and not canary.exists()
+    load_checkpoint(poisoned)
+    assert canary.exists()
 
 
 def test_load_checkpoint_names_what_is_wrong(tmp_path: Path) -> None:

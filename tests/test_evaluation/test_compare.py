@@ -2,8 +2,11 @@
 
 import csv
 import json
+import runpy
+import shutil
 import statistics
 import sys
+from pathlib import Path
 
 import pytest
 from mmengine.config import Config
@@ -11,6 +14,7 @@ from mmengine.config import Config
 from mmpl.evaluation import compare
 from mmpl.evaluation.compare import Bench, Run
 
+ROOT = Path(__file__).resolve().parents[2]
 METHOD = """
 model = dict(data_preprocessor=dict(mean=[0], std=[1]), masking=dict(num_masks={masks}))
 train_dataloader = dict(batch_size={batch}, dataset=dict())
@@ -164,11 +168,32 @@ def test_rejects(bench, change, message, tmp_path):
         Bench(bench.config, tmp_path, tmp_path)
 
 
+@pytest.mark.parametrize(
+    'name, committed', [('compare_methods', 'evidence'), ('time_to_quality', 'evidence/time_to_quality')]
+)
+def test_committed_tables_follow_from_committed_results(name, committed, tmp_path, monkeypatch):
+    """From any folder: the results are of the configs as they are, and the tables are theirs."""
+    monkeypatch.chdir(tmp_path)
+    source = ROOT / 'docs' / committed
+    shutil.copytree(source / 'runs', 'out/runs')
+    tool = str(ROOT / 'tools/benchmarks/compare_methods.py')
+    config = str(ROOT / 'configs/benchmarks' / f'{name}.py')
+    monkeypatch.setattr(sys, 'argv', [tool, '--config', config, '--table', '--out', 'out'])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(tool, run_name='__main__')
+    assert ended.value.code == 0
+    for file in ('table.md', 'results.csv'):
+        assert Path('out', file).read_bytes() == (source / file).read_bytes()
+    rows = list(csv.DictReader((source / 'results.csv').read_text().splitlines()))
+    assert len(rows) >= 15
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('method', ['random', 'mae', 'simmim', 'pl_mae', 'folds', 'msa'])
 def test_a_run_of_each_kind(method, tmp_path, monkeypatch):
     """The real configs, on the small build."""
-    config = Config.fromfile('configs/benchmarks/compare_methods.py')
+    monkeypatch.chdir(tmp_path)
+    config = Config.fromfile(ROOT / 'configs/benchmarks/compare_methods.py')
     config.images, config.curve_points = 512, 2
     for data in config.data.values():
         data.dataset.update(size='test', data_root=str(tmp_path / 'data'))

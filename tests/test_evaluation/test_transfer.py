@@ -191,7 +191,7 @@ def test_command_line(tmp_path, checkpoint, fake, monkeypatch, capsys):
     tool = str(ROOT / 'tools' / 'benchmarks' / 'transfer.py')
     monkeypatch.setattr('signal.signal', lambda *args: None)
     monkeypatch.setattr(sys, 'argv', [tool, str(tmp_path / 'nowhere.pth')])
-    with pytest.raises(SystemExit, match='transfer: checkpoint .*nowhere.pth does not exist'):
+    with pytest.raises(SystemExit, match='error: checkpoint .*nowhere.pth does not exist'):
         runpy.run_path(tool, run_name='__main__')
     argv = [tool, str(checkpoint), '--seeds', '0', '--tasks', 'segmentation', '--work-dir', str(tmp_path / 'out')]
     monkeypatch.setattr(sys, 'argv', argv)

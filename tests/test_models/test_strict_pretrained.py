@@ -8,7 +8,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 import mmpl.models  # noqa: F401
-from mmpl.compat import UntrustedCheckpointError
+from mmpl.compat import UntrustedCheckpointError, set_load_policy
 from mmpl.utils.checkpoint import CheckpointMismatchError
 
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
@@ -102,7 +102,10 @@ def test_must_be_last(checkpoint: Path) -> None:
         vit(checkpoint=str(checkpoint), ignore='head').init_weights()
 
 
-def test_runs_no_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize('process', [None, False, True])
+@pytest.mark.parametrize('trust', [None, False, True])
+def test_runs_code_only_if_trusted(tmp_path: Path, process: bool | None, trust: bool | None) -> None:
+    """`trust` decides for this checkpoint; without it what the process was told, and of itself nobody is trusted."""
     import os
 
     class Payload:
@@ -110,6 +113,9 @@ def test_runs_no_code(tmp_path: Path) -> None:
             return os.system, (f'touch {tmp_path / "canary"}',)
 
     torch.save({'state_dict': {}, 'payload': Payload()}, tmp_path / 'bad.pth')
-    with pytest.raises(UntrustedCheckpointError):
-        vit(checkpoint=str(tmp_path / 'bad.pth')).init_weights()
-    assert not (tmp_path / 'canary').exists()
+    if process is not None:
+        set_load_policy(process)
+    trusted = process is True if trust is None else trust
+    with pytest.raises(CheckpointMismatchError if trusted else UntrustedCheckpointError):
+        vit(checkpoint=str(tmp_path / 'bad.pth'), trust=trust).init_weights()
+    assert (tmp_path / 'canary').exists() == trusted

@@ -15,10 +15,11 @@ import os
 import sys
 from pathlib import Path
 
-from mmengine.config import Config
 from tqdm import tqdm
 
 from mmpl.evaluation import compare
+from mmpl.utils.config_errors import read_config
+from mmpl.utils.user_errors import user_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,24 +53,31 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+@user_errors()
 def main(argv: list[str] | None = None) -> int:
     """Run the bench; returns the number of runs that failed."""
     args = parse_args(argv)
-    bench = compare.Bench(Config.fromfile(args.config), args.out / 'runs', Path('work_dirs') / args.config.stem)
+    bench = compare.Bench(read_config(args.config), args.out / 'runs', Path('work_dirs') / args.config.stem)
     plan = bench.plan()
     if args.run:
-        bench.execute(next(run for run in plan if run.key == args.run))
+        chosen = [run for run in plan if run.key == args.run]
+        if not chosen:
+            raise ValueError(f'--run {args.run}: there is no such run; keys are {", ".join(r.key for r in plan)}')
+        bench.execute(chosen[0])
         return 0
     wanted = [run for run in plan if run.key.startswith(tuple(args.only))]
     if not wanted:
-        raise SystemExit(
+        raise ValueError(
             f'--only {" ".join(args.only)}: no run has such a key; keys are {", ".join(r.key for r in plan)}'
         )
     failed = 0
     if not args.table:
         failed = run_all(bench, wanted, args)
-    print(compare.write_all(bench, args.out))
-    print(f'wrote {args.out}/table.md, results.csv and curves.png')
+    table = compare.write_all(bench, args.out) if compare.collect(bench) else ''
+    if table:
+        print(f'{table}\nwrote {args.out}/table.md, results.csv and curves.png')
+    elif not failed:
+        raise FileNotFoundError(f'no result in {bench.results} is one of {args.config} as it is now')
     return failed
 
 

@@ -35,6 +35,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmpl.models.backbones import DenseViT
+from mmpl.utils.checks import check_device
+from mmpl.utils.user_errors import user_errors
 
 
 def kept_bytes(model: torch.nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, int]:
@@ -91,6 +93,7 @@ def measure(window_size: int, args: argparse.Namespace) -> dict:
     return {**result, 'cuda_peak_bytes': peak} if cuda else result
 
 
+@user_errors()
 def main() -> None:
     """Measure both and print a table, the ratios, and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -109,6 +112,7 @@ def main() -> None:
     parser.add_argument('--math', action='store_true', help='plain attention instead of a fused kernel')
     parser.add_argument('--with-cp', action='store_true')
     args = parser.parse_args()
+    check_device('--device', args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
     windowed, everywhere = measure(args.window, args), measure(0, args)

@@ -15,9 +15,11 @@ from pathlib import Path
 from mmengine.config import DictAction
 from mmengine.dist import get_rank
 
+from mmpl.compat import add_trust_argument, set_load_policy
 from mmpl.compat.launch import init_distributed, shutdown_distributed
 from mmpl.evaluation import evaluate_features
 from mmpl.evaluation.features import POOLS, TARGETS
+from mmpl.utils.user_errors import user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -37,15 +39,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--max-train-images', type=int, help='use a random subset of the training images')
     parser.add_argument('--out', type=Path, help='write the results to this JSON file')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override fields of the config: key=value')
+    add_trust_argument(parser)
     args = parser.parse_args()
     if args.random_init and args.checkpoint:
         parser.error(f'--random-init goes without a checkpoint, but got {args.checkpoint!r}')
     return args
 
 
+@user_errors()
 def main() -> None:
     """Run the tool."""
     args = parse_args()
+    set_load_policy(args.trust)
     if int(os.environ.get('WORLD_SIZE', '1')) > 1:
         init_distributed('pytorch')
     report = evaluate_features(

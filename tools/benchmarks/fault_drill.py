@@ -37,6 +37,7 @@ import mmpl.engine  # noqa: E402
 import mmpl.models  # noqa: E402, F401  (all here, so that no child has to import it)
 from mmpl.apis.train import set_loader_defaults  # noqa: E402
 from mmpl.utils.config_errors import explained_by  # noqa: E402
+from mmpl.utils.user_errors import user_errors  # noqa: E402
 from tests.faults.runs import differences, final_state, noise_cfg, run, run_rank  # noqa: E402
 
 TIMEOUT = 300  # seconds after which a process counts as hung
@@ -491,6 +492,7 @@ def table(results: Results) -> str:
     return '\n'.join(lines)
 
 
+@user_errors()
 def main() -> None:
     """Run the parts asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

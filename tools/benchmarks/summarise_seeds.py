@@ -6,8 +6,10 @@ python tools/benchmarks/summarise_seeds.py work_dirs/pl_mae_demo
 import argparse
 
 from mmpl.evaluation.summary import as_markdown, seed_dirs, summarise_seeds, write_summary
+from mmpl.utils.user_errors import user_errors
 
 
+@user_errors()
 def main() -> None:
     """Collect, write results.json into WORK_DIR and into each run, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -15,7 +15,9 @@ import sys
 import time
 from pathlib import Path
 
+from mmpl.compat import add_trust_argument, set_load_policy
 from mmpl.evaluation.transfer import PRETRAIN, TASKS, TransferError, transfer
+from mmpl.utils.user_errors import user_errors
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 
@@ -25,6 +27,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
+@user_errors()
 def main() -> None:
     """Run the tool."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -44,7 +47,9 @@ def main() -> None:
         help='the config that made the checkpoints (default: configs/pl_mae_demo.py, or configs/pl_mae_surfaces.py)',
     )
     parser.add_argument('--cfg-options', nargs='+', default=[], help="override fields of every run's config: key=value")
+    add_trust_argument(parser)
     args = parser.parse_args()
+    set_load_policy(args.trust)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit('stopped'))  # so that the runs are ended, too
     if args.work_dir is None:
         args.work_dir = 'work_dirs/transfer' + ('' if args.data == 'digits' else f'_{args.data}')
@@ -62,8 +67,8 @@ def main() -> None:
             jobs=args.jobs,
             options=args.cfg_options,
         )
-    except (FileNotFoundError, ValueError, TransferError) as error:
-        sys.exit(f'transfer: {error}')
+    except TransferError as error:  # several lines: the end of a log
+        sys.exit(f'error: {error}')
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
     print(f'\n{table}\n\ndone in {minutes} min {seconds} s: {args.work_dir}/transfer.{{md,csv,png}}')
 

@@ -3,6 +3,7 @@
 import argparse
 
 from mmpl.datasets.embedded import SIZES, VARIANTS, build_embedded_dataset
+from mmpl.utils.user_errors import user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -17,6 +18,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@user_errors()
 def main() -> None:
     """Build and print the folder."""
     args = parse_args()

@@ -6,6 +6,8 @@ python tools/model_converters/export_backbone.py work_dirs/run/epoch_400.pth vit
 import argparse
 
 from mmpl.apis.export import SOURCES, TARGETS, export_backbone
+from mmpl.compat import add_trust_argument, set_load_policy
+from mmpl.utils.user_errors import user_errors
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,16 +24,16 @@ def parse_args() -> argparse.Namespace:
         default=True,
         help='load the result with the library and compare the features of random images (default: on)',
     )
+    add_trust_argument(parser)
     return parser.parse_args()
 
 
+@user_errors()
 def main() -> None:
     """Export, and say what was written."""
     args = parse_args()
-    try:
-        result = export_backbone(args.checkpoint, args.out, args.source, args.to, args.num_heads, args.verify)
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        raise SystemExit(f'error: {error}') from error
+    set_load_policy(args.trust)
+    result = export_backbone(args.checkpoint, args.out, args.source, args.to, args.num_heads, args.verify)
     for file in result.files:
         print(f'wrote {file}')
     if result.max_difference is None:

@@ -6,6 +6,8 @@ python tools/visualizations/report.py work_dirs/pl_mae_demo
 import argparse
 import logging
 
+from mmpl.compat import add_trust_argument, set_load_policy
+from mmpl.utils.user_errors import user_errors
 from mmpl.visualization import ReportOptions, build_report
 
 
@@ -18,18 +20,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', help='HTML file to write, the PNG goes beside it (default: WORK_DIR/report.html)')
     parser.add_argument('--max-train-images', type=int, default=5000, help='training images to search (default: 5000)')
     parser.add_argument('--device', default='cpu', help='where to compute features (default: cpu)')
+    add_trust_argument(parser)
     return parser.parse_args()
 
 
+@user_errors()
 def main() -> None:
     """Draw the report, and say where it is."""
     args = parse_args()
+    set_load_policy(args.trust)
     logging.disable(logging.INFO)  # mmengine reports every parameter that it initialises
     options = ReportOptions(max_train_images=args.max_train_images)
-    try:
-        files = build_report(args.work_dir, args.config, args.checkpoint, args.out, options, args.device)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f'error: {error}') from error
+    files = build_report(args.work_dir, args.config, args.checkpoint, args.out, options, args.device)
     for file in files:
         print(f'wrote {file}')
 

@@ -21,7 +21,7 @@ class StrictPretrained:
     mmengine initialises children *after* every initializer but its own ``Pretrained``; mmpretrain's backbones redraw
     their position embedding unless their ``init_cfg`` says ``Pretrained``. Both would overwrite what was loaded, so the
     module's descendants are marked as initialised and its ``init_cfg`` is rewritten to say so. A checkpoint is loaded
-    weights-only and never runs code.
+    weights-only and runs no code, unless it is trusted.
 
     Args:
         checkpoint (str): Path or URL.
@@ -31,11 +31,12 @@ class StrictPretrained:
             Defaults to ``('pos_embed',)``.
         ignore (Sequence[str]): Patterns of keys that may be missing on either side. Such a parameter of the module
             stays as its constructor made it. Defaults to ``()``.
-        trust (bool): Whether the checkpoint may run code. Defaults to False.
+        trust (bool, optional): Whether the checkpoint may run code, whatever holds for others. Defaults to None: only
+            if the process was told so, by ``--trust`` or :func:`mmpl.compat.allow_unsafe_load`.
 
     Raises:
         CheckpointMismatchError: If the keys do not all fit.
-        UntrustedCheckpointError: If the checkpoint holds more than weights and plain values.
+        UntrustedCheckpointError: If the checkpoint may run no code and holds more than weights and plain values.
         FileNotFoundError: If the file does not exist.
     """
 
@@ -45,7 +46,7 @@ class StrictPretrained:
         prefix: str | None = None,
         resizable: Sequence[str] = ('pos_embed',),
         ignore: Sequence[str] = (),
-        trust: bool = False,
+        trust: bool | None = None,
     ) -> None:
         for field, value in (('resizable', resizable), ('ignore', ignore)):
             if isinstance(value, str):
