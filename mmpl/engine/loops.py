@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.dist import broadcast_object_list, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
@@ -14,6 +15,7 @@ from mmpl.datasets.bad_files import REPORT_NAME, BadDataError, BadFileReport, li
 from mmpl.datasets.guarded import GuardedDataset
 from mmpl.datasets.resumable_sampler import ResumableSampler
 from mmpl.engine.hooks.log_history_hook import LogHistoryHook
+from mmpl.engine.optimizers.param_groups import join_saved_groups
 from mmpl.registry import LOOPS
 from mmpl.utils.checks import check_choice, check_number
 from mmpl.utils.seeds import derive_seed, seed_all
@@ -351,5 +353,9 @@ class _PositionHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the position over if the run is resumed, rather than started from the checkpoint's weights."""
-        if runner._resume:
-            self.loop.restore(checkpoint)
+        if not runner._resume:
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if join_saved_groups(checkpoint, runner.optim_wrapper, model):
+            runner.logger.info('The checkpoint has a parameter group for each tensor; they are joined.')
+        self.loop.restore(checkpoint)

@@ -48,7 +48,7 @@ def rates(folder: Path, **kwargs) -> tuple[float, dict[int, float]]:
 def test_images_of_an_optimizer_step_decide(
     batch_size: int, counts: int, enable: bool, lr: float, tmp_path: Path
 ) -> None:
-    cfg = fault_cfg(tmp_path, hooks=stop_at(1), **split(batch_size, counts, enable))
+    cfg = fault_cfg(tmp_path, hooks=stop_at(1), log_level='INFO', **split(batch_size, counts, enable))
     runner = Runner.from_cfg(cfg)
     with pytest.raises(RuntimeError):
         runner.train()
