@@ -48,6 +48,6 @@ env_cfg = dict(
 )
 visualizer = dict(vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])
 log_level = 'INFO'
-load_from = None
-resume = True  # goes on from the last checkpoint of the work directory, if there is one
+load_from = None  # weights that a new run starts from
+resume = True  # goes on from the last checkpoint of the work directory, if there is one; see docs/robustness.md
 randomness = dict(diff_rank_seed=True)

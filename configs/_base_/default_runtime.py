@@ -39,6 +39,6 @@ vis_backends = [
 visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
 
 log_level = 'INFO'
-load_from = None
-resume = True  # goes on from the last checkpoint of the work directory, if there is one
+load_from = None  # weights that a new run starts from
+resume = True  # goes on from the last checkpoint of the work directory, if there is one; see docs/robustness.md
 randomness = dict(seed=0, diff_rank_seed=True)

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.dist import broadcast_object_list
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from mmpl.compat import add_trust_argument, init_distributed, set_load_policy, shutdown_distributed
 from mmpl.compat.launch import LAUNCHERS
-from mmpl.utils.checkpoint_files import candidates
+from mmpl.utils.checkpoint_files import candidates, checkpoint_folder
 from mmpl.utils.config_errors import explained_by, read_config
 from mmpl.utils.paths import forbid_paths_outside_root
 from mmpl.utils.preemption import Preempted
@@ -57,7 +58,8 @@ def parse_train_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='resume from this checkpoint, or, without a value, from the latest one in the work folder, if any',
+        help='resume from this checkpoint, or, without a value, from the latest one in the work folder, if any; '
+        'load_from is then what a run without one starts from',
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision: bf16 for mmpl wrappers, else fp16')
     parser.add_argument('--no-validate', action='store_true', help='do not evaluate during training')
@@ -149,7 +151,7 @@ def train_config(options: argparse.Namespace) -> Config:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if options.resume is not None:
         cfg.resume = True
-        cfg.load_from = None if options.resume == 'auto' else options.resume
+        cfg.load_from = cfg.get('load_from') if options.resume == 'auto' else options.resume
     if options.auto_scale_lr:
         if not cfg.get('auto_scale_lr', {}).get('base_batch_size'):
             raise ValueError('--auto-scale-lr: the config lacks auto_scale_lr=dict(base_batch_size=...)')
@@ -167,11 +169,48 @@ def build_runner(cfg: Config) -> Any:
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
+def _has_own_checkpoint(cfg: Config) -> bool:
+    """Whether ``resume=True`` alone would find a checkpoint of this run."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    kind = hook.get('type')
+    if str(getattr(kind, '__name__', kind)).endswith('SafeCheckpointHook'):
+        return bool(candidates(checkpoint_folder(cfg.work_dir, hook.get('out_dir'))))
+    return Path(cfg.work_dir).is_dir() and find_latest_checkpoint(cfg.work_dir) is not None
+
+
 def resume_after_restart(cfg: Config) -> None:
     """Let a process that torchrun started again resume by itself, if its work folder holds a checkpoint."""
-    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')) > 0 and candidates(cfg.work_dir):
+    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')) > 0 and _has_own_checkpoint(cfg):
         cfg.resume = True
         cfg.load_from = None
+
+
+def start_or_resume(cfg: Config, options: argparse.Namespace) -> str:
+    """Let a run with ``load_from`` start from these weights, and go on from its own checkpoints once it has some.
+
+    mmengine reads ``resume=True`` with ``load_from`` as "resume *from* that file", which would end a run at once that
+    starts from a finished one. That is kept for ``--resume PATH`` and ``--cfg-options resume=...``, which say so.
+
+    Args:
+        cfg (Config): ``resume`` and ``load_from`` are changed in place, equally in all processes.
+        options (argparse.Namespace): As from :func:`parse_train_args`.
+
+    Returns:
+        str: What was chosen, for the log; empty where there was nothing to choose.
+    """
+    path_given = options.resume not in (None, 'auto')
+    if path_given or 'resume' in (options.cfg_options or {}):
+        return ''
+    if not cfg.get('resume') or cfg.get('load_from') is None:
+        return ''
+    has_own = [_has_own_checkpoint(cfg)]
+    broadcast_object_list(has_own)
+    start = cfg.load_from
+    if has_own[0]:
+        cfg.load_from = None
+        return f'The run goes on from its own checkpoints in {cfg.work_dir}, not from `load_from` {start}.'
+    cfg.resume = False
+    return f'The run starts from the weights of `load_from` {start}: {cfg.work_dir} holds no checkpoint to go on from.'
 
 
 def train(argv: list[str] | None = None) -> Any:
@@ -198,9 +237,13 @@ def train(argv: list[str] | None = None) -> Any:
         cfg = train_config(options)
     resume_after_restart(cfg)
     init_distributed(cfg.launcher, cfg)
+    choice = start_or_resume(cfg, options)
     try:
         with explained_by(copy.deepcopy(cfg)):
-            model = build_runner(cfg).train()
+            runner = build_runner(cfg)
+            if choice:
+                runner.logger.info(choice)
+            model = runner.train()
     except Preempted:
         shutdown_distributed()  # all ranks leave together
         raise

@@ -6,6 +6,7 @@ from typing import Any
 
 from mmengine.dist import broadcast_object_list, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
@@ -14,6 +15,7 @@ from mmpl.datasets.bad_files import REPORT_NAME, BadDataError, BadFileReport, li
 from mmpl.datasets.guarded import GuardedDataset
 from mmpl.datasets.resumable_sampler import ResumableSampler
 from mmpl.engine.hooks.log_history_hook import LogHistoryHook
+from mmpl.engine.optimizers.param_groups import join_saved_groups
 from mmpl.registry import LOOPS
 from mmpl.utils.checks import check_choice, check_number
 from mmpl.utils.seeds import derive_seed, seed_all
@@ -30,9 +32,13 @@ class ExactEpochLoop(EpochBasedTrainLoop):
     written inside an epoch is resumed there, without loading the data before it. Everything else that a step depends
     on is in the checkpoint; see :class:`mmpl.engine.SafeCheckpointHook`.
 
-    With another number of processes or another batch size the run goes on behind the images that it has seen, and the
-    log says what is then no more the same. The dataset is wrapped in a :class:`mmpl.datasets.GuardedDataset`, which
-    replaces bad files.
+    With another number of processes, another batch size or another accumulation of gradients the run goes on behind the
+    images that it has seen, and the log says what is then no more the same.
+
+    ``auto_scale_lr`` counts the images of an optimizer step, which are processes x batch size x
+    ``optim_wrapper.accumulative_counts``; mmengine leaves the last factor out.
+
+    The dataset is wrapped in a :class:`mmpl.datasets.GuardedDataset`, which replaces bad files.
 
     Args:
         runner: The runner.
@@ -79,7 +85,7 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         broadcast_object_list(seeds)
         self._set_seed(seeds[0])
         self._to_skip: int | None = 0
-        self._new_length: float | None = None  # learning rate factor, if the schedules have to be made anew
+        self._new_lr: float | None = None  # learning rate factor, if the schedules have to be made anew
         self.bad_files = BadFileReport(f'{runner.work_dir}/{REPORT_NAME}')
         self._bad_size = self._bad_count = 0
         dataset = self.dataloader.dataset
@@ -87,6 +93,7 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         dataset.report = self.bad_files.path
         runner.register_hook(_PositionHook(self))
         runner.register_hook(LogHistoryHook())
+        self._count_accumulation()
 
     @staticmethod
     def _guarded(dataloader: Any, options: dict) -> Any:
@@ -123,6 +130,32 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         cfg['sampler'] = dict(type='mmpl.ResumableSampler', sampler=cfg['sampler'])
         return cfg
 
+    def _accumulation(self) -> Any:
+        """Iterations in an optimizer step, as the config says or the optimizer wrapper that was built from it."""
+        wrapper = self.runner.optim_wrapper
+        if isinstance(wrapper, Mapping):
+            return wrapper.get('accumulative_counts', 1)
+        return getattr(wrapper, '_accumulative_counts', 1)
+
+    def _count_accumulation(self) -> None:
+        """Let the learning rate follow the images of an optimizer step.
+
+        ``Runner.scale_lr``, which comes after this loop is built, divides those of an iteration by ``base_batch_size``.
+        """
+        runner = self.runner
+        counts, config = self._accumulation(), getattr(runner, 'auto_scale_lr', None)  # FlexibleRunner has none
+        check_number('optim_wrapper.accumulative_counts', counts, 1, integer=True)
+        if counts == 1 or not isinstance(config, Mapping) or not config.get('enable'):
+            return
+        base = config.get('base_batch_size')
+        check_number('auto_scale_lr.base_batch_size', base, 1, integer=True)
+        images = get_world_size() * self.dataloader.batch_size
+        runner.logger.info(
+            f'An optimizer step sees {images * counts} images, {images} in each of `accumulative_counts` {counts} '
+            f'iterations; `auto_scale_lr.base_batch_size` {base} is that of a step, {base / counts:g} of an iteration.'
+        )
+        runner.auto_scale_lr = dict(config, base_batch_size=base / counts)
+
     @property
     def sampler(self) -> ResumableSampler:
         """The wrapped sampler."""
@@ -136,8 +169,8 @@ class ExactEpochLoop(EpochBasedTrainLoop):
 
     def run(self) -> Any:
         """Train, from where the checkpoint was written on."""
-        if self._new_length is not None:
-            self._remake_schedules(self._new_length)
+        if self._new_lr is not None:
+            self._remake_schedules(self._new_lr)
         start = self._iter - self._epoch * len(self.dataloader)
         if not 0 <= start <= len(self.dataloader):
             self.runner.logger.warning(
@@ -211,6 +244,7 @@ class ExactEpochLoop(EpochBasedTrainLoop):
             sampler_seed=int(getattr(self.sampler.sampler, 'seed', None) or 0),
             world_size=get_world_size(),
             batch_size=self.dataloader.batch_size,
+            accumulative_counts=self._accumulation(),
             epoch_length=len(self.dataloader),
             num_samples=len(self.dataloader.dataset),
         )
@@ -232,9 +266,10 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         self._set_seed(old['seed'])
         if hasattr(self.sampler.sampler, 'seed'):
             self.sampler.sampler.seed = old['sampler_seed']
+        old = dict(accumulative_counts=new['accumulative_counts']) | old  # which early versions did not write
         changed = [
             f'{key} {old[key]} -> {new[key]}'
-            for key in ('world_size', 'batch_size', 'num_samples')
+            for key in ('world_size', 'batch_size', 'accumulative_counts', 'num_samples')
             if old[key] != new[key]
         ]
         if not changed:
@@ -250,20 +285,29 @@ class ExactEpochLoop(EpochBasedTrainLoop):
             start = 0
         else:
             start = min(length, int(done / factor))
-        counts = getattr(self.runner.optim_wrapper, '_accumulative_counts', 1)
-        start = max(0, start - (meta['epoch'] * length + start) % counts)  # where gradients start to accumulate
+        counts = new['accumulative_counts']
+        if meta['epoch'] * length + start < self.max_iters:
+            start = max(0, start - (meta['epoch'] * length + start) % counts)  # where gradients start to accumulate
         iteration = meta['epoch'] * length + start
-        same_steps = iteration == meta['iter'] and length == old['epoch_length']
-        notes = ['which images share a process, the masks and the dropout of an image, and the order of sums']
-        if not same_steps:
+        scaled = bool((getattr(self.runner, 'auto_scale_lr', None) or {}).get('enable', False))
+        lr_factor = factor * counts / old['accumulative_counts'] if scaled else 1.0
+        same_iterations = iteration == meta['iter'] and length == old['epoch_length']
+        if not same_iterations or lr_factor != 1:
+            self._new_lr = lr_factor
+        notes = []
+        if (old['world_size'], old['batch_size']) != (new['world_size'], new['batch_size']):
+            notes.append('which images share a process, the masks and the dropout of an image, and the order of sums')
+        if not same_iterations:
             notes.append('the images of a batch, and the number of steps: the schedules are made anew for it')
-            self._new_length = factor
+        if old['accumulative_counts'] != counts:
+            notes.append('the images of an optimizer step')
         if old['num_samples'] != new['num_samples']:
             notes.append('the images, and their order: the epoch starts anew')
         log.warning(
             f'Resumed with {", ".join(changed)}. The weights, the teachers and the optimizer are the same, and so are '
-            f'the augmentations of an image in an epoch; only statistically the same are: {"; ".join(notes)}. The run '
-            f'goes on at epoch {meta["epoch"]}, iteration {start} of {length}.'
+            f'the augmentations of an image in an epoch; only statistically the same are: {"; ".join(notes)}. '
+            f'`auto_scale_lr` multiplies the learning rate by {lr_factor:g}. The run goes on at epoch {meta["epoch"]}, '
+            f'iteration {start} of {length}.'
         )
         meta['iter'] = iteration
 
@@ -271,18 +315,18 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         """Build the schedules for the new number of steps and bring them to where the run is.
 
         Args:
-            factor: Of the new to the old number of images in a step; ``auto_scale_lr`` scales with it.
+            factor: Of the learning rate, as ``auto_scale_lr`` has it: the new number of images in an optimizer step
+                over the old one.
         """
         runner = self.runner
         cfg = runner.cfg.get('param_scheduler')
         if cfg is None or runner.param_schedulers is None:
             return
-        scale = factor if (runner.auto_scale_lr or {}).get('enable', False) else 1.0
         wrapper = runner.optim_wrapper
         for inner in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
             for group in inner.optimizer.param_groups:
                 if 'initial_lr' in group:
-                    group['initial_lr'] *= scale
+                    group['initial_lr'] *= factor
                 for key in [key for key in group if key.startswith('initial_')]:
                     group[key[len('initial_') :]] = group[key]
         runner.param_schedulers = runner.build_param_scheduler(copy.deepcopy(cfg))
@@ -309,5 +353,9 @@ class _PositionHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the position over if the run is resumed, rather than started from the checkpoint's weights."""
-        if runner._resume:
-            self.loop.restore(checkpoint)
+        if not runner._resume:
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if join_saved_groups(checkpoint, runner.optim_wrapper, model):
+            runner.logger.info('The checkpoint has a parameter group for each tensor; they are joined.')
+        self.loop.restore(checkpoint)

@@ -103,6 +103,19 @@ def damage(path: str | os.PathLike) -> str:
         return f'it cannot be read ({error})'
 
 
+def checkpoint_folder(work_dir: str | os.PathLike, out_dir: str | os.PathLike | None = None) -> str:
+    """Where a run's checkpoints are, as mmengine's ``CheckpointHook`` has it.
+
+    Args:
+        work_dir (str | PathLike): The work folder.
+        out_dir (str | PathLike, optional): ``out_dir`` of the hook. Defaults to None, the work folder.
+
+    Returns:
+        str: The folder.
+    """
+    return str(work_dir) if out_dir is None or out_dir == work_dir else str(Path(out_dir, Path(work_dir).name))
+
+
 def candidates(folder: str | os.PathLike) -> list[Path]:
     """Checkpoints that a run could be resumed from, the best first.
 

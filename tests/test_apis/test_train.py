@@ -40,6 +40,54 @@ def test_resume(tiny_mae_config: Path) -> None:
     assert cfg.resume is True and cfg.load_from == 'a.pth'
 
 
+def chosen(config: Path, *options: str):
+    """The config after the choice between starting and resuming, and what the log says of it."""
+    args = train_api.parse_train_args([str(config), *options])
+    cfg = train_api.train_config(args)
+    return train_api.start_or_resume(cfg, args), cfg.get('resume'), cfg.get('load_from')
+
+
+@pytest.mark.parametrize('hook', ['CheckpointHook', 'mmpl.SafeCheckpointHook'])
+def test_load_from_starts_and_own_checkpoints_go_on(hook: str, tiny_mae_config: Path, tmp_path: Path) -> None:
+    """`load_from` with `resume` is what a run starts from, until it has a checkpoint; what is said stays."""
+    text = tiny_mae_config.read_text().replace("'CheckpointHook'", repr(hook))
+    tiny_mae_config.write_text(text + "load_from = 'a.pth'\nresume = True\n")
+    work, other = tmp_path / 'work', tmp_path / 'other'
+
+    def outcomes(*where: str) -> list:
+        return [chosen(tiny_mae_config, *where, *more)[1:] for more in ([], ['--resume'])]
+
+    assert outcomes() == [(False, 'a.pth')] * 2
+    message = chosen(tiny_mae_config)[0]
+    assert 'starts from the weights of `load_from` a.pth' in message and str(work) in message
+    assert chosen(tiny_mae_config, '--resume', 'b.pth') == ('', True, 'b.pth')
+    assert chosen(tiny_mae_config, '--cfg-options', 'resume=True') == ('', True, 'a.pth')
+    assert chosen(tiny_mae_config, '--cfg-options', 'resume=False') == ('', False, 'a.pth')
+
+    work.mkdir()
+    (work / 'epoch_1.pth').touch()
+    (work / 'last_checkpoint').write_text(str(work / 'epoch_1.pth'))
+    assert outcomes() == [(True, None)] * 2
+    assert 'goes on from its own checkpoints' in chosen(tiny_mae_config)[0]
+    assert chosen(tiny_mae_config, '--resume', 'b.pth') == ('', True, 'b.pth')
+    assert outcomes('--work-dir', str(other)) == [(False, 'a.pth')] * 2
+    # Written, but the pointer is not: mmengine's own hook would find nothing and start from random weights.
+    (work / 'last_checkpoint').unlink()
+    assert outcomes() == [(True, None) if 'Safe' in hook else (False, 'a.pth')] * 2
+    tiny_mae_config.write_text(text + 'resume = True\n')
+    assert chosen(tiny_mae_config) == ('', True, None)
+
+
+def test_checkpoints_outside_of_the_work_folder_are_found(tiny_mae_config: Path, tmp_path: Path) -> None:
+    hook = f"type='mmpl.SafeCheckpointHook', out_dir={str(tmp_path / 'out')!r}"
+    tiny_mae_config.write_text(tiny_mae_config.read_text().replace("type='CheckpointHook'", hook) + 'resume = True\n')
+    options = ['--cfg-options', 'load_from=a.pth']
+    assert chosen(tiny_mae_config, *options)[1:] == (False, 'a.pth')
+    (tmp_path / 'out' / 'work').mkdir(parents=True)
+    (tmp_path / 'out' / 'work' / 'epoch_1.pth').touch()
+    assert chosen(tiny_mae_config, *options)[1:] == (True, None)
+
+
 def test_options_come_last(tiny_mae_config: Path) -> None:
     cfg = parsed(tiny_mae_config, '--cfg-options', 'train_dataloader.num_workers=2', 'a.b=[1,2]')
     assert cfg.a.b == [1, 2]

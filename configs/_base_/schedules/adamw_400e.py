@@ -22,7 +22,7 @@ optim_wrapper = dict(
         }
     ),
 )
-auto_scale_lr = dict(enable=True, base_batch_size=4096)  # linear in GPUs x batch_size
+auto_scale_lr = dict(enable=True, base_batch_size=4096)  # linear in GPUs x batch_size x accumulative_counts
 
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-4, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 
 from mmpl.engine.schedules import MomentumSchedule
 from mmpl.registry import HOOKS
-from mmpl.utils.checkpoint import check_state_dict
+from mmpl.utils.checkpoint import CheckpointMismatchError, check_state_dict
 from mmpl.utils.checks import check_choice, check_number
 
 
@@ -126,7 +126,13 @@ class DualTeacherHook(Hook):
         """
         model, state_dict = self._model(runner), checkpoint.get('state_dict', checkpoint)
         if runner._resume:
-            check_state_dict(model, state_dict)
+            try:
+                check_state_dict(model, state_dict)
+            except CheckpointMismatchError as error:
+                raise CheckpointMismatchError(
+                    f'{error}\n  A run that is resumed needs all keys. To start from the weights of this checkpoint, '
+                    'set `load_from` to it and `resume=False`.'
+                ) from error
         else:
             check_state_dict(model.backbone, state_dict, 'backbone.', resizable=('pos_embed',))
         self._missing = [

@@ -234,9 +234,9 @@ def explain(
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     wrapper = runner.optim_wrapper
     wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    gradients = [
-        names.get(id(p), 'a parameter outside of the model') for inner in wrappers for p in inner.bad_gradients
-    ]
+    bad = {id(p) for inner in wrappers for p in inner.bad_gradients}
+    gradients = [name for key, name in names.items() if key in bad]  # in the model's order
+    gradients += ['a parameter outside of the model'] * len(bad - names.keys())
     inputs = [place for place, tensor in _tensors(data_batch, 'data_batch') if not torch.isfinite(tensor).all()]
     layer = first_bad_layer(runner, model, data_batch)
     found = []

@@ -34,6 +34,8 @@ class SafeCheckpointHook(CheckpointHook):
       removed last.
     - A run that resumes by itself takes the newest whole file and warns of damaged ones; if all are damaged it stops
       instead of starting anew.
+    - mmengine reads ``resume=True`` with ``load_from`` as "resume *from* that file", its iteration included. The log
+      says so, and a file of another run that is at its end already is refused: nothing would be trained.
     - Amid the accumulation of gradients nothing is saved; it waits for the optimizer's step.
     - At one of ``signals`` it saves after the step under way and leaves with ``exit_code``.
 
@@ -88,6 +90,7 @@ class SafeCheckpointHook(CheckpointHook):
         self.signals = tuple(signals)
         self.exit_code = exit_code
         self.on_save_error = on_save_error
+        self._foreign = ''  # file of another run that this one is resumed from
         self._signal: int | None = None
         self._handlers: dict[int, Any] = {}
         self._due: set[str] = set()
@@ -103,7 +106,10 @@ class SafeCheckpointHook(CheckpointHook):
         """
         if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD') != '1':  # set by --trust
             forbid_unsafe_load()  # also where another project's train.py runs
-        if not runner._resume or runner._load_from is not None or runner._has_loaded:
+        if not runner._resume or runner._has_loaded:
+            return
+        if runner._load_from is not None:
+            self._note_given(runner, str(runner._load_from))
             return
         choice: list[Any] = [None, []]
         if is_main_process():
@@ -119,10 +125,37 @@ class SafeCheckpointHook(CheckpointHook):
             )
         runner._load_from = path
 
+    def _note_given(self, runner: Runner, path: str) -> None:
+        """Say what it means that a run is resumed from a given file, unless it is one of its own."""
+        folder = self._folder(runner)
+        if Path(path).resolve().parent == Path(folder).resolve():
+            return
+        self._foreign = path
+        own = is_main_process() and checkpoint_files.candidates(folder)
+        runner.logger.warning(
+            f'`resume=True` with `load_from` resumes from {path}: weights, optimizer, epoch and iteration. To start '
+            'from its weights alone, set `resume=False`.'
+            + (f' The checkpoints in {folder} are left aside; `load_from=None` goes on from them.' if own else '')
+        )
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Refuse to resume from another run's file when nothing is left to be trained.
+
+        Raises:
+            RuntimeError: The checkpoint is at the end of this run, or behind it.
+        """
+        if not (runner._resume and self._foreign):
+            return
+        meta = checkpoint.get('meta', {})
+        if meta.get('epoch', 0) >= runner.max_epochs or meta.get('iter', 0) >= runner.max_iters:
+            raise RuntimeError(
+                f'`resume=True` resumes from `load_from` {self._foreign} at epoch {meta.get("epoch")}, iteration '
+                f'{meta.get("iter")}, but the run has {runner.max_epochs} epochs, {runner.max_iters} iterations: '
+                'nothing would be trained. To start from the weights of this checkpoint, set `resume=False`'
+            )
+
     def _folder(self, runner: Runner) -> str:
-        if self.out_dir is None or self.out_dir == runner.work_dir:
-            return runner.work_dir
-        return str(Path(self.out_dir, Path(runner.work_dir).name))
+        return checkpoint_files.checkpoint_folder(runner.work_dir, self.out_dir)
 
     # ------------------------------------------------------------------ training
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from mmpl.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
+from .param_groups import group_table, merge_groups
 from .strict_constructor import check_custom_keys
 
 _LAYER = re.compile(r'layers\.(\d+)\.')
@@ -107,8 +108,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         rate, decay_all = self.paramwise_cfg['layer_decay_rate'], self.paramwise_cfg.get('decay_norm_bias', False)
         start, _, depth = self._backbone(module)
 
-        homeless, frozen = [], 0
-        groups: dict[tuple, dict] = {}
+        homeless, frozen = [], []
+        single: list[tuple[tuple, dict]] = []
         for name, param in module.named_parameters():
             inside = name.startswith(start)
             layer = layer_of(name[len(start) :], depth) if inside else depth + 1
@@ -116,7 +117,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 homeless.append(name)
                 continue
             if not param.requires_grad:
-                frozen += param.numel()
+                frozen.append((name, param))
                 continue
             scale = rate ** (depth + 1 - layer)
             decay_mult = 0.0 if _NO_DECAY.match(name) or (param.ndim <= 1 and not decay_all) else 1.0
@@ -126,30 +127,18 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             place = 'rest of the model' if not inside else 'embeddings' if layer == 0 else f'block {layer - 1}'
             place = 'final norm' if inside and layer == depth + 1 else place
             key = (layer, not inside, place, scale, decay_mult)
-            group = groups.setdefault(
-                key, {'params': [], 'lr': self.base_lr * scale, 'lr_scale': scale, 'layer_id': layer}
-            )
+            group = {'params': [param], 'lr': self.base_lr * scale, 'lr_scale': scale, 'layer_id': layer}
             if self.base_wd is not None:
                 group['weight_decay'] = self.base_wd * decay_mult
-            group['params'].append(param)
+            single.append((key, group))
         if homeless:
             raise ValueError(
                 f'these parameters of {start[:-1]!r} belong to no layer that the layer-wise learning-rate decay knows: '
                 f'{homeless}'
             )
+        groups = merge_groups(single)
         ordered = sorted(groups)
         params.extend(groups[key] for key in ordered)
-        self._log([(key[2], groups[key]) for key in ordered], frozen)
-
-    def _log(self, rows: list[tuple[str, dict]], frozen: int) -> None:
-        """Print the groups as one table."""
-        lines = [f'{"group":<18}{"lr":>11}{"lr scale":>10}{"decay":>8}{"tensors":>9}{"parameters":>13}']
-        for place, group in rows:
-            count = sum(p.numel() for p in group['params'])
-            decay = f'{group["weight_decay"]:.3g}' if 'weight_decay' in group else '-'
-            lines.append(
-                f'{place:<18}{group["lr"]:>11.3e}{group["lr_scale"]:>10.4f}{decay:>8}{len(group["params"]):>9}{count:>13,}'
-            )
-        if frozen:
-            lines.append(f'{"frozen":<47}{"":>9}{frozen:>13,}')
-        MMLogger.get_current_instance().info('Layer-wise learning-rate decay:\n' + '\n'.join(lines))
+        rows = [(key[2], groups[key]) for key in ordered]
+        title = 'Layer-wise learning-rate decay:'
+        MMLogger.get_current_instance().info(group_table(title, rows, self.base_lr, self.base_wd, frozen))

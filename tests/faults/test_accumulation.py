@@ -1,0 +1,99 @@
+"""The learning rate follows the images of an optimizer step: in a new run, and in one that goes on with others."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from mmpl.compat import load_checkpoint
+from mmpl.engine.loops import STATE_KEY
+from tests.faults.runs import fault_cfg, run
+from tests.faults.test_exact_resume import stop_at, stopped
+
+
+@HOOKS.register_module(force=True)
+class LearningRates(Hook):
+    """Notes the learning rate of each iteration."""
+
+    seen: dict[int, float] = {}
+
+    def before_train(self, runner) -> None:
+        self.seen.clear()
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        self.seen[runner.iter] = runner.optim_wrapper.get_lr()['lr'][0]
+
+
+def split(batch_size: int, counts: int, enable: bool = True) -> dict:
+    """Fields of a run with that many images an iteration, and iterations an optimizer step; 1e-3 is for 16 images."""
+    return dict(
+        loader=dict(batch_size=batch_size),
+        optim_wrapper=dict(accumulative_counts=counts),
+        auto_scale_lr=dict(enable=enable, base_batch_size=16),
+    )
+
+
+def rates(folder: Path, **kwargs) -> tuple[float, dict[int, float]]:
+    """The learning rate that schedules start from, and that of each iteration that is run."""
+    runner = run(folder, hooks=(dict(type='mmengine.LearningRates', _scope_='mmengine'),), **kwargs)
+    return runner.optim_wrapper.optimizer.param_groups[0]['initial_lr'], dict(LearningRates.seen)
+
+
+@pytest.mark.parametrize(
+    ('batch_size', 'counts', 'enable', 'lr'),
+    [(4, 1, True, 0.25e-3), (2, 2, True, 0.25e-3), (4, 4, True, 1e-3), (4, 3, True, 0.75e-3), (4, 4, False, 1e-3)],
+)
+def test_images_of_an_optimizer_step_decide(
+    batch_size: int, counts: int, enable: bool, lr: float, tmp_path: Path
+) -> None:
+    cfg = fault_cfg(tmp_path, hooks=stop_at(1), log_level='INFO', **split(batch_size, counts, enable))
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(RuntimeError):
+        runner.train()
+    assert runner.optim_wrapper.optimizer.param_groups[0]['initial_lr'] == pytest.approx(lr, rel=1e-12)
+    assert runner.cfg.auto_scale_lr.base_batch_size == 16  # what checkpoints and logs say
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert (f'An optimizer step sees {batch_size * counts} images' in log) is (enable and counts > 1)
+
+
+@pytest.mark.parametrize(
+    ('before', 'after', 'first'),
+    [
+        (split(4, 2), split(2, 4), 16),  # the same steps: half the batch, twice the iterations
+        (split(2, 4), split(4, 2), 4),
+        (split(4, 2), split(4, 4), 8),  # twice the images in a step, the same iterations
+        (split(4, 3), split(4, 4), 8),  # the ninth iteration is done again: it is no step's first
+        (split(4, 4), split(4, 1), 8),
+        (split(4, 4, enable=False), split(4, 1, enable=False), 8),
+    ],
+)
+def test_resumed_has_the_rates_of_a_run_like_that(before: dict, after: dict, first: int, tmp_path: Path) -> None:
+    """It goes on with the learning rates that a run has there which was started with the new numbers."""
+    stopped(tmp_path / 'a', 9, checkpoint=dict(iter_interval=1), **before)
+    lr, resumed = rates(tmp_path / 'a', **after)
+    want_lr, whole = rates(tmp_path / 'b', **after)
+    assert lr == pytest.approx(want_lr, rel=1e-9)
+    assert min(resumed) == first
+    assert resumed == pytest.approx({i: rate for i, rate in whole.items() if i >= first}, rel=1e-9)
+    logs = ''.join(path.read_text() for path in (tmp_path / 'a').glob('*/*.log'))
+    counts = [fields['optim_wrapper']['accumulative_counts'] for fields in (before, after)]
+    assert f'accumulative_counts {counts[0]} -> {counts[1]}' in logs
+    assert load_checkpoint(tmp_path / 'a' / 'epoch_3.pth')[STATE_KEY]['accumulative_counts'] == counts[1]
+
+
+def test_a_checkpoint_that_does_not_know_its_accumulation(tmp_path: Path) -> None:
+    """Those of early versions lack the number; the run goes on as it is."""
+
+    class Forget(Hook):
+        priority = 'LOWEST'
+
+        def before_save_checkpoint(self, runner, checkpoint) -> None:
+            del checkpoint[STATE_KEY]['accumulative_counts']
+
+    runner = Runner.from_cfg(fault_cfg(tmp_path, epochs=1, **split(4, 2)))
+    runner.register_hook(Forget())
+    runner.train()
+    lr, resumed = rates(tmp_path, epochs=2, **split(4, 2))
+    assert lr == pytest.approx(0.5e-3) and min(resumed) == 6
