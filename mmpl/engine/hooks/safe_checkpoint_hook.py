@@ -104,7 +104,7 @@ class SafeCheckpointHook(CheckpointHook):
         Raises:
             RuntimeError: There are checkpoints, and all of them are damaged.
         """
-        if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD') != '1':  # set by --trust
+        if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD') != '1':  # by --trust, or by who starts another train.py
             forbid_unsafe_load()  # also where another project's train.py runs
         if not runner._resume or runner._has_loaded:
             return
