@@ -84,16 +84,7 @@ def _documented_processes(name: str) -> int:
     return int(np.prod([int(n) for n in re.findall(r'--n(?:nodes|proc_per_node)=(\d+)', header)]))
 
 
-UNSCALED = {'detection/mask_rcnn_vit_surfaces.py'}  # names no base batch of its own yet
-
-
-@pytest.mark.parametrize(
-    'name',
-    [
-        pytest.param(n, marks=pytest.mark.xfail(strict=True, raises=AssertionError) if n in UNSCALED else ())
-        for n in ALL
-    ],
-)
+@pytest.mark.parametrize('name', ALL)
 def test_auto_scale_lr_changes_nothing_at_the_documented_batch(name) -> None:
     """With the processes that the header starts, --auto-scale-lr leaves the rate as it is; with twice as many, 2 x."""
     _load(name)

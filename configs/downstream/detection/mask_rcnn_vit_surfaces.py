@@ -26,6 +26,7 @@ model = dict(
     train_cfg=dict(rcnn=dict(sampler=dict(pos_fraction=0.5))),  # what is hard here is the class, not the ground
 )
 optim_wrapper = dict(optimizer=dict(lr=5e-4))
+auto_scale_lr = dict(base_batch_size=2)
 train_dataloader = dict(
     batch_size=2,
     dataset=dict(
