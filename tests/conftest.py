@@ -1,10 +1,12 @@
 """What every test shares."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from mmengine.logging import MMLogger
 from PIL import Image
 
 from mmpl.compat.torch_load import restored_load_policy
@@ -15,6 +17,18 @@ def _load_policy() -> Iterator[None]:
     """Undo what a test forbids or allows for the whole process."""
     with restored_load_policy():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """Undo ``logging.disable`` and leave mmengine's current logger, which is the youngest, as it was."""
+    disabled, kept = logging.root.manager.disable, MMLogger._instance_dict.copy()
+    yield
+    MMLogger._instance_dict.clear()
+    MMLogger._instance_dict.update(kept)
+    logging.disable(disabled)
+    for logger in kept.values():
+        logger._cache.clear()  # logging does so for its own loggers only
 
 
 @pytest.fixture(scope='session')

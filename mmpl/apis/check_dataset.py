@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
         int: Exit code: 1 if the share of bad files is above ``--max-share``.
 
     Raises:
-        SystemExit: With code 2, if there is nothing to check.
+        SystemExit: If there is nothing to check.
     """
     parser = argparse.ArgumentParser(description='Find the images that cannot be trained on')
     parser.add_argument('source', help="folder of images, or a config, whose training set's files are checked")
@@ -127,10 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--max-share', type=float, default=0.01, help='share of bad files to accept (default: 0.01)')
     parser.add_argument('--out', help='write the bad files there, one JSON object a line')
     options = parser.parse_args(argv)
-    try:
-        files = files_of(options.source)
-    except (FileNotFoundError, ValueError) as error:
-        parser.error(str(error))
+    files = files_of(options.source)
     found = check_files(files, options.workers, not options.quick, options.max_pixels, options.min_side)
     if options.out:
         Path(options.out).write_text(''.join(json.dumps(entry) + '\n' for entry in found.bad), encoding='utf-8')
