@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +13,34 @@ from PIL import Image
 from mmpl.compat.torch_load import restored_load_policy
 
 
-@pytest.fixture(autouse=True)
-def _load_policy() -> Iterator[None]:
-    """Undo what a test forbids or allows for the whole process."""
+@contextmanager
+def _process_as_it_was() -> Iterator[None]:
+    """Undo what is changed for the whole process: the load policy, ``logging.disable``, mmengine's current logger.
+
+    The current logger is the youngest one.
+    """
+    disabled, kept = logging.root.manager.disable, MMLogger._instance_dict.copy()
     with restored_load_policy():
         yield
-
-
-@pytest.fixture(autouse=True)
-def _logging() -> Iterator[None]:
-    """Undo ``logging.disable`` and leave mmengine's current logger, which is the youngest, as it was."""
-    disabled, kept = logging.root.manager.disable, MMLogger._instance_dict.copy()
-    yield
     MMLogger._instance_dict.clear()
     MMLogger._instance_dict.update(kept)
     logging.disable(disabled)
     for logger in kept.values():
         logger._cache.clear()  # logging does so for its own loggers only
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _module_undone() -> Iterator[None]:
+    """Nothing of a file's fixtures is left to the next file."""
+    with _process_as_it_was():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _test_undone(_module_undone: None) -> Iterator[None]:
+    """Nothing of a test is left to the next test."""
+    with _process_as_it_was():
+        yield
 
 
 @pytest.fixture(scope='session')

@@ -16,7 +16,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmpl.apis.train import add_common_arguments, build_runner, load_config, set_loader_defaults
-from mmpl.compat import allow_unsafe_load, forbid_unsafe_load, init_distributed, shutdown_distributed
+from mmpl.compat import check_checkpoint_path, init_distributed, set_load_policy, shutdown_distributed
 from mmpl.utils.checkpoint import CheckpointMismatchError, load_completely
 from mmpl.utils.paths import forbid_paths_outside_root
 from mmpl.utils.user_errors import user_errors
@@ -128,14 +128,16 @@ def test(argv: list[str] | None = None) -> dict[str, Any]:
         dict: Metrics by name.
 
     Raises:
+        SystemExit: The config cannot be read, an option does not fit it, or there is no such checkpoint.
         CheckpointMismatchError: The checkpoint lacks a part of the model, or has it in another shape.
     """
     options = parse_test_args(argv)
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
-    (allow_unsafe_load if options.trust else forbid_unsafe_load)()
+    set_load_policy(options.trust)
     forbid_paths_outside_root()
     with user_errors():  # what fails later is for torchrun's record() to see
         cfg = test_config(options)
+        check_checkpoint_path(cfg.load_from)
     init_distributed(cfg.launcher, cfg)
     runner = build_runner(cfg)
     runner.register_hook(_FitHook())

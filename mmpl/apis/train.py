@@ -16,7 +16,13 @@ from mmengine.dist import broadcast_object_list
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from mmpl.compat import add_trust_argument, init_distributed, set_load_policy, shutdown_distributed
+from mmpl.compat import (
+    add_trust_argument,
+    check_checkpoint_path,
+    init_distributed,
+    set_load_policy,
+    shutdown_distributed,
+)
 from mmpl.compat.launch import LAUNCHERS
 from mmpl.utils.checkpoint_files import candidates, checkpoint_folder
 from mmpl.utils.config_errors import explained_by, read_config
@@ -226,7 +232,7 @@ def train(argv: list[str] | None = None) -> Any:
         nn.Module: The trained model.
 
     Raises:
-        SystemExit: The config cannot be read, or an option does not fit it.
+        SystemExit: The config cannot be read, an option does not fit it, or there is no such checkpoint.
         ConfigError: Something cannot be built as the config says.
     """
     options = parse_train_args(argv)
@@ -238,6 +244,9 @@ def train(argv: list[str] | None = None) -> Any:
     resume_after_restart(cfg)
     init_distributed(cfg.launcher, cfg)
     choice = start_or_resume(cfg, options)
+    if cfg.get('load_from') is not None:
+        with user_errors():
+            check_checkpoint_path(cfg.load_from)
     try:
         with explained_by(copy.deepcopy(cfg)):
             runner = build_runner(cfg)

@@ -222,6 +222,16 @@ def safe_loading() -> Iterator[None]:
         yield
 
 
+def check_checkpoint_path(path: str) -> None:
+    """Refuse a local file that is not there; URLs pass.
+
+    Raises:
+        FileNotFoundError: If a local path does not exist.
+    """
+    if '://' not in path and not Path(path).is_file():
+        raise FileNotFoundError(f'checkpoint {path!r} does not exist')
+
+
 def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu', trust: bool | None = None) -> dict[str, Any]:
     """Load a checkpoint file, or anything that mmengine's ``CheckpointLoader`` knows (``https://`` ...).
 
@@ -242,8 +252,7 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu', trust: b
         ValueError: If the file holds no dict.
     """
     name = os.fspath(path)
-    if '://' not in name and not Path(name).is_file():
-        raise FileNotFoundError(f'checkpoint {name!r} does not exist')
+    check_checkpoint_path(name)
     with restored_load_policy():
         set_load_policy(unsafe_load_allowed() if trust is None else trust)
         checkpoint = _readable(

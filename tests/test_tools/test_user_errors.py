@@ -36,6 +36,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cfg.dump(folder / 'work' / 'config.py')
     cfg.custom_hooks = []
     cfg.dump(folder / 'no_probe.py')
+    cfg.test_dataloader, cfg.test_cfg, cfg.test_evaluator = loader, {}, dict(type='Accuracy')
+    cfg.dump(folder / 'test.py')
     (folder / 'broken.py').write_text('model = dict(')
     (folder / 'text.pth').write_text('hello world\n' * 50)
     (folder / 'file').touch()
@@ -52,7 +54,10 @@ CASES = [
     (TRAIN, 'no.py', NO_CONFIG),
     (TRAIN, 'broken.py', r"config 'broken\.py' cannot be read: SyntaxError"),
     (TRAIN, 'no_probe.py --auto-scale-lr', 'auto_scale_lr'),
+    (TRAIN, 'no_probe.py --resume no.pth', NO_CHECKPOINT),
+    (TRAIN, 'no_probe.py --cfg-options load_from=no.pth', NO_CHECKPOINT),
     (TEST, 'no.py no.pth', NO_CONFIG),
+    (TEST, 'test.py no.pth', NO_CHECKPOINT),
     (TEST, 'no_probe.py no.pth', 'nothing to test'),
     (CHECK, 'no', "'no' is neither a folder nor a config"),
     (CHECK, 'broken.py', r"config 'broken\.py' cannot be read"),
