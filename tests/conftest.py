@@ -1,7 +1,7 @@
 """What every test shares."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,3 +83,30 @@ randomness = dict(seed=0)
 work_dir = {str(tmp_path / 'work')!r}
 """)
     return path
+
+
+@pytest.fixture
+def write_tiny_classifier(tmp_path: Path) -> Callable[[int], Path]:
+    """Writes the config that tests a classifier of a number of classes on the folders in ``images`` of ``tmp_path``."""
+
+    def write(num_classes: int) -> Path:
+        config = tmp_path / 'classifier.py'
+        config.write_text(f"""
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    data_preprocessor=dict(mean=[127.0] * 3, std=[127.0] * 3, to_rgb=True),
+    backbone=dict(type='VisionTransformer', img_size=16, patch_size=4,
+                  arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)),
+    head=dict(type='VisionTransformerClsHead', num_classes={num_classes}, in_channels=16))
+test_dataloader = dict(
+    batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='CustomDataset', data_root={str(tmp_path / 'images')!r},
+                 pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
+test_cfg = dict()
+test_evaluator = dict(type='Accuracy', topk=(1,))
+work_dir = {str(tmp_path / 'work')!r}
+""")
+        return config
+
+    return write

@@ -12,12 +12,12 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmpl.apis.train import add_common_arguments, build_runner, load_config, set_loader_defaults
 from mmpl.compat import check_checkpoint_path, init_distributed, set_load_policy, shutdown_distributed
 from mmpl.utils.checkpoint import CheckpointMismatchError, load_completely
+from mmpl.utils.dist import unwrapped
 from mmpl.utils.paths import forbid_paths_outside_root
 from mmpl.utils.user_errors import user_errors
 
@@ -34,12 +34,11 @@ class _FitHook(Hook):
     priority = 'VERY_LOW'  # sees what the hooks of the config have made of the checkpoint
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         loaded = checkpoint.get('state_dict', checkpoint)
         state = OrderedDict((re.sub(r'^module\.', '', key), value) for key, value in loaded.items())
         state._metadata = getattr(loaded, '_metadata', OrderedDict())  # type: ignore[attr-defined]
         try:
-            load_completely(model, state)
+            load_completely(unwrapped(runner.model), state)
         except CheckpointMismatchError as error:
             raise CheckpointMismatchError(
                 f'{runner._load_from}: {error}\n  A checkpoint of pre-training has to be fine-tuned first: '

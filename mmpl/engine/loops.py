@@ -6,7 +6,6 @@ from typing import Any
 
 from mmengine.dist import broadcast_object_list, get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
@@ -18,6 +17,7 @@ from mmpl.engine.hooks.log_history_hook import LogHistoryHook
 from mmpl.engine.optimizers.param_groups import join_saved_groups
 from mmpl.registry import LOOPS
 from mmpl.utils.checks import check_choice, check_number
+from mmpl.utils.dist import unwrapped
 from mmpl.utils.seeds import derive_seed, seed_all
 
 STATE_KEY = 'mmpl_resume'
@@ -355,7 +355,6 @@ class _PositionHook(Hook):
         """Take the position over if the run is resumed, rather than started from the checkpoint's weights."""
         if not runner._resume:
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if join_saved_groups(checkpoint, runner.optim_wrapper, model):
+        if join_saved_groups(checkpoint, runner.optim_wrapper, unwrapped(runner.model)):
             runner.logger.info('The checkpoint has a parameter group for each tensor; they are joined.')
         self.loop.restore(checkpoint)

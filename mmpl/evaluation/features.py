@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import all_gather, get_rank, get_world_size
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmpl.utils.checks import check_choice
+from mmpl.utils.dist import unwrapped
 
 POOLS = ('cls', 'avg')
 TARGETS = ('student', 'label_teacher', 'recon_teacher', 'align_teacher')
@@ -300,8 +300,7 @@ def extract_features(
             samples are never visited (e.g. ``drop_last=True``).
     """
     pools = check_pool(pool)
-    if is_model_wrapper(model):
-        model = model.module  # type: ignore[assignment]
+    model = unwrapped(model)
     module, _ = target_module(model, target)
     preprocessor = data_preprocessor if data_preprocessor is not None else getattr(model, 'data_preprocessor', None)
     if preprocessor is None:

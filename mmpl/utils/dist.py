@@ -1,9 +1,17 @@
-"""Statistics over the batches of all processes; without distributed training, over the own one."""
+"""Statistics over the batches of all processes, and what a distributed model wraps."""
+
+from typing import Any
 
 import torch
 import torch.distributed.nn
 from mmengine.dist import all_gather, all_reduce, get_world_size
-from torch import Tensor
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+
+def unwrapped(model: nn.Module) -> Any:
+    """The model itself, without the wrapper that trains it on several devices, if it has one."""
+    return model.module if is_model_wrapper(model) else model
 
 
 def global_sum(x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """tools/test.py evaluates whole checkpoints only, and refuses early what it could not write."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,31 +16,14 @@ from mmpl.utils.checkpoint import CheckpointMismatchError
 
 
 @pytest.fixture
-def classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def classifier(tmp_path: Path, write_tiny_classifier: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Config of a classifier of four images, two black and two white."""
     monkeypatch.setenv('LOCAL_RANK', '0')
     for label, value in (('black', 0), ('white', 255)):
         (tmp_path / 'images' / label).mkdir(parents=True)
         for i in range(2):
             Image.new('RGB', (16, 16), (value,) * 3).save(tmp_path / 'images' / label / f'{i}.png')
-    config = tmp_path / 'classifier.py'
-    config.write_text(f"""
-default_scope = 'mmpretrain'
-model = dict(
-    type='ImageClassifier',
-    data_preprocessor=dict(mean=[127.0] * 3, std=[127.0] * 3, to_rgb=True),
-    backbone=dict(type='VisionTransformer', img_size=16, patch_size=4,
-                  arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)),
-    head=dict(type='VisionTransformerClsHead', num_classes=2, in_channels=16))
-test_dataloader = dict(
-    batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='CustomDataset', data_root={str(tmp_path / 'images')!r},
-                 pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
-test_cfg = dict()
-test_evaluator = dict(type='Accuracy', topk=(1,))
-work_dir = {str(tmp_path / 'work')!r}
-""")
-    return config
+    return write_tiny_classifier(2)
 
 
 def weights(config: Path) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -91,25 +92,10 @@ class FailingHook(Hook):
 
 @pytest.mark.slow
 @pytest.mark.dist
-def test_dist_test_on_cpu(noise_images: Path, tmp_path: Path) -> None:
+def test_dist_test_on_cpu(noise_images: Path, write_tiny_classifier: Callable[[int], Path], tmp_path: Path) -> None:
     """A classifier is tested with two ranks; metrics are written once."""
     shutil.copytree(noise_images, tmp_path / 'images' / 'noise')
-    config = tmp_path / 'classifier.py'
-    config.write_text(f"""
-default_scope = 'mmpretrain'
-model = dict(
-    type='ImageClassifier',
-    data_preprocessor=dict(mean=[127.0] * 3, std=[127.0] * 3, to_rgb=True),
-    backbone=dict(type='VisionTransformer', img_size=16, patch_size=4,
-                  arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32)),
-    head=dict(type='VisionTransformerClsHead', num_classes=1, in_channels=16))
-test_dataloader = dict(
-    batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='CustomDataset', data_root={str(tmp_path / 'images')!r},
-                 pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
-test_cfg = dict()
-test_evaluator = dict(type='Accuracy', topk=(1,))
-""")
+    config = write_tiny_classifier(1)
     from mmengine.config import Config
     from mmengine.registry import DefaultScope, init_default_scope
     from mmpretrain.registry import MODELS

@@ -27,19 +27,9 @@ model = dict(
 )
 optim_wrapper = dict(optimizer=dict(lr=5e-4))
 auto_scale_lr = dict(base_batch_size=2)
-train_dataloader = dict(
-    batch_size=2,
-    dataset=dict(
-        variant='surfaces',
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
-            dict(type='Resize', scale=(96, 96), keep_ratio=True),
-            dict(type='RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
-            dict(type='PackDetInputs'),
-        ],
-    ),
-)
+flip = dict(type='RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal'])
+steps = _base_.train_dataloader.dataset.pipeline
+train_dataloader = dict(batch_size=2, dataset=dict(variant='surfaces', pipeline=[*steps[:-1], flip, steps[-1]]))
 val_dataloader = dict(dataset=dict(variant='surfaces'))
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file='data/mmpl_embedded/demo_surfaces/coco/annotations/instances_val.json')

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from torch import nn
 
 from mmpl.registry import HOOKS
+from mmpl.utils.dist import unwrapped
 
 
 def compile_blocks(model: nn.Module, **options: Any) -> int:
@@ -64,6 +64,6 @@ class CompileHook(Hook):
         Raises:
             TypeError: If the model has no transformer block of mmpretrain's.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         number = compile_blocks(model, **self.options)
         runner.logger.info(f'{number} transformer blocks will be compiled in the first step.')

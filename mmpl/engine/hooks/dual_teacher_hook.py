@@ -5,7 +5,6 @@ from typing import Any
 
 from mmengine.dist import all_reduce_dict
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
@@ -13,6 +12,7 @@ from mmpl.engine.schedules import MomentumSchedule
 from mmpl.registry import HOOKS
 from mmpl.utils.checkpoint import CheckpointMismatchError, check_state_dict
 from mmpl.utils.checks import check_choice, check_number
+from mmpl.utils.dist import unwrapped
 
 
 class LabelCollapseError(RuntimeError):
@@ -198,7 +198,7 @@ class DualTeacherHook(Hook):
 
     @staticmethod
     def _model(runner: Runner):
-        return runner.model.module if is_model_wrapper(runner.model) else runner.model
+        return unwrapped(runner.model)
 
     def _health(self, runner: Runner, model) -> dict[str, float]:
         """Figures of labels and alignments over all processes, with a warning if they are ill."""

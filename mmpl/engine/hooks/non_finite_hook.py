@@ -7,7 +7,6 @@ import torch
 from mmengine.device import get_device
 from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from mmpl.models.utils.masking import RandomMasking
 from mmpl.registry import HOOKS
 from mmpl.utils import checkpoint_files
 from mmpl.utils.checks import check_choice, check_number
+from mmpl.utils.dist import unwrapped
 
 from .safe_checkpoint_hook import SafeCheckpointHook
 
@@ -88,7 +88,7 @@ class NonFiniteHook(Hook):
         wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
         skipped = any(inner.step_taken is False for inner in wrappers)
         stepped = any(inner.step_taken for inner in wrappers)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         state: list[str] = []
         if skipped or self.every_n_train_iters(runner, self.check_interval):
             state = agree(non_finite_state(model))

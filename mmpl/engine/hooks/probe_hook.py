@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmpl.evaluation.features import preserve_rng_state
 from mmpl.evaluation.probe import FeatureProbe
 from mmpl.registry import HOOKS
 from mmpl.utils.checks import check_choice, check_number
+from mmpl.utils.dist import unwrapped
 
 
 @HOOKS.register_module()
@@ -76,7 +76,7 @@ class FeatureProbeHook(Hook):
         """
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise ValueError('`by_epoch` must be False in an iteration-based training loop, but got True')
-        model = _unwrap(runner.model)
+        model = unwrapped(runner.model)
         with preserve_rng_state():
             self.probe.build(model)
         if self.probe_before_train and runner.iter == 0:
@@ -114,7 +114,7 @@ class FeatureProbeHook(Hook):
     def _run(self, runner: Runner, epoch: int, iteration: int, edge: bool) -> None:
         linear = edge if self.linear == 'last' else bool(self.linear)
         with preserve_rng_state():
-            scores = self.probe.run(_unwrap(runner.model), linear=linear)
+            scores = self.probe.run(unwrapped(runner.model), linear=linear)
         scalars = {f'probe/{name}': value for name, value in scores.items()}
         for name, value in scalars.items():
             runner.message_hub.update_scalar(name, value)
@@ -123,7 +123,3 @@ class FeatureProbeHook(Hook):
         runner.visualizer.add_scalars(
             dict(scalars, epoch=epoch, iter=iteration), step=iteration, file_path=f'{runner.timestamp}.json'
         )
-
-
-def _unwrap(model):
-    return model.module if is_model_wrapper(model) else model
