@@ -20,9 +20,9 @@ from mmengine.registry import VISUALIZERS as MMENGINE_VISUALIZERS
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmpl', locations=['mmpl.models'])
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmpl', locations=['mmpl.models', 'mmpl.methods'])
 WEIGHT_INITIALIZERS = Registry(
-    'weight initializer', parent=MMENGINE_WEIGHT_INITIALIZERS, scope='mmpl', locations=['mmpl.models']
+    'weight initializer', parent=MMENGINE_WEIGHT_INITIALIZERS, scope='mmpl', locations=['mmpl.checkpoints']
 )
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmpl', locations=['mmpl.engine'])
 LOOPS = Registry('loop', parent=MMENGINE_LOOPS, scope='mmpl', locations=['mmpl.engine'])

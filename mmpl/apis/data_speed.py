@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
 
 from mmpl.apis.pretrain_speed import STOCK_MAE, load_side
-from mmpl.datasets.photos import write_photos
+from mmpl.datasets.embedded.photos import write_photos
 from mmpl.utils.user_errors import user_errors
 
 

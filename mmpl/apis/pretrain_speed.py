@@ -33,11 +33,11 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmpl.compat import add_trust_argument, set_load_policy
-from mmpl.datasets.photos import write_photos
+from mmpl.datasets.embedded.photos import write_photos
 from mmpl.engine.hooks.compile_hook import compile_blocks
-from mmpl.models.teachers import EMATeacher
-from mmpl.utils.checks import check_device
+from mmpl.models import EMATeacher
 from mmpl.utils.config_errors import read_config
+from mmpl.utils.fields import check_device
 from mmpl.utils.user_errors import user_errors
 
 STOCK_MAE = 'mmpretrain::mae/mae_vit-base-p16_8xb512-amp-coslr-300e_in1k.py'

@@ -15,8 +15,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmpl.apis.train import add_common_arguments, build_runner, load_config, set_loader_defaults
+from mmpl.checkpoints.fit import CheckpointMismatchError, load_completely
 from mmpl.compat import check_checkpoint_path, init_distributed, set_load_policy, shutdown_distributed
-from mmpl.utils.checkpoint import CheckpointMismatchError, load_completely
 from mmpl.utils.dist import unwrapped
 from mmpl.utils.paths import forbid_paths_outside_root
 from mmpl.utils.user_errors import user_errors

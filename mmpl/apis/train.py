@@ -16,6 +16,7 @@ from mmengine.dist import broadcast_object_list
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from mmpl.checkpoints.files import candidates, checkpoint_folder
 from mmpl.compat import (
     add_trust_argument,
     check_checkpoint_path,
@@ -24,7 +25,6 @@ from mmpl.compat import (
     shutdown_distributed,
 )
 from mmpl.compat.launch import LAUNCHERS
-from mmpl.utils.checkpoint_files import candidates, checkpoint_folder
 from mmpl.utils.config_errors import explained_by, read_config
 from mmpl.utils.paths import forbid_paths_outside_root
 from mmpl.utils.preemption import Preempted

@@ -4,10 +4,15 @@
 nor mmseg.
 """
 
-from .embedded import RenderParams, build_embedded_dataset, embedded_dataset_dir
-from .embedded_cls import EmbeddedClassification
+from .embedded import (
+    EmbeddedClassification,
+    RenderParams,
+    build_embedded_coco,
+    build_embedded_dataset,
+    build_embedded_seg,
+    embedded_dataset_dir,
+)
 from .guarded import GuardedDataset
-from .lazy import build_embedded_coco, build_embedded_seg
 from .resumable_sampler import ResumableSampler
 from .transforms import BoxedResizedCrop, LoadRandomResizedCrop, TwoViews
 from .unlabelled_folder import UnlabelledFolder

@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
 from mmpl.registry import DATASETS
-from mmpl.utils.checks import check_number
+from mmpl.utils.fields import check_number
 from mmpl.utils.paths import check_annotated_paths
 from mmpl.utils.seeds import derive_seed, seed_host
 

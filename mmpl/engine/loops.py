@@ -16,8 +16,8 @@ from mmpl.datasets.resumable_sampler import ResumableSampler
 from mmpl.engine.hooks.log_history_hook import LogHistoryHook
 from mmpl.engine.optimizers.param_groups import join_saved_groups
 from mmpl.registry import LOOPS
-from mmpl.utils.checks import check_choice, check_number
 from mmpl.utils.dist import unwrapped
+from mmpl.utils.fields import check_choice, check_number
 from mmpl.utils.seeds import derive_seed, seed_all
 
 STATE_KEY = 'mmpl_resume'

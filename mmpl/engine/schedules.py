@@ -2,7 +2,7 @@
 
 import math
 
-from mmpl.utils.checks import check_choice, check_number
+from mmpl.utils.fields import check_choice, check_number
 
 
 class MomentumSchedule:

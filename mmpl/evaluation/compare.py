@@ -279,7 +279,7 @@ class Clock(Hook):
             self._start = time.process_time()
 
     def _look(self, runner, iteration: int) -> None:
-        from mmpl.evaluation.features import preserve_rng_state
+        from mmpl.utils.seeds import preserve_rng_state
 
         with preserve_rng_state():
             knn = self.probe.run(runner.model)['knn_top1']

@@ -1,21 +1,20 @@
 """Frozen features of a dataset, each sample exactly once, on one process or many."""
 
 import inspect
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.dist import all_gather, get_rank, get_world_size
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from mmpl.utils.checks import check_choice
 from mmpl.utils.dist import unwrapped
+from mmpl.utils.fields import check_choice
+from mmpl.utils.seeds import preserve_rng_state
 
 POOLS = ('cls', 'avg')
 TARGETS = ('student', 'label_teacher', 'recon_teacher', 'align_teacher')
@@ -28,7 +27,6 @@ __all__ = [
     'evaluation_mode',
     'extract_features',
     'pool_tokens',
-    'preserve_rng_state',
     'target_module',
 ]
 
@@ -47,21 +45,6 @@ class FeatureSet:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-
-@contextmanager
-def preserve_rng_state() -> Iterator[None]:
-    """Leave the random states of python, numpy, torch and the current CUDA device as they were."""
-    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    cuda_state = torch.cuda.get_rng_state() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    try:
-        yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        torch.set_rng_state(torch_state)
-        if cuda_state is not None:
-            torch.cuda.set_rng_state(cuda_state)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from mmpl.utils.checks import check_choice, check_number
+from mmpl.utils.fields import check_choice, check_number
 
 from .features import POOLS, TARGETS, FeatureSet, check_pool, extract_features, target_module
 from .knn import knn_accuracy

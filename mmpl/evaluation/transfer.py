@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from mmpl.compat import unsafe_load_allowed
-from mmpl.utils.checks import check_choice, check_number
 from mmpl.utils.config_errors import read_config
+from mmpl.utils.fields import check_choice, check_number
 
 from .evaluate import build_model
 from .summary import as_csv, as_markdown, write_summary

@@ -131,7 +131,7 @@ def run(
     Raises:
         FileNotFoundError: If the config or the checkpoint is missing.
         TransferMismatchError: If the folder holds a run from another encoder, config or seed.
-        mmpl.utils.checkpoint.CheckpointMismatchError: If the checkpoint does not fit the config's backbone.
+        mmpl.checkpoints.fit.CheckpointMismatchError: If the checkpoint does not fit the config's backbone.
     """
     work_dir = Path(work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)

@@ -12,12 +12,13 @@ from mmengine.config import Config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from mmpl.checkpoints.fit import check_state_dict
 from mmpl.compat import load_checkpoint, safe_loading
 from mmpl.evaluation import extract_features, knn_accuracy
-from mmpl.evaluation.features import evaluation_mode, pool_tokens, preserve_rng_state
-from mmpl.utils.checkpoint import check_state_dict
-from mmpl.utils.checks import check_device
+from mmpl.evaluation.features import evaluation_mode, pool_tokens
 from mmpl.utils.config_errors import read_config
+from mmpl.utils.fields import check_device
+from mmpl.utils.seeds import preserve_rng_state
 
 from .data import ReportData, ResultRow, read_results
 from .page import render_html

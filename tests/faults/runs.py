@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmpl.compat import load_checkpoint
-from mmpl.utils.checks import check_number
+from mmpl.utils.fields import check_number
 from tests.test_models.helpers import msa_cfg, plmae_cfg
 
 

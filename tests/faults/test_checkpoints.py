@@ -12,8 +12,8 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+from mmpl.checkpoints import files as checkpoint_files
 from mmpl.engine import SafeCheckpointHook
-from mmpl.utils import checkpoint_files
 from tests.faults.runs import VARIANTS, differences, fault_cfg, final_state, run
 from tests.faults.test_exact_resume import stopped
 

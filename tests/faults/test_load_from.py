@@ -9,8 +9,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mmpl.apis.train import train
+from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.compat import load_checkpoint
-from mmpl.utils.checkpoint import CheckpointMismatchError
 from tests.faults.runs import StopAt, differences, fault_cfg, final_state, run
 from tests.faults.test_exact_resume import stop_at
 

@@ -15,11 +15,11 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.runner import Runner
 
-from mmpl.apis.export import export_backbone
 from mmpl.apis.test import test as run_test
 from mmpl.compat import UntrustedCheckpointError, allow_unsafe_load, set_load_policy
 from mmpl.evaluation import transfer, transfer_run
 from mmpl.evaluation.evaluate import evaluate_features
+from mmpl.export.backbone import export_backbone
 from mmpl.utils.paths import PathOutsideRootError, forbid_paths_outside_root
 from mmpl.visualization import build_report
 from tests.faults.runs import fault_cfg, noise_cfg

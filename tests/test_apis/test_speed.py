@@ -10,8 +10,8 @@ from torch import nn
 
 from mmpl.apis import data_speed, pretrain_speed
 from mmpl.apis.pretrain_speed import PartTimer, Side, load_side, matmul_gflops, parse_args
-from mmpl.datasets.photos import write_photos
-from mmpl.models.teachers import EMATeacher
+from mmpl.datasets.embedded.photos import write_photos
+from mmpl.models import EMATeacher
 from tests.test_models.helpers import plmae_cfg
 
 TINY = ['--threads', '1', '--photo-size', '16', '16', '--views', '4', '--device', 'cpu']

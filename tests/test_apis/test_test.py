@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmpl.apis.test import parse_test_args
 from mmpl.apis.test import test as run_test
-from mmpl.utils.checkpoint import CheckpointMismatchError
+from mmpl.checkpoints.fit import CheckpointMismatchError
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from mmpretrain.registry import MODELS
 from PIL import Image
 
 from mmpl.apis import train as train_api
-from mmpl.apis.export import ExportError, export_backbone
 from mmpl.evaluation.evaluate import evaluate_features
+from mmpl.export.backbone import ExportError, export_backbone
 from mmpl.visualization.charts import charts_of
 from mmpl.visualization.report import ReportOptions, collect_report, render_report
 

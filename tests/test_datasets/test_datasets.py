@@ -12,8 +12,8 @@ from mmengine.registry import DATASETS
 from mmpretrain.datasets import CustomDataset
 from PIL import Image
 
-from mmpl.datasets.embedded import CLASSES, build_embedded_dataset
-from mmpl.datasets.embedded_surfaces import SURFACES
+from mmpl.datasets.embedded.digits import CLASSES, build_embedded_dataset
+from mmpl.datasets.embedded.surfaces import SURFACES
 
 PIPELINE = [{'type': 'mmcv.LoadImageFromFile'}, {'type': 'mmpretrain.PackInputs'}]
 

@@ -12,7 +12,7 @@ from PIL import Image
 from scenes import check_scenes
 
 from mmpl.datasets import embedded
-from mmpl.datasets.embedded import (
+from mmpl.datasets.embedded.digits import (
     CLASSES,
     SIZES,
     VARIANTS,

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from scenes import check_scenes
 
 from mmpl.datasets import EmbeddedClassification
-from mmpl.datasets.embedded_surfaces import (
+from mmpl.datasets.embedded.surfaces import (
     SURFACE_PALETTE,
     SURFACES,
     SurfaceParams,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmengine.registry import TRANSFORMS, init_default_scope
 
-from mmpl.models.utils import match_places
+from mmpl.models import match_places
 
 pytestmark = pytest.mark.smoke
 GRID, SIDE = 4, 32

@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from mmpl.models.utils import match_places
+from mmpl.models import match_places
 from tests.test_models.helpers import build_msa, build_plmae, samples_of, scramble
 
 STEPS = 3

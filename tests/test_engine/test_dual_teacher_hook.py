@@ -9,9 +9,9 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.engine.hooks import DualTeacherHook
 from mmpl.models.heads import LabelStats
-from mmpl.utils.checkpoint import CheckpointMismatchError
 from tests.test_engine.runs import run_cfg, train
 
 pytestmark = pytest.mark.smoke

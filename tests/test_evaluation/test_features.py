@@ -12,7 +12,8 @@ from probe_helpers import build_loader, build_mae, write_images
 from torch import multiprocessing, nn
 
 from mmpl.evaluation import extract_features
-from mmpl.evaluation.features import _gather_rows, evaluation_mode, pool_tokens, preserve_rng_state
+from mmpl.evaluation.features import _gather_rows, evaluation_mode, pool_tokens
+from mmpl.utils.seeds import preserve_rng_state
 
 
 @pytest.fixture(scope='module')

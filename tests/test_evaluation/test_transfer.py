@@ -13,10 +13,10 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
+from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.evaluation import transfer as bench
 from mmpl.evaluation import transfer_run
 from mmpl.evaluation.evaluate import build_model
-from mmpl.utils.checkpoint import CheckpointMismatchError
 
 ROOT = Path(__file__).resolve().parents[2]
 PRETRAIN = ROOT / 'configs' / 'pl_mae_demo.py'

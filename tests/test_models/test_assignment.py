@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from mmpl.models.utils.assignment import Centering, PseudoLabels, Sinkhorn
+from mmpl.models.assignment import Centering, PseudoLabels, Sinkhorn
 from tests.reference import labels as reference
 from tests.test_models.helpers import LiveBytes
 

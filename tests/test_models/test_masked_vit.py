@@ -6,7 +6,7 @@ from mmpretrain.models.backbones import VisionTransformer
 from mmpretrain.models.selfsup import MAEViT
 
 from mmpl.models.backbones import MaskedViT
-from mmpl.models.utils.masking import RandomMasking
+from mmpl.models.masking import RandomMasking
 from tests.test_models.helpers import ARCH, build_plmae, scramble
 
 

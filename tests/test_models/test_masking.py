@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 
-from mmpl.models.teachers import TeacherView
-from mmpl.models.utils.masking import Masks, RandomMasking, gather_tokens
+from mmpl.models import TeacherView
+from mmpl.models.masking import Masks, RandomMasking, gather_tokens
 
 
 def test_masks_partition_the_patches():
@@ -44,7 +44,7 @@ def test_resumed_masks_are_the_ones_that_would_have_been():
 def test_ranks_draw_slices_of_the_joint_batch(monkeypatch):
     joint = RandomMasking(num_masks=2)(6, 49).ids_keep
     for rank in (0, 1):
-        monkeypatch.setattr('mmpl.models.utils.masking.get_rank', lambda rank=rank: rank)
+        monkeypatch.setattr('mmpl.models.masking.get_rank', lambda rank=rank: rank)
         assert torch.equal(RandomMasking(num_masks=2)(3, 49).ids_keep, joint[6 * rank : 6 * rank + 6])
 
 

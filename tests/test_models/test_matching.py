@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmpl.models.utils import match_places
+from mmpl.models import match_places
 
 pytestmark = pytest.mark.smoke
 

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmpl.models.utils.standardise import standardise_channels
+from mmpl.models.standardise import standardise_channels
 
 
 class Calls(TorchDispatchMode):

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from mmpl.models.teachers import EMATeacher, TeacherView, ema_teacher, move_teachers
-from mmpl.models.teachers.teacher_view import coarser_places
-from mmpl.models.utils.masking import RandomMasking
+from mmpl.models import EMATeacher, TeacherView, move_teachers
+from mmpl.models import teacher as teacher_module
+from mmpl.models.masking import RandomMasking
+from mmpl.models.teacher_view import coarser_places
 from tests.test_models.helpers import build_plmae, scramble
 
 
@@ -62,7 +63,7 @@ def test_older_torch_moves_the_same(monkeypatch):
             parameter.data += 1
         model.update_teachers(0.9, 0.99)
         results.append([p.clone() for p in model.parameters()])
-        monkeypatch.setattr(ema_teacher, 'hasattr', lambda *args: False, raising=False)
+        monkeypatch.setattr(teacher_module, 'hasattr', lambda *args: False, raising=False)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

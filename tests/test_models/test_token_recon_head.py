@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
+from mmpl.models.codebook import OnlineCodebook
 from mmpl.models.heads import TokenReconHead
 from mmpl.models.heads.token_recon_head import standardise_channels
-from mmpl.models.utils.codebook import OnlineCodebook
-from mmpl.models.utils.masking import RandomMasking
+from mmpl.models.masking import RandomMasking
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mmpl.compat import UnreadableCheckpointError, load_checkpoint, set_load_policy
-from mmpl.utils.checks import check_device, check_number
+from mmpl.utils.fields import check_device, check_number
 from mmpl.utils.user_errors import UserError, user_errors
 from tests.faults.runs import fault_cfg, noise_cfg
 

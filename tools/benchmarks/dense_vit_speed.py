@@ -35,7 +35,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmpl.models.backbones import DenseViT
-from mmpl.utils.checks import check_device
+from mmpl.utils.fields import check_device
 from mmpl.utils.user_errors import user_errors
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mmpl.datasets.embedded import SIZES, VARIANTS, build_embedded_dataset
+from mmpl.datasets.embedded.digits import SIZES, VARIANTS, build_embedded_dataset
 from mmpl.utils.user_errors import user_errors
 
 

@@ -5,8 +5,8 @@ python tools/model_converters/export_backbone.py work_dirs/run/epoch_400.pth vit
 
 import argparse
 
-from mmpl.apis.export import SOURCES, TARGETS, export_backbone
 from mmpl.compat import add_trust_argument, set_load_policy
+from mmpl.export.backbone import SOURCES, TARGETS, export_backbone
 from mmpl.utils.user_errors import user_errors
 
 

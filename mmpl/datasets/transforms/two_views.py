@@ -47,7 +47,7 @@ class TwoViews(BaseTransform):
     so that token i of one and token i of the other show the same place. With
     ``own_crop`` each view draws its geometry by itself, and ``view_boxes``
     (2, 4) tells where each lies in the image, as
-    :func:`mmpl.models.utils.match_places` wants it. It must be handed on with
+    :func:`mmpl.models.match_places` wants it. It must be handed on with
     ``PackInputs(meta_keys=('view_boxes',))``, with shared geometry too (None);
     a model that aligns data tokens raises without it.
 

@@ -8,11 +8,11 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
+from mmpl.checkpoints.fit import CheckpointMismatchError, check_state_dict
 from mmpl.engine.schedules import MomentumSchedule
 from mmpl.registry import HOOKS
-from mmpl.utils.checkpoint import CheckpointMismatchError, check_state_dict
-from mmpl.utils.checks import check_choice, check_number
 from mmpl.utils.dist import unwrapped
+from mmpl.utils.fields import check_choice, check_number
 
 
 class LabelCollapseError(RuntimeError):

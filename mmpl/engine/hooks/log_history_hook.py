@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import LogProcessor, Runner
 
 from mmpl.registry import HOOKS
-from mmpl.utils.checks import check_number
+from mmpl.utils.fields import check_number
 
 
 @HOOKS.register_module()

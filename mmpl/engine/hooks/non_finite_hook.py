@@ -11,14 +11,14 @@ from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmpl.checkpoints import files as checkpoint_files
 from mmpl.compat import load_checkpoint
 from mmpl.engine.optimizers.guarded_wrapper import GuardedOptimWrapper
-from mmpl.evaluation.features import preserve_rng_state
-from mmpl.models.utils.masking import RandomMasking
+from mmpl.models.masking import RandomMasking
 from mmpl.registry import HOOKS
-from mmpl.utils import checkpoint_files
-from mmpl.utils.checks import check_choice, check_number
 from mmpl.utils.dist import unwrapped
+from mmpl.utils.fields import check_choice, check_number
+from mmpl.utils.seeds import preserve_rng_state
 
 from .safe_checkpoint_hook import SafeCheckpointHook
 

@@ -6,11 +6,11 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from mmpl.evaluation.features import preserve_rng_state
 from mmpl.evaluation.probe import FeatureProbe
 from mmpl.registry import HOOKS
-from mmpl.utils.checks import check_choice, check_number
 from mmpl.utils.dist import unwrapped
+from mmpl.utils.fields import check_choice, check_number
+from mmpl.utils.seeds import preserve_rng_state
 
 
 @HOOKS.register_module()

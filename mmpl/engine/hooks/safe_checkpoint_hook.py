@@ -16,10 +16,10 @@ from mmengine.hooks import CheckpointHook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
+from mmpl.checkpoints import files as checkpoint_files
 from mmpl.compat import forbid_unsafe_load
 from mmpl.registry import HOOKS
-from mmpl.utils import checkpoint_files
-from mmpl.utils.checks import check_choice, check_number
+from mmpl.utils.fields import check_choice, check_number
 from mmpl.utils.preemption import EXIT_REQUEUE, Preempted
 
 _WORKER_GRACE = 60  # seconds that data loader workers live on after a signal, for the main process to save

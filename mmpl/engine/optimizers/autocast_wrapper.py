@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmpl.registry import OPTIM_WRAPPERS
-from mmpl.utils.checks import check_choice
+from mmpl.utils.fields import check_choice
 
 from .guarded_wrapper import GuardedOptimWrapper
 

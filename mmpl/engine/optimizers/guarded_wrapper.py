@@ -11,7 +11,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor
 
 from mmpl.registry import OPTIM_WRAPPERS
-from mmpl.utils.checks import check_choice, check_number
+from mmpl.utils.fields import check_choice, check_number
 
 
 @OPTIM_WRAPPERS.register_module()

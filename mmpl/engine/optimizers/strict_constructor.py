@@ -11,7 +11,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import Tensor, nn
 
 from mmpl.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from mmpl.utils.checks import check_choice, check_number, check_part
+from mmpl.utils.fields import check_choice, check_number, check_part
 
 from .param_groups import group_table, merge_groups, refuse_other_groups, settings_of
 

@@ -16,7 +16,7 @@ from mmpretrain.models.utils import resize_pos_embed
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmpl.models.utils.arch import check_arch
+from mmpl.models.arch import check_arch
 from mmpl.registry import MODELS
 
 

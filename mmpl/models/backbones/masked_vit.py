@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
-from mmpl.models.utils.arch import check_arch, check_patches
-from mmpl.models.utils.init import loads_weights
-from mmpl.models.utils.masking import gather_tokens
+from mmpl.checkpoints.strict_pretrained import loads_weights
+from mmpl.models.arch import check_arch, check_patches
+from mmpl.models.masking import gather_tokens
 from mmpl.registry import MODELS
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.init import trunc_normal_
 
-from mmpl.models.utils.standardise import unit_vectors
+from mmpl.models.standardise import unit_vectors
 from mmpl.registry import MODELS
-from mmpl.utils.checks import check_choice, check_number
 from mmpl.utils.dist import global_concat, global_sum
+from mmpl.utils.fields import check_choice, check_number
 
 ALIGN_LOSSES = ('infonce', 'cosine')
 ALIGN_NORMS = ('none', 'batch')

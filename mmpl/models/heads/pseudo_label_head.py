@@ -11,11 +11,11 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.init import trunc_normal_
 
-from mmpl.models.utils.assignment import ASSIGNMENTS, Centering, PseudoLabels, Sinkhorn
-from mmpl.models.utils.masking import gather_tokens
-from mmpl.models.utils.standardise import unit_vectors
+from mmpl.models.assignment import ASSIGNMENTS, Centering, PseudoLabels, Sinkhorn
+from mmpl.models.masking import gather_tokens
+from mmpl.models.standardise import unit_vectors
 from mmpl.registry import MODELS
-from mmpl.utils.checks import check_choice, check_number
+from mmpl.utils.fields import check_choice, check_number
 
 TEACHER_NORMS = ('none', 'batch', 'position')
 STUDENT_NORMS = ('none', 'batch')

@@ -6,11 +6,11 @@ from mmpretrain.models.heads import MAEPretrainHead
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from mmpl.models.utils.codebook import OnlineCodebook
-from mmpl.models.utils.masking import Masks, gather_tokens
-from mmpl.models.utils.standardise import standardise_channels
+from mmpl.models.codebook import OnlineCodebook
+from mmpl.models.masking import Masks, gather_tokens
+from mmpl.models.standardise import standardise_channels
 from mmpl.registry import MODELS
-from mmpl.utils.checks import check_choice, check_number
+from mmpl.utils.fields import check_choice, check_number
 
 TARGETS = ('feature', 'discrete', 'pixel')
 LOSSES = ('smooth_l1', 'l2', 'cosine')

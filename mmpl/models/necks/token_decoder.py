@@ -4,9 +4,9 @@ import torch
 from mmpretrain.models.necks import MAEPretrainDecoder
 from torch import Tensor
 
-from mmpl.models.utils.masking import Masks, gather_tokens
+from mmpl.models.masking import Masks, gather_tokens
 from mmpl.registry import MODELS
-from mmpl.utils.checks import check_number
+from mmpl.utils.fields import check_number
 
 
 @MODELS.register_module()

@@ -1,0 +1,1 @@
+"""Hand-over of encoders to other libraries."""

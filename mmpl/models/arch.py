@@ -1,0 +1,49 @@
+"""Checks of a vision transformer's size."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmpl.utils.fields import check_number
+
+MAX_PATCHES = 2**20
+"""More patches than that are taken for a mistake (our choice; 1,024 x 1,024 patches of 16 are 16,384 pixels a side)."""
+
+
+def check_arch(arch: Any) -> None:
+    """Refuse a size that is no size; names of sizes and missing fields are mmpretrain's to check.
+
+    Args:
+        arch (str | dict): As of ``mmpretrain.models.VisionTransformer``.
+
+    Raises:
+        TypeError: A field of the dict is no integer.
+        ValueError: A field is below 1, or ``embed_dims`` is not a multiple of ``num_heads``.
+    """
+    if not isinstance(arch, Mapping):
+        return
+    for field in ('embed_dims', 'num_layers', 'num_heads', 'feedforward_channels'):
+        if field in arch:
+            check_number(f'arch.{field}', arch[field], 1, integer=True)
+    if {'embed_dims', 'num_heads'} <= set(arch) and arch['embed_dims'] % arch['num_heads']:
+        raise ValueError(
+            f'`arch.embed_dims` must be a multiple of `arch.num_heads` {arch["num_heads"]}, but got '
+            f'{arch["embed_dims"]}'
+        )
+
+
+def check_patches(img_size: int, patch_size: int) -> None:
+    """Refuse an image of more patches than memory is likely to hold.
+
+    Args:
+        img_size (int): Side of the square image in pixels.
+        patch_size (int): Side of a square patch in pixels.
+
+    Raises:
+        ValueError: There are more than :data:`MAX_PATCHES`.
+    """
+    count = (img_size // patch_size) ** 2
+    if count > MAX_PATCHES:
+        raise ValueError(
+            f'`img_size` must make at most {MAX_PATCHES} patches, but {img_size} with `patch_size` {patch_size} makes '
+            f'{count}'
+        )

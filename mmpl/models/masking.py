@@ -1,0 +1,198 @@
+"""Which patches the student sees, and which it has to predict."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from mmengine.dist import get_rank
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from mmpl.registry import MODELS
+from mmpl.utils.fields import check_number
+
+
+class Masks(NamedTuple):
+    """The masks of one step.
+
+    B images with R masks each are B·R rows, the masks of one image side by
+    side. N patches are split into V visible and M = N - V masked ones, of
+    which the first P are to be predicted. Patches are numbered row by row.
+
+    Attributes:
+        ids_keep (Tensor): Visible patches, (B·R, V).
+        ids_masked (Tensor): Masked patches in random order, (B·R, M).
+        ids_predict (Tensor): ``ids_masked[:, :P]``, (B·R, P).
+        ids_restore (Tensor): Where patch n stands in
+            ``cat(ids_keep, ids_masked)``, (B·R, N).
+        num_masks (int): R.
+    """
+
+    ids_keep: Tensor
+    ids_masked: Tensor
+    ids_predict: Tensor
+    ids_restore: Tensor
+    num_masks: int
+
+    @property
+    def num_patches(self) -> int:
+        """N, the number of patches of an image."""
+        return self.ids_restore.shape[1]
+
+    @property
+    def predicts_all(self) -> bool:
+        """Whether every masked patch is to be predicted."""
+        return self.ids_predict.shape[1] == self.ids_masked.shape[1]
+
+    @classmethod
+    def from_noise(cls, noise: Tensor, num_visible: int, num_predict: int | None = None, num_masks: int = 1) -> 'Masks':
+        """Sort noise: the patches with the least of it stay visible (MAE, section 3).
+
+        Args:
+            noise (Tensor): One number a patch, (B·R, N).
+            num_visible (int): V.
+            num_predict (int, optional): P; None predicts all masked patches.
+            num_masks (int): R.
+
+        Returns:
+            Masks: The masks that this noise stands for.
+        """
+        ids_shuffle = torch.argsort(noise, dim=1, stable=True)
+        ids_masked = ids_shuffle[:, num_visible:]
+        return cls(
+            ids_keep=ids_shuffle[:, :num_visible],
+            ids_masked=ids_masked,
+            ids_predict=ids_masked[:, :num_predict],
+            ids_restore=torch.argsort(ids_shuffle, dim=1),
+            num_masks=num_masks,
+        )
+
+
+def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
+    """Pick tokens by their place.
+
+    Args:
+        tokens (Tensor): (B, N, D).
+        ids (Tensor): Places, (B·R, L); row ``b * R + r`` picks from image b.
+
+    Returns:
+        Tensor: (B·R, L, D).
+    """
+    batch, num_tokens, dims = tokens.shape
+    repeats = ids.shape[0] // batch
+    if repeats == 1:
+        return torch.gather(tokens, 1, ids.unsqueeze(-1).expand(-1, -1, dims))
+    offsets = torch.arange(batch, device=ids.device).repeat_interleave(repeats) * num_tokens
+    flat = tokens.reshape(batch * num_tokens, dims)
+    return flat.index_select(0, (ids + offsets[:, None]).flatten()).view(*ids.shape, dims)
+
+
+def count_visible(num_patches: int, mask_ratio: float) -> int:
+    """V of N patches, cut off as MAE does: a ratio a rounding error too high leaves one patch less."""
+    return int(num_patches * (1 - mask_ratio))
+
+
+def ratio_leaving(num_visible: int, num_patches: int) -> float:
+    """A short mask ratio that leaves just as many patches visible.
+
+    Args:
+        num_visible (int): V, in [1, N).
+        num_patches (int): N.
+
+    Returns:
+        float: 1 - V/N if a few decimals of it do, or else decimals of 1 - (V + 1/2)/N, which is as far from leaving
+        one patch less as from leaving one more.
+    """
+    ratios = [round(1 - (num_visible + more) / num_patches, digits) for more in (0, 0.5) for digits in range(2, 9)]
+    return next(ratio for ratio in ratios if count_visible(num_patches, ratio) == num_visible)
+
+
+@MODELS.register_module()
+class RandomMasking(BaseModule):
+    """Uniformly random masks from a counter-based generator.
+
+    The noise of a step is a pure function of ``seed``, of the number of steps
+    taken so far (a buffer, hence in every checkpoint) and of an image's place
+    in the *global* batch. A resumed run therefore draws the masks that it
+    would have drawn, CPU and GPU draw the same, and two processes draw what
+    one process would with both their batches.
+
+    Args:
+        mask_ratio (float): Share of the patches that is hidden from the
+            student, in (0, 1). Defaults to 0.75 (MAE, section 4.1).
+        num_masks (int): Masks of one image per step; they share the teachers'
+            forward passes (the idea is data2vec 2.0's). Defaults to 1.
+        predict_ratio (float): Share of the masked patches that the decoder
+            predicts, in (0, 1]. Defaults to 1.0.
+        seed (int): Seed of the masks. Defaults to 0.
+
+    Raises:
+        TypeError: If a field is not a number.
+        ValueError: If a field is outside of its interval, or a mask would
+            leave no visible or no masked patch.
+    """
+
+    def __init__(self, mask_ratio: float = 0.75, num_masks: int = 1, predict_ratio: float = 1.0, seed: int = 0) -> None:
+        super().__init__()
+        check_number('mask_ratio', mask_ratio, 0, 1, open_minimum=True, open_maximum=True)
+        check_number('num_masks', num_masks, 1, integer=True)
+        check_number('predict_ratio', predict_ratio, 0, 1, open_minimum=True)
+        check_number('seed', seed, 0, integer=True)
+        self.mask_ratio = mask_ratio
+        self.num_masks = num_masks
+        self.predict_ratio = predict_ratio
+        self.seed = seed
+        self.register_buffer('step', torch.zeros((), dtype=torch.long))
+        self._step = 0  # the buffer's value, read without waiting for the device
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._step = int(self.step)
+
+    def split(self, num_patches: int) -> tuple[int, int]:
+        """How many patches are visible, and how many are predicted.
+
+        Args:
+            num_patches (int): N, the patches of one image.
+
+        Returns:
+            tuple[int, int]: V and P.
+
+        Raises:
+            ValueError: If no patch would be visible, or none masked.
+        """
+        num_visible = count_visible(num_patches, self.mask_ratio)
+        if not 0 < num_visible < num_patches:
+            if num_patches < 2:
+                raise ValueError(
+                    f'`mask_ratio` splits at least two patches, but an image has {num_patches}: make `img_size` larger '
+                    f'or `patch_size` smaller'
+                )
+            ends = [ratio_leaving(visible, num_patches) for visible in (num_patches - 1, 1)]
+            raise ValueError(
+                f'`mask_ratio` {self.mask_ratio} leaves {num_visible} of {num_patches} patches visible; at least one '
+                f'must be visible and one masked: use a value in {ends}'
+            )
+        return num_visible, max(1, round((num_patches - num_visible) * self.predict_ratio))
+
+    def forward(self, batch_size: int, num_patches: int, device: torch.device | str = 'cpu') -> Masks:
+        """Draw the masks of one step and count the step.
+
+        Args:
+            batch_size (int): B, images in this process' batch.
+            num_patches (int): N, patches of an image.
+            device (torch.device | str): Where the masks are needed.
+
+        Returns:
+            Masks: B·R masks.
+        """
+        num_visible, num_predict = self.split(num_patches)
+        rows = batch_size * self.num_masks
+        blocks = -(-num_patches // 4)  # Philox makes four numbers a count: a whole number of counts is one row
+        philox = np.random.Philox(key=[self.seed, self._step], counter=get_rank() * rows * blocks)
+        noise = np.random.Generator(philox).random((rows, 4 * blocks))[:, :num_patches]
+        self._step += 1
+        self.step.add_(1)
+        return Masks.from_noise(
+            torch.from_numpy(noise).float().to(device), num_visible, num_predict, num_masks=self.num_masks
+        )

@@ -1,0 +1,211 @@
+"""Exporters: the same features in every library, and errors that say what is wrong."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mmpl.export import backbone as export
+from mmpl.export.backbone import ExportError, export_backbone
+
+PREFIXES = {
+    'student': 'backbone.',
+    'label_teacher': 'label_teacher.backbone.',
+    'recon_teacher': 'recon_teacher.backbone.',
+    'align_teacher': 'align_teacher.backbone.',
+}
+MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+
+
+def make_vit(img_size=24, patch_size=4, seed=0, qkv_bias=True, eps=1e-6, **kwargs) -> nn.Module:
+    """A tiny ViT in which every parameter, biases and norms too, has a value of its own."""
+    from mmpretrain.models import VisionTransformer
+
+    torch.manual_seed(seed)
+    model = VisionTransformer(
+        arch=dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=80),
+        img_size=img_size,
+        patch_size=patch_size,
+        qkv_bias=qkv_bias,
+        norm_cfg=dict(type='LN', eps=eps),
+        out_type='raw',
+        **kwargs,
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    model.eval()
+    return model
+
+
+CFG = (
+    f'model = dict(backbone=dict(type="mmpl.MaskedViT", arch=dict(embed_dims=48, num_layers=3, num_heads=3, '
+    f'feedforward_channels=80), img_size=24, patch_size=4), '
+    f'data_preprocessor=dict(mean={MEAN}, std={STD}, to_rgb=True))\n'
+)
+
+
+def save(path: Path, models: dict[str, nn.Module], cfg: str | None = CFG, extra: dict | None = None) -> Path:
+    """Write a checkpoint that holds the encoders under the prefixes of PL-MAE."""
+    state_dict = {
+        f'{PREFIXES[name]}{key}': value for name, model in models.items() for key, value in model.state_dict().items()
+    }
+    state_dict.update(extra or {})
+    state_dict['neck.mask_token'] = torch.zeros(1, 1, 32)
+    torch.save(dict(meta=dict(cfg=cfg) if cfg else {}, state_dict=state_dict), path)
+    return path
+
+
+@pytest.fixture
+def models() -> dict[str, nn.Module]:
+    """Different encoders: the student and every teacher that there can be."""
+    return {name: make_vit(seed=seed) for seed, name in enumerate(PREFIXES)}
+
+
+@pytest.mark.parametrize('source', list(PREFIXES))
+@pytest.mark.parametrize('to', export.TARGETS)
+@torch.no_grad()
+def test_features_equal(tmp_path, models, source, to):
+    """Loaded by the target's own loader, every export gives the source's features, not another encoder's."""
+    out = tmp_path / ('vit' if to == 'huggingface' else 'vit.pth')
+    result = export_backbone(save(tmp_path / 'c.pth', models), out, source=source, to=to)
+    assert result.max_difference <= 1e-5
+    images = torch.randn(2, 3, 24, 24)
+    expected = models[source](images)[0]
+    assert expected.std() > 0.1
+    if to == 'mmpretrain':
+        got = export._load_mmpretrain(out, result.spec)(images)[0]
+    elif to == 'timm':
+        got = (
+            pytest.importorskip('timm')
+            .create_model(**json.loads(out.with_suffix('.json').read_text())['create_model'], checkpoint_path=str(out))
+            .eval()
+            .forward_features(images)
+        )
+    else:
+        got = pytest.importorskip('transformers').ViTModel.from_pretrained(out).eval()(images).last_hidden_state
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+    other = next(model for name, model in models.items() if name != source)
+    assert (got - other(images)[0]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    'kwargs', [dict(img_size=32, patch_size=8), dict(qkv_bias=False), dict(img_size=(16, 32)), dict(eps=1e-3)]
+)
+@pytest.mark.parametrize('to', export.TARGETS)
+def test_other_architectures(tmp_path, kwargs, to):
+    """Image size, patch size, missing qkv bias, a non-square image and another epsilon are carried over."""
+    cfg = CFG.replace('img_size=24', f'img_size={kwargs.get("img_size", 24)}')
+    cfg = cfg.replace('patch_size=4', f'patch_size=4, norm_cfg=dict(type="LN", eps={kwargs.get("eps", 1e-6)})')
+    path = save(tmp_path / 'c.pth', {'student': make_vit(**kwargs)}, cfg)
+    result = export_backbone(path, tmp_path / 'out', to=to)
+    assert result.max_difference <= 1e-5
+    assert result.spec.norm_eps == kwargs.get('eps', 1e-6)
+    assert result.spec.qkv_bias == kwargs.get('qkv_bias', True)
+
+
+def test_mmpretrain_file_reloads_and_exports_again(tmp_path, models):
+    """The mmpretrain export is a checkpoint like any other: it may be exported further."""
+    first = export_backbone(save(tmp_path / 'c.pth', models), tmp_path / 'a.pth', source='recon_teacher')
+    content = torch.load(tmp_path / 'a.pth', weights_only=True)
+    assert all(key.startswith('backbone.') for key in content['state_dict'])
+    second = export_backbone(tmp_path / 'a.pth', tmp_path / 'b.pth', to='timm')
+    assert second.spec == first.spec
+
+
+def test_huggingface_directory(tmp_path, models):
+    """The directory says the epsilon and the normalisation of the training images in units of [0, 1]."""
+    export_backbone(save(tmp_path / 'c.pth', models), tmp_path / 'hf', to='huggingface')
+    config = json.loads((tmp_path / 'hf' / 'config.json').read_text())
+    assert config['layer_norm_eps'] == 1e-6
+    assert config['model_type'] == 'vit'
+    processor = json.loads((tmp_path / 'hf' / 'preprocessor_config.json').read_text())
+    assert processor['image_mean'] == pytest.approx([0.485, 0.456, 0.406])
+    assert processor['image_std'] == pytest.approx([0.229, 0.224, 0.225])
+
+
+def test_heads_from_arch_name_or_argument(tmp_path, models):
+    """num_heads: config, else argument, else an error; an arch given by name is looked up."""
+    bare = save(tmp_path / 'c.pth', models, cfg=None)
+    with pytest.raises(ExportError, match='--num-heads'):
+        export_backbone(bare, tmp_path / 'o.pth')
+    assert export_backbone(bare, tmp_path / 'o.pth', num_heads=3).spec.num_heads == 3
+    with pytest.raises(ExportError, match='num_heads=5 must divide embed_dims=48'):
+        export_backbone(bare, tmp_path / 'o.pth', num_heads=5)
+    assert export._infer_heads({'arch': 'deit-tiny'}, 192, None) == 3
+
+
+def test_wrong_source_lists_prefixes(tmp_path, models):
+    """A teacher that is not in the checkpoint is refused, with what there is."""
+    path = save(tmp_path / 'c.pth', {'student': models['student'], 'label_teacher': models['label_teacher']})
+    with pytest.raises(ExportError, match=r"recon_teacher.*'backbone\.', 'label_teacher\.backbone\.'"):
+        export_backbone(path, tmp_path / 'o.pth', source='recon_teacher')
+    with pytest.raises(ExportError, match='source='):
+        export_backbone(path, tmp_path / 'o.pth', source='teacher')
+    with pytest.raises(ExportError, match='to='):
+        export_backbone(path, tmp_path / 'o.pth', to='onnx')
+    with pytest.raises(FileNotFoundError, match=r'nope\.pth'):
+        export_backbone(tmp_path / 'nope.pth', tmp_path / 'o.pth')
+
+
+def test_missing_keys(tmp_path, models):
+    """An incomplete encoder is refused by name of the key."""
+    path = save(tmp_path / 'c.pth', models)
+    content = torch.load(path, weights_only=True)
+    del content['state_dict']['backbone.layers.1.ffn.layers.1.bias']
+    torch.save(content, path)
+    with pytest.raises(ExportError, match=r'missing.*layers\.1\.ffn\.layers\.1\.bias'):
+        export_backbone(path, tmp_path / 'o.pth')
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'reason'),
+    [
+        (dict(layer_scale_init_value=0.1), 'layer scale'),
+        (dict(layer_cfgs=dict(ffn_type='swiglu_fused')), 'SwiGLU'),
+        (dict(pre_norm=True), 'pre_norm'),
+    ],
+)
+def test_unmappable_architectures(tmp_path, kwargs, reason):
+    """What the plain ViT of the other libraries cannot hold is refused with its name."""
+    with pytest.raises(ExportError, match=reason):
+        export_backbone(save(tmp_path / 'c.pth', {'student': make_vit(**kwargs)}), tmp_path / 'o.pth', to='timm')
+
+
+def test_verify_catches_a_wrong_mapping(tmp_path, models, monkeypatch):
+    """Swapped norms load without complaint in timm, and only the comparison sees it; nothing is left behind."""
+    swapped = dict(export._LAYER_KEYS, **{'ln1.weight': 'norm2.weight', 'ln2.weight': 'norm1.weight'})
+    monkeypatch.setattr(export, '_LAYER_KEYS', swapped)
+    path = save(tmp_path / 'c.pth', models)
+    with pytest.raises(ExportError, match='other features: largest difference'):
+        export_backbone(path, tmp_path / 'o.pth', to='timm')
+    assert not (tmp_path / 'o.pth').exists()
+    assert export_backbone(path, tmp_path / 'o.pth', to='timm', verify=False).max_difference is None
+
+
+def test_config_text_is_never_executed(tmp_path, models):
+    """A checkpoint's config is parsed as literals: calls in it do nothing."""
+    flag = tmp_path / 'ran'
+    text = f'import pathlib\nx = pathlib.Path({str(flag)!r}).touch()\n' + CFG
+    config = export.parse_config_text(text)
+    assert not flag.exists()
+    assert config['x'] is None
+    assert config['model']['backbone']['arch']['num_heads'] == 3
+    with pytest.raises(ExportError, match='not a Python config'):
+        export.parse_config_text('model = dict(')
+    assert export_backbone(save(tmp_path / 'c.pth', models, text), tmp_path / 'o.pth').max_difference == 0
+    assert not flag.exists()
+
+
+def test_missing_library(tmp_path, models, monkeypatch):
+    """Without the target's package the error says which one to install."""
+    import importlib
+
+    real = importlib.import_module
+    monkeypatch.setattr(
+        importlib, 'import_module', lambda name: (_ for _ in ()).throw(ImportError()) if name == 'timm' else real(name)
+    )
+    with pytest.raises(ImportError, match='pip install timm'):
+        export_backbone(save(tmp_path / 'c.pth', models), tmp_path / 'o.pth', to='timm')

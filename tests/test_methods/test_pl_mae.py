@@ -1,0 +1,307 @@
+"""The algorithm: against mmpretrain's MAE, against a loss put together by hand, and what it refuses."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmpretrain.registry import MODELS
+from torch.nn import functional as F  # noqa: N812
+
+from mmpl.models.masking import Masks
+from tests.test_models.helpers import ARCH, build_msa, build_plmae, plmae_cfg, scramble
+
+pytestmark = pytest.mark.smoke
+NO_LABELS = dict(label_cls=0, label_data=0)
+
+
+AS_MAE = dict(  # the algorithms without what they add
+    plmae=lambda **head: build_plmae(False, head=dict(target='pixel', **head), loss_weights=NO_LABELS),
+    msa=lambda **head: build_msa(False, head=head, loss_weights=dict(align_cls=0, align_tokens=0)),
+)
+
+
+@pytest.mark.parametrize('method', AS_MAE)
+@pytest.mark.parametrize('norm_pix', [True, False])
+@pytest.mark.parametrize('batch_size', [2, 5])
+def test_pixel_targets_are_mae_bit_for_bit(method, norm_pix, batch_size):
+    mae = MODELS.build(
+        dict(
+            type='MAE',
+            backbone=dict(type='MAEViT', arch=ARCH, img_size=16, patch_size=4, mask_ratio=0.75),
+            neck=dict(
+                type='MAEPretrainDecoder', num_patches=16, patch_size=4, embed_dim=32, decoder_embed_dim=24,
+                decoder_depth=2, decoder_num_heads=4),
+            head=dict(
+                type='MAEPretrainHead', norm_pix=norm_pix, patch_size=4,
+                loss=dict(type='PixelReconstructionLoss', criterion='L2'))))  # fmt: skip
+    ours = AS_MAE[method](norm_pix=norm_pix)
+    scramble(ours)
+    mae.load_state_dict({k: v for k, v in ours.state_dict().items() if not k.startswith('masking.')}, strict=False)
+    shared = [n for n, _ in ours.named_parameters()]
+    assert shared == [n for n, _ in mae.named_parameters()]
+    assert all(torch.equal(ours.get_parameter(n), mae.get_parameter(n)) for n in shared)
+    images = torch.randn(batch_size, 3, 16, 16)
+
+    torch.manual_seed(7)
+    theirs = mae(images, mode='loss')['loss']
+    theirs.backward()
+    torch.manual_seed(7)
+    masks = Masks.from_noise(torch.rand(batch_size, 16), num_visible=4)
+    ours.masking.forward = lambda *args: masks
+    loss = sum(ours(images, mode='loss').values())
+    loss.backward()
+
+    assert torch.equal(loss, theirs)
+    for name in shared:
+        a, b = ours.get_parameter(name).grad, mae.get_parameter(name).grad
+        assert (a is None and b is None) or torch.equal(a, b), name
+
+
+def score(head, x):
+    """Logits of a labelling head."""
+    return F.normalize(head.projector(x), dim=-1) @ F.normalize(head.prototypes, dim=-1).t()
+
+
+def by_hand(model, images, masks):
+    """The losses of full images, one image and one token at a time."""
+    cls_losses, data_losses, recon = [], [], []
+    label, student = model.label_teacher, model
+    for row, (keep, predict) in enumerate(zip(masks.ids_keep, masks.ids_predict, strict=True)):
+        image = images[row // masks.num_masks][None]
+        latent = student.backbone.encode(image, keep[None])[0]
+        one = Masks(*(x[row][None] for x in masks[:4]), num_masks=1)
+        pred = student.neck(latent, one)
+        teacher = label.backbone.encode(image)[0][0]
+        raw = model.recon_teacher.backbone.encode(image, None, 1)[1][0][0, 1:]
+        for place, value in zip(predict, pred[0], strict=True):
+            recon.append(F.smooth_l1_loss(value, F.layer_norm(raw[place], (32,))))
+
+        def entropy(name, token, target):
+            probs = torch.softmax(score(label.heads[name], target) / 0.04, -1)
+            return -(probs * torch.log_softmax(score(student.label_heads[name], token) / 0.1, -1)).sum()
+
+        cls_losses.append(entropy('cls', latent[0, 0], teacher[0]))
+        data_losses += [entropy('data', latent[0, 1 + i], teacher[1 + place]) for i, place in enumerate(keep)]
+    return [torch.stack(x).mean() for x in (recon, cls_losses, data_losses)]
+
+
+@pytest.mark.parametrize('num_masks', [1, 3, 5])  # with 5 the data tokens are labelled before they are picked
+@pytest.mark.parametrize('predict_ratio', [1.0, 0.5])
+def test_losses_and_gradients_equal_a_loop_over_tokens(num_masks, predict_ratio):
+    model = build_plmae(
+        masking=dict(num_masks=num_masks, predict_ratio=predict_ratio),
+        loss_weights=dict(recon=0.5, label_cls=2, label_data=3),
+    )
+    scramble(model)
+    images = torch.randn(2, 3, 16, 16)
+    masks = copy.deepcopy(model.masking)(2, 16)
+    losses = model(images, mode='loss')
+    recon, cls, data = by_hand(model, images, masks)
+    expected = dict(loss_recon=0.5 * recon, loss_label_cls=2 * cls, loss_label_data=3 * data)
+    assert losses.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-5, atol=1e-6)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    ours = torch.autograd.grad(sum(losses.values()), parameters)
+    loop = torch.autograd.grad(sum(expected.values()), parameters)
+    for a, b in zip(ours, loop, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_smaller_images_for_the_labelling_teacher():
+    """Each place learns the label of the larger patch around it; the other teacher sees what it saw."""
+    model = build_plmae(label_teacher_size=8, masking=dict(num_masks=2), data_tokens='all')
+    scramble(model)
+    whole = build_plmae(masking=dict(num_masks=2), data_tokens='all')
+    whole.load_state_dict(model.state_dict())
+    images = torch.randn(2, 3, 16, 16)
+    masks = copy.deepcopy(model.masking)(2, 16)
+    losses, others = model(images, mode='loss'), whole(images, mode='loss')
+    assert torch.equal(losses['loss_recon'], others['loss_recon'])
+
+    small = F.interpolate(images, (8, 8), mode='bilinear', antialias=True)
+    tokens = model.label_teacher.backbone.encode(small)[0]
+    heads = model.label_teacher.heads
+    around = [0, 0, 1, 1, 0, 0, 1, 1, 2, 2, 3, 3, 2, 2, 3, 3]  # place in 4 x 4 -> place in 2 x 2
+    latent = model.backbone(images, masks.ids_keep)
+    pred = model.neck(latent, masks)
+    cls_losses, data_losses = [], []
+    for row in range(4):
+
+        def entropy(name, student, teacher):
+            probs = torch.softmax(score(heads[name], teacher) / 0.04, -1)
+            return -(probs * torch.log_softmax(score(model.label_heads[name], student) / 0.1, -1)).sum()
+
+        cls_losses.append(entropy('cls', latent[row, 0], tokens[row // 2, 0]))
+        student = torch.cat([latent[row, 1:], pred[row]])
+        places = torch.cat([masks.ids_keep[row], masks.ids_predict[row]])
+        for token, place in zip(student, places, strict=True):
+            data_losses.append(entropy('data', token, tokens[row // 2, 1 + around[place]]))
+    torch.testing.assert_close(losses['loss_label_cls'], torch.stack(cls_losses).mean(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(losses['loss_label_data'], torch.stack(data_losses).mean(), rtol=1e-5, atol=1e-6)
+
+    labels = model.predict_labels(images)['data']
+    head = heads['data']
+    scores = head(tokens[:, 1:]) @ F.normalize(head.prototypes, dim=-1).t()
+    assert torch.equal(labels.flatten(1), scores.argmax(-1).view(2, 4)[:, around])
+
+
+VARIANTS = dict(
+    plain={},
+    folds=dict(teacher_input='folds', data_tokens='masked'),
+    folds_many=dict(teacher_input='folds', data_tokens='masked', masking=dict(num_masks=2, predict_ratio=0.5)),
+    masked=dict(data_tokens='masked'),
+    all_tokens=dict(data_tokens='all', masking=dict(predict_ratio=0.25)),
+    single=dict(single_teacher=True),
+    single_no_labels=dict(single_teacher=True, loss_weights=NO_LABELS),
+    sinkhorn=dict(label_head=dict(assignment='sinkhorn')),
+    chunked=dict(label_head=dict(chunk_size=3)),
+    shared=dict(share_label_head=True),
+    own_data_head=dict(data_label_head=dict(num_prototypes=7)),
+    no_class_labels=dict(loss_weights=dict(label_cls=0)),
+    no_data_labels=dict(loss_weights=dict(label_data=0)),
+    discrete=dict(head=dict(target='discrete', num_codes=32)),
+    pixel=dict(head=dict(target='pixel'), loss_weights=NO_LABELS),
+    pixel_labels=dict(head=dict(target='pixel')),
+    batch_norm=dict(head=dict(target_norm='batch', target_blocks=2, loss='cosine')),
+    lean=dict(backbone=dict(embed_visible_only=True)),
+    small_labels=dict(label_teacher_size=12, masking=dict(num_masks=4)),
+)
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('bf16', [False, True])
+def test_gradients_reach_the_student_and_no_teacher(variant, bf16):
+    model = build_plmae(**VARIANTS[variant])
+    scramble(model)
+    with torch.autocast('cpu', torch.bfloat16, enabled=bf16):
+        losses = model(torch.randn(4, 3, 16, 16), mode='loss')
+    assert all(torch.isfinite(loss) and loss.ndim == 0 and loss > 0 for loss in losses.values())
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        if 'teacher' in name or name.endswith('pos_embed'):
+            assert parameter.grad is None and not parameter.requires_grad, name
+        else:
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    model.update_teachers(0.9, 0.99)
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize('variant', ['plain', 'folds', 'sinkhorn', 'discrete', 'no_class_labels'])
+def test_it_learns(variant):
+    torch.manual_seed(0)
+    model = build_plmae(**VARIANTS[variant])
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    images, recon = torch.randn(16, 3, 16, 16), []
+    for _ in range(40):
+        losses = model(images, mode='loss')
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        model.update_teachers(0.99, 0.999)
+        recon.append(losses['loss_recon'].item())
+    assert sum(recon[-5:]) < 0.9 * sum(recon[:5])
+
+
+def test_a_shuffled_batch_gives_the_same_losses():
+    model = build_plmae()
+    scramble(model)
+    images, order = torch.randn(4, 3, 16, 16), torch.tensor([2, 0, 3, 1])
+    masks = copy.deepcopy(model.masking)(4, 16)
+    losses = []
+    for batch, rows in ((images, slice(None)), (images[order], order)):
+        model.masking.forward = lambda *args, rows=rows: Masks(*(x[rows] for x in masks[:4]), num_masks=1)
+        losses.append(model(batch, mode='loss'))
+    for name in losses[0]:
+        torch.testing.assert_close(losses[0][name], losses[1][name], rtol=1e-5, atol=1e-6)
+
+
+def test_predicted_labels_are_those_of_the_labelling_teacher():
+    model = build_plmae()
+    scramble(model)
+    images = torch.randn(3, 3, 16, 16)
+    labels = model.predict_labels(images)
+    tokens = model.label_teacher.backbone.encode(images)[0]
+    head = model.label_teacher.heads['data']
+    scores = head(tokens[:, 1:]) @ F.normalize(head.prototypes, dim=-1).t()
+    assert torch.equal(labels['data'], scores.argmax(-1).view(3, 4, 4))
+    assert labels['cls'].shape == (3,)
+    assert model.label_teacher.assigners['data'].seen.abs().sum() == 0, 'looking leaves no trace'
+
+
+def test_the_class_resolves_without_importing_mmpl(tmp_path):
+    code = (
+        'import sys, mmpretrain\n'
+        'from mmpretrain.registry import MODELS, HOOKS\n'
+        "assert 'mmpl.models' not in sys.modules\n"
+        "print(MODELS.get('mmpl.PLMAE'), MODELS.get('mmpl.TokenReconHead'), HOOKS.get('mmpl.DualTeacherHook'))"
+    )
+    out = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert 'plmae.PLMAE' in out
+    assert 'TokenReconHead' in out
+    assert 'DualTeacherHook' in out
+
+
+@pytest.mark.parametrize(
+    ('fields', 'message'),
+    [
+        (dict(data_tokens='some'), r"`data_tokens` must be one of \['all', 'masked', 'visible'\], but got 'some'"),
+        (dict(teacher_input='half'), r"`teacher_input` must be one of \['folds', 'full'\], but got 'half'"),
+        (dict(teacher_input='folds'), "`data_tokens` must be 'masked' with `teacher_input='folds'`"),
+        (
+            dict(teacher_input='folds', data_tokens='masked', masking=dict(mask_ratio=0.6)),
+            'masked patches do not split into folds of',
+        ),
+        (dict(label_teacher_size=10), '`label_teacher_size` must be a multiple of `backbone.patch_size` 4, but got 10'),
+        (dict(label_teacher_size=20), r'`label_teacher_size` must be an integer in \[4, 16\], but got 20'),
+        (dict(label_teacher_size=8, single_teacher=True), '`label_teacher_size` must be left out with'),
+        (
+            dict(label_teacher_size=8, teacher_input='folds', data_tokens='masked'),
+            '`label_teacher_size` must be left out with',
+        ),
+        (dict(masking=dict(mask_ratio=0.99)), '`mask_ratio` 0.99 leaves 0 of 16 patches visible'),
+        (dict(loss_weights=dict(recon=0)), '`loss_weights.recon`'),
+        (dict(loss_weights=dict(label_cls=-1)), '`loss_weights.label_cls`'),
+        (dict(loss_weights=dict(pixels=1)), "`loss_weights` must be one of .*'recon'.*, but got 'pixels'"),
+        (dict(label_head=None), '`label_head` must be given'),
+        (dict(share_label_head=True, data_label_head=dict(num_prototypes=4)), '`data_label_head` must be left out'),
+        (dict(neck=dict(num_patches=25)), '`neck.num_patches` must be 16, the patches of `backbone`, but got 25'),
+        (dict(neck=dict(embed_dims=8)), '`neck.embed_dims` must be 32'),
+        (dict(neck=dict(out_dims=8)), "`neck.out_dims` must be 32, what `head.target='feature'` takes, but got 8"),
+        (dict(head=dict(target='pixel'), data_tokens='masked'), '`neck.out_dims` must be 32, what `data_tokens='),
+        (dict(head=dict(target_blocks=4)), r'`head.target_blocks` must be an integer in \[1, 3\], but got 4'),
+        (dict(label_head=dict(in_dims=5)), '`cls label head in_dims` must be 32'),
+        (dict(backbone=dict(img_size=18)), '`img_size` must be a multiple of `patch_size` 4, but got 18'),
+    ],
+)
+def test_refuses(fields, message):
+    with pytest.raises(ValueError, match=message):
+        MODELS.build(plmae_cfg(**fields))
+
+
+def test_refuses_a_data_label_head_that_is_no_dict():
+    with pytest.raises(TypeError, match='`data_label_head` must be a dict such as .*, but got -3'):
+        MODELS.build(plmae_cfg(data_label_head=-3))
+
+
+def test_refuses_masking_that_is_no_dict():
+    with pytest.raises(TypeError, match='`masking` must be a dict such as .*, but got 2.5'):
+        MODELS.build(plmae_cfg(masking=2.5))
+
+
+def test_refuses_images_of_another_size():
+    with pytest.raises(ValueError, match=r'`backbone.img_size` is \(16, 16\), but the images are \(32, 32\)'):
+        build_plmae()(torch.randn(2, 3, 32, 32), mode='loss')
+
+
+def test_refuses_to_train_if_nobody_updates_the_teachers():
+    model = build_plmae(attach=False)
+    with pytest.raises(RuntimeError, match=r"add `dict\(type='mmpl.DualTeacherHook'\)` to `custom_hooks`"):
+        model(torch.randn(2, 3, 16, 16), mode='loss')
+    model.attach_updater('DualTeacherHook')
+    with pytest.raises(RuntimeError, match='keep one DualTeacherHook'):
+        model.attach_updater('DualTeacherHook')
+    without_teachers = build_plmae(False, head=dict(target='pixel'), loss_weights=NO_LABELS)
+    without_teachers(torch.randn(2, 3, 16, 16), mode='loss')
