@@ -58,7 +58,7 @@ def test_chunks_equal_the_whole(chunk_size, assignment):
         loss.backward()
         results.append([loss, tokens.grad, *(p.grad for p in student.parameters()), *stats])
     for whole, chunked in zip(*results, strict=True):
-        torch.testing.assert_close(whole, chunked, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(whole, chunked, rtol=1e-5, atol=1e-6)  # fp32: sums in another order
 
 
 def test_chunks_need_a_quarter_of_the_memory():
