@@ -26,7 +26,7 @@ from mmpl.visualization.report import ReportOptions, collect_report, render_repo
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted([*ROOT.glob('configs/*.py'), *ROOT.glob('configs/ablations/*.py')])
 MSA = [path for path in CONFIGS if path.stem.startswith('msa')]
-TEACHERS = dict(l='label', r='recon', a='align')
+TEACHERS = dict(l='label_teacher', r='recon_teacher', a='align_teacher')
 EXPECTED = {  # what each config is for: (teachers, fields of the model)
     'pl_mae_vitb': ('lr', {}),
     'pl_mae_vitb_800e': ('lr', {}),
