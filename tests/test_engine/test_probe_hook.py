@@ -12,13 +12,10 @@ import torch
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-sys.path.insert(0, str(Path(__file__).parents[1] / 'test_evaluation'))
-from probe_helpers import build_mae, loader_cfg, mae_cfg, write_images  # noqa: E402
-
-from mmpl.evaluation import FeatureProbe, extract_features, knn_accuracy, linear_probe  # noqa: E402
-from mmpl.registry import HOOKS  # noqa: E402
-
-from mmpl.engine.hooks import FeatureProbeHook  # noqa: E402  isort: skip
+from mmpl.engine.hooks import FeatureProbeHook
+from mmpl.evaluation import FeatureProbe, extract_features, knn_accuracy, linear_probe
+from mmpl.registry import HOOKS
+from tests.test_evaluation.probe_helpers import build_mae, loader_cfg, mae_cfg, write_images
 
 
 @pytest.fixture(scope='module')
@@ -158,12 +155,11 @@ def test_scores_are_those_of_the_parts(roots):
         (dict(k=0), '`k` must be'),
         (dict(temperature=0), '`temperature` must be'),
         (dict(pool='max'), '`pool` must be one of'),
-        (dict(target='teacher'), '`target` must be one of'),
-        (dict(C=-1), '`C` must be finite and > 0'),
+        (dict(C=-1), r'`C` must be a number in \(0, inf\)'),
         (dict(max_train_images=3), r'`k` must not exceed `max_train_images` \(3\), but got 5'),
         (dict(val_dataloader=None), '`val_dataloader` must be a dataloader config'),
         (dict(train_dataloader=dict(batch_size=2)), '`train_dataloader` must have the field `dataset`'),
-        (dict(kk=3), 'kk'),
+        (dict(kk=3), '`kk` does not exist: did you mean `k`'),
     ],
 )
 def test_refuses_at_build_time(roots, change, message):
@@ -179,8 +175,8 @@ def test_refuses_what_only_the_data_show(roots, tmp_path):
     (other / 'red').rename(other / 'green')
     with pytest.raises(ValueError, match='`val_dataloader` must have the classes of `train_dataloader`'):
         FeatureProbe(loader_cfg(roots[0]), loader_cfg(other), k=5).build(model)
-    with pytest.raises(ValueError, match='`target` must be an encoder of MAE'):
-        FeatureProbe(loader_cfg(roots[0]), loader_cfg(roots[1]), k=5, target='label_teacher').build(model)
+    with pytest.raises(ValueError, match=r"`target` must be an encoder of MAE \(\['student'\]\), but got 'teacher'"):
+        HOOKS.build(hook_cfg(roots, target='teacher')).probe.build(model)
     with torch.no_grad():
         model.backbone.cls_token.fill_(float('nan'))
     with pytest.raises(ValueError, match='`train_features` must be finite'):
