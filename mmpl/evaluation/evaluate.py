@@ -3,7 +3,7 @@
 import copy
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -109,41 +109,37 @@ def evaluate_features(
     *,
     probe_config: str | os.PathLike | Config | None = None,
     seed: int = 0,
-    pool: str | Sequence[str] | None = None,
-    k: int | Sequence[int] | None = None,
-    temperature: float | None = None,
     linear: bool = False,
-    C: float | Sequence[float] | None = None,  # noqa: N803
-    target: str | None = None,
-    max_train_images: int | None = None,
     cfg_options: dict | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Probe the frozen features of a checkpoint, or of a random initialisation.
 
     The images and the defaults of all options come from the ``mmpl.FeatureProbeHook`` among the config's
     ``custom_hooks``. In a distributed process group the features are extracted by all ranks.
 
-    ``pool``, ``k``, ``temperature``, ``C``, ``target`` and ``max_train_images`` override the hook's; ``linear`` asks
-    for a linear probe as well. ``config`` is mmpl's or that of any of mmpretrain's self-supervised models; if it has no
-    such hook, ``probe_config`` is one that has. ``cfg_options`` replaces fields of ``config`` (``{'a.b': value}``);
-    ``seed`` is that of the random initialisation.
+    Args:
+        config: Pre-training config, mmpl's or that of any of mmpretrain's self-supervised models.
+        checkpoint: Checkpoint file; None: random initialisation.
+        probe_config: Config that has the FeatureProbeHook; None: ``config``.
+        seed: Seed of the random initialisation.
+        linear: Also train a linear probe.
+        cfg_options: Fields of ``config`` to replace, as ``{'a.b': value}``.
+        **options: Options of :class:`FeatureProbe` that override the hook's, unless they are None.
 
     Returns:
         ``checkpoint``, ``seed`` (None with a checkpoint), the options used and ``results``, accuracies in percent as
         :meth:`FeatureProbe.run` names them.
 
     Raises:
-        ValueError: If there is no FeatureProbeHook, or an option is outside its range; further errors as of
-            :func:`build_model`.
+        ValueError: If there is no FeatureProbeHook; further errors as of :class:`FeatureProbe` and :func:`build_model`.
     """
     cfg = _read(config)
     if cfg_options:
         cfg.merge_from_dict(cfg_options)
-    options = find_probe(cfg if probe_config is None else _read(probe_config))
-    overrides = dict(pool=pool, k=k, temperature=temperature, C=C, target=target, max_train_images=max_train_images)
-    options.update({name: value for name, value in overrides.items() if value is not None})
+    given = {name: value for name, value in options.items() if value is not None}
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    probe = FeatureProbe(**options, linear=linear)
+    probe = FeatureProbe(**find_probe(cfg if probe_config is None else _read(probe_config)) | given, linear=linear)
     results = probe.run(build_model(cfg, checkpoint, probe.target, seed))
     return dict(
         checkpoint=checkpoint,

@@ -1,9 +1,6 @@
 """FeatureProbeHook: measures the right thing, logs it everywhere and leaves training alone."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,13 +12,12 @@ from mmengine.runner import Runner
 from mmpl.engine.hooks import FeatureProbeHook
 from mmpl.evaluation import FeatureProbe, extract_features, knn_accuracy, linear_probe
 from mmpl.registry import HOOKS
-from tests.test_evaluation.probe_helpers import build_mae, loader_cfg, mae_cfg, write_images
+from tests.test_evaluation.probe_helpers import build_mae, loader_cfg, mae_cfg, run_script, write_images, write_roots
 
 
 @pytest.fixture(scope='module')
 def roots(tmp_path_factory):
-    root = tmp_path_factory.mktemp('images')
-    return write_images(root / 'train', 6, seed=0), write_images(root / 'val', 3, seed=1)
+    return write_roots(tmp_path_factory.mktemp('images'))
 
 
 def hook_cfg(roots, **kwargs):
@@ -188,7 +184,7 @@ def _main(train_root, val_root, work_dir):
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo')
     roots = Path(train_root), Path(val_root)
-    states, scores = [], []
+    states = []
     for name, hook in (('plain', None), ('probed', hook_cfg(roots, interval=1))):
         runner = make_runner(roots, Path(work_dir) / name, hook, launcher='pytorch')
         assert type(runner.model).__name__ == 'MMDistributedDataParallel'
@@ -210,20 +206,7 @@ def _main(train_root, val_root, work_dir):
 
 @pytest.mark.dist
 def test_two_ranks(roots, tmp_path):
-    with socket.socket() as server:
-        server.bind(('127.0.0.1', 0))
-        port = server.getsockname()[1]
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={port}']
-    repository = str(Path(__file__).parents[2])
-    environment = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
-    environment['PYTHONPATH'] = os.pathsep.join(filter(None, [repository, os.environ.get('PYTHONPATH')]))
-    done = subprocess.run(
-        [*command, __file__, *map(str, roots), str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_script(__file__, *roots, tmp_path, processes=2)
     assert done.returncode == 0, done.stderr[-4000:]
     found = scalars(tmp_path / 'probed')
     assert [line['epoch'] for line in found] == [0, 1, 2, 3]  # written by rank 0 only

@@ -1,10 +1,6 @@
 """The tool: the whole way from a checkpoint, which must fit, to figures."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,16 +9,14 @@ from mmengine.config import Config
 from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.evaluation import FeatureProbe, build_model, evaluate_features
 from mmpl.evaluation.evaluate import find_probe
-from tests.test_evaluation.probe_helpers import build_mae, loader_cfg, mae_cfg, write_images
+from tests.test_evaluation.probe_helpers import REPOSITORY, build_mae, loader_cfg, mae_cfg, run_script, write_roots
 
-REPOSITORY = Path(__file__).parents[2]
 TOOL = REPOSITORY / 'tools' / 'benchmarks' / 'evaluate_features.py'
 
 
 @pytest.fixture(scope='module')
 def roots(tmp_path_factory):
-    root = tmp_path_factory.mktemp('images')
-    return write_images(root / 'train', 6, seed=0), write_images(root / 'val', 3, seed=1)
+    return write_roots(tmp_path_factory.mktemp('images'))
 
 
 @pytest.fixture
@@ -88,31 +82,18 @@ def test_options_override_the_hook(config, roots):
             evaluate_features(config, cfg_options={'model.backbone.init_cfg': dict(type=kind, checkpoint='a.pth')})
 
 
-def run_tool(arguments, processes=1):
-    start = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}'] if processes > 1 else []
-    environment = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
-    environment['PYTHONPATH'] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get('PYTHONPATH')]))
-    return subprocess.run(
-        [sys.executable, *start, str(TOOL), *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 @pytest.mark.slow
 def test_tool_end_to_end(config, roots, tmp_path):
     model = build_mae(5)
     checkpoint = save(model, tmp_path / 'a.pth')
     out = tmp_path / 'results' / 'probe.json'
-    done = run_tool([config, checkpoint, '--linear', '--k', 5, 9, '--out', out])
+    done = run_script(TOOL, config, checkpoint, '--linear', '--k', 5, 9, '--out', out)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(out.read_text())
     expected = FeatureProbe(loader_cfg(roots[0]), loader_cfg(roots[1]), k=[5, 9]).run(model)
     assert report['results'] == expected and report['checkpoint'] == checkpoint and report['seed'] is None
     assert f'linear_top1              {expected["linear_top1"]:6.2f} %' in done.stdout
-    done = run_tool([config, checkpoint, '--random-init'])
+    done = run_script(TOOL, config, checkpoint, '--random-init')
     assert done.returncode == 2 and 'goes without a checkpoint' in done.stderr
 
 
@@ -120,7 +101,7 @@ def test_tool_end_to_end(config, roots, tmp_path):
 @pytest.mark.dist
 def test_tool_on_two_ranks(config, roots, tmp_path):
     out = tmp_path / 'probe.json'
-    done = run_tool([config, '--random-init', '--seed', 3, '--linear', '--out', out], processes=2)
+    done = run_script(TOOL, config, '--random-init', '--seed', 3, '--linear', '--out', out, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     expected = FeatureProbe(loader_cfg(roots[0]), loader_cfg(roots[1]), k=5).run(build_mae(3))
     assert json.loads(out.read_text())['results'] == expected

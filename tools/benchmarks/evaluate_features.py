@@ -53,20 +53,8 @@ def main() -> None:
     set_load_policy(args.trust)
     if int(os.environ.get('WORLD_SIZE', '1')) > 1:
         init_distributed('pytorch')
-    report = evaluate_features(
-        args.config,
-        args.checkpoint,
-        probe_config=args.probe_config,
-        seed=args.seed,
-        pool=args.pool,
-        k=args.k,
-        temperature=args.temperature,
-        linear=args.linear,
-        C=args.C,
-        target=args.target,
-        max_train_images=args.max_train_images,
-        cfg_options=args.cfg_options,
-    )
+    options = {name: value for name, value in vars(args).items() if name not in ('random_init', 'out', 'trust')}
+    report = evaluate_features(**options)
     if get_rank() == 0:
         print(f'{args.checkpoint or f"random initialisation, seed {args.seed}"} ({report["target"]})')
         for name, value in report['results'].items():
