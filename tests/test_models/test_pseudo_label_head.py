@@ -229,8 +229,14 @@ def test_refuses_other_numbers_of_labels():
         (dict(student_temp=0), r'`label_head.student_temp` must be a number in \(0, inf\), but got 0'),
         (dict(teacher_temp=-0.1), r'`label_head.teacher_temp` must be a number in \(0, inf\)'),
         (dict(warmup_teacher_temp=0), '`label_head.warmup_teacher_temp`'),
-        (dict(warmup_teacher_temp=0.08), '`label_head.warmup_teacher_temp`, the start of the schedule, must be at most its end'),
-        (dict(assignment='kmeans'), r"`label_head.assignment` must be one of \['centering', 'sinkhorn'\], but got 'kmeans'"),
+        (
+            dict(warmup_teacher_temp=0.08),
+            '`label_head.warmup_teacher_temp`, the start of the schedule, must be at most its end',
+        ),
+        (
+            dict(assignment='kmeans'),
+            r"`label_head.assignment` must be one of \['centering', 'sinkhorn'\], but got 'kmeans'",
+        ),
         (dict(center_momentum=1.1), '`label_head.center_momentum`'),
         (
             dict(teacher_norm='layer'),
