@@ -103,7 +103,7 @@ class DualTeacherHook(Hook):
         for name in self.healthy:
             check_choice('healthy', name, declared)
         return {
-            name: dataclasses.replace(figure, healthy=tuple(self.healthy.get(name, figure.healthy)))
+            name: dataclasses.replace(figure, healthy=self.healthy.get(name, figure.healthy))
             for name, figure in declared.items()
         }
 
