@@ -71,8 +71,8 @@ class SimpleFPN(BaseModule):
             self.levels.append(nn.Sequential(*steps))
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Of one map (B, in_channels, H, W), ``num_outs`` maps (B, out_channels, H * scale, W * scale), finest
-        first.""" if len(inputs) != 1:
+        """Of one map, (B, in_channels, H, W), ``num_outs`` (B, out_channels, H * scale, W * scale), finest first."""
+        if len(inputs) != 1:
             raise ValueError(f'SimpleFPN takes one feature map, got {len(inputs)}: set out_indices=-1 in the backbone')
         x = inputs[0]
         if min(x.shape[-2:]) * self.scale_factors[-1] < 1:
