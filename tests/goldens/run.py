@@ -179,7 +179,10 @@ def shrink(cfg: Any, images: Path, embedded: Path, dtype: str, ranks: int) -> No
         ranks (int): Number of processes.
     """
     swin = cfg.model.type == 'SimMIM'
-    _shrink_model(cfg.model, max(3, cfg.model.head.get('target_blocks', 1)))
+    blocks = cfg.model.get('head', {}).get('target_blocks', 1)
+    if Path(cfg.filename).stem == 'pl_mae_pixels':
+        blocks = 4  # as deep as when it was written: its base's `target_blocks`, which pixels do not read
+    _shrink_model(cfg.model, max(3, blocks))
     if swin:
         cfg.model.neck.in_channels = 32
 
