@@ -14,7 +14,6 @@ from mmengine.config import Config
 
 import compare_methods
 from compare_methods import Bench, Run
-from mmpl.methods import PLMAE
 from mmpl.utils.figures import Chart, Figure
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,8 +192,6 @@ def test_rejects(bench, change, message, tmp_path):
 )
 def test_committed_tables_follow_from_committed_results(name, committed, tmp_path, monkeypatch):
     """From any folder: the results are of the configs as they are, and the tables are theirs."""
-    if not hasattr(PLMAE, 'figures'):  # until methods declare their figures
-        monkeypatch.setattr(PLMAE, 'figures', property(lambda model: figures_of(*model.label_heads)), raising=False)
     monkeypatch.chdir(tmp_path)
     source = ROOT / 'docs' / committed
     shutil.copytree(source / 'runs', 'out/runs')

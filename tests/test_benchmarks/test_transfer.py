@@ -16,7 +16,7 @@ from mmengine.config import Config
 from PIL import Image
 
 import transfer
-from bench.results import encoder_digest
+from mmpl.checkpoints.encoders import read_checkpoint
 from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.evaluation.evaluate import build_model
 from transfer import PRETRAIN, RANDOM, TASKS, Bench, TransferMismatchError, parse_args
@@ -86,23 +86,27 @@ def test_random_encoder_is_the_one_that_pretraining_starts_from(tmp_path, checkp
     assert set(got) == {f'backbone.{key}' for key in want}
     assert all(torch.equal(got[f'backbone.{key}'], value) for key, value in want.items())
     transfer.write_random_encoder(DEMO, 6, tmp_path / 'other.pth')
-    assert encoder_digest(tmp_path / 'other.pth') != encoder_digest(checkpoint)
+    assert read_checkpoint(tmp_path / 'other.pth').digest() != read_checkpoint(checkpoint).digest()
 
 
 def test_digest_is_of_the_encoder_alone(tmp_path, checkpoint):
     state = torch.load(checkpoint, weights_only=True)['state_dict']
     torch.save({'state_dict': {**state, 'head.weight': torch.ones(3)}, 'meta': {'epoch': 3}}, tmp_path / 'more.pth')
-    assert encoder_digest(tmp_path / 'more.pth') == encoder_digest(checkpoint)
+    assert read_checkpoint(tmp_path / 'more.pth').digest() == read_checkpoint(checkpoint).digest()
     state['backbone.cls_token'] = state['backbone.cls_token'] + 1e-6
     torch.save({'state_dict': state}, tmp_path / 'moved.pth')
-    assert encoder_digest(tmp_path / 'moved.pth') != encoder_digest(checkpoint)
+    assert read_checkpoint(tmp_path / 'moved.pth').digest() != read_checkpoint(checkpoint).digest()
 
 
 def test_refuses(tmp_path, checkpoint):
     torch.save({'state_dict': {'encoder.weight': torch.ones(2)}}, tmp_path / 'foreign.pth')
     for argv, error, message in (
         (arguments(tmp_path / 'nowhere.pth', tmp_path), FileNotFoundError, 'nowhere.pth does not exist'),
-        (arguments(tmp_path / 'foreign.pth', tmp_path), ValueError, 'foreign.pth has no key that starts with `backb'),
+        (
+            arguments(tmp_path / 'foreign.pth', tmp_path),
+            CheckpointMismatchError,
+            "foreign.pth: checkpoint has no encoder 'student'",
+        ),
         (arguments([checkpoint] * 2, tmp_path), ValueError, 'one for each of the 3 seeds, but got 2'),
         (arguments(checkpoint, tmp_path, '--seeds', '1', '1'), ValueError, r'--seeds must be different .* \[1, 1\]'),
         (arguments(checkpoint, tmp_path, '--tasks', *['detection'] * 2), ValueError, '--tasks must be different'),

@@ -45,7 +45,7 @@ from bench.results import num_masks
 from mmpl.compat import add_trust_argument, set_load_policy
 from mmpl.datasets.embedded.photos import write_photos
 from mmpl.engine.hooks.compile_hook import compile_blocks
-from mmpl.models import EMATeacher as Teacher
+from mmpl.models import Teacher
 from mmpl.utils.config_errors import read_config
 from mmpl.utils.fields import check_device
 from mmpl.utils.user_errors import user_errors
@@ -131,14 +131,6 @@ def wrap_parts(timer: PartTimer, model: nn.Module, optim_wrapper: Any) -> None:
     timer.wrap(optim_wrapper, 'backward', 'backward')
     timer.wrap(optim_wrapper, 'step', 'optimizer')
     timer.wrap(optim_wrapper, 'zero_grad', 'optimizer')
-
-
-def move_teachers(model: nn.Module) -> None:
-    """What follows an optimizer step in the middle of a run; any momentum costs the same."""
-    if hasattr(model, 'after_step'):
-        model.after_step(progress=0.5, epoch=0)
-    elif hasattr(model, 'update_teachers'):
-        model.update_teachers(**{f'momentum_{name}': 0.996 for name in model.teachers})
 
 
 # ---------------------------------------------------------------------------------------------------- one side
@@ -254,7 +246,8 @@ class Side:
         self.model.train_step(batch, self.optim_wrapper)
         self.traffic.purpose = 'statistics, at the update of the teachers'
         with self.timer('ema'):
-            move_teachers(self.inner)
+            if hasattr(self.inner, 'after_step'):
+                self.inner.after_step(progress=0.5, epoch=0)  # of the middle of a run; any momentum costs the same
         self.traffic.purpose = 'statistics'
 
     def round(self, steps: int) -> dict:

@@ -33,10 +33,11 @@ from torch import nn
 
 from bench.arguments import CONFIGS, add_job_arguments, at_least
 from bench.jobs import Ended, Job, run_jobs
-from bench.results import encoder_digest, fingerprint, write_json
+from bench.results import fingerprint, write_json
 from bench.tables import as_csv, as_markdown, as_rows, over_seeds
 from mmpl.apis.test import test
 from mmpl.apis.train import parse_train_args, train, train_config
+from mmpl.checkpoints.encoders import read_checkpoint
 from mmpl.compat import add_trust_argument, set_load_policy, unsafe_load_allowed
 from mmpl.evaluation.evaluate import build_model
 from mmpl.utils.config_errors import read_config
@@ -148,7 +149,7 @@ class Bench:
         self.options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
         self.checkpoints = [path.resolve() for path in args.checkpoints]
         self.random = [(self.out / 'random_init' / f'seed_{seed}.pth').resolve() for seed in args.seeds]
-        self._digest = functools.cache(encoder_digest)
+        self._digest = functools.cache(lambda path: read_checkpoint(path).digest())
         self._config_fingerprint = functools.cache(self._fingerprint_of_config)
         for path in self.checkpoints:
             if not path.is_file():
