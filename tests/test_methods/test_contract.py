@@ -1,0 +1,238 @@
+"""What works for every method without a line written for it; a method of a user's own among them, see ``toy.py``.
+
+Every method in ``mmpl/methods`` is taken up by itself.
+"""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from mmengine.dataset import pseudo_collate
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+import mmpl.methods
+from mmpl.checkpoints.encoders import read_checkpoint
+from mmpl.evaluation import extract_features
+from mmpl.export.backbone import export_backbone
+from mmpl.utils.figures import measured
+from tests.faults import runs
+from tests.test_methods.toy import Toy
+from tests.test_models.helpers import scramble, tiny_cfg
+
+OWN = [getattr(mmpl.methods, name) for name in mmpl.methods.__all__ if name not in ('Method', 'Step')]
+METHODS = {method.__name__: method for method in [*OWN, Toy]}
+every_method = pytest.mark.parametrize('name', METHODS)
+MEAN_STD = dict(mean=[127.0] * 3, std=[60.0] * 3)
+
+
+def views_of(name: str) -> int:
+    return MODELS.build(METHODS[name].tiny()).num_views
+
+
+def build(name: str, **fields):
+    model = MODELS.build(tiny_cfg(METHODS[name], **fields))
+    model.init_weights()
+    model.attach_updater('the test')
+    scramble(model)
+    return model.train()
+
+
+def images_of(name: str, count: int = 8, seed: int = 0) -> list:
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randn(count, 3, 16, 16, generator=generator)
+    others = [first + 0.3 * torch.randn(first.shape, generator=generator) for _ in range(views_of(name) - 1)]
+    return [first, *others]
+
+
+@pytest.fixture
+def run_method():
+    """The runs of tests/faults, which know any method by its class."""
+    for name, method in METHODS.items():
+        pairs = views_of(name) == 2
+        data = ('NoisePairs', MEAN_STD) if pairs else ('AugmentedNoise', {})
+        runs.METHODS[name] = (partial(tiny_cfg, method), *data)
+    yield runs
+    for name in METHODS:
+        del runs.METHODS[name]
+
+
+@every_method
+def test_what_it_returns_is_declared_and_logged(name):
+    model = build(name)
+    model.track_health = True
+    losses = model(images_of(name), mode='loss')
+    assert set(losses) == set(model.LOSSES)
+    assert all(torch.isfinite(loss) and loss.ndim == 0 and loss > 0 for loss in losses.values())
+    values = measured(model.last_figures)
+    assert set(values) | set(model.scheduled(0.5)) == set(model.figures) - {'align_tokens_agreement'}
+    assert set(model.scheduled(0.5)) >= {f'momentum_{key.removesuffix("_teacher")}' for key in model.teachers}
+
+
+@every_method
+def test_gradients_reach_the_student_and_no_teacher(name):
+    model = build(name)
+    sum(model(images_of(name), mode='loss').values()).backward()
+    for key, parameter in model.named_parameters():
+        if 'teacher' in key or key.endswith('pos_embed'):
+            assert parameter.grad is None and not parameter.requires_grad, key
+        else:
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, key
+
+
+@every_method
+def test_it_learns(name):
+    torch.manual_seed(0)
+    model = MODELS.build(METHODS[name].tiny())
+    model.init_weights()
+    model.attach_updater('the test')
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    inputs, history = images_of(name, 16), []
+    for step in range(40):
+        losses = model(inputs, mode='loss')
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        model.after_step(step / 40, epoch=step // 10)
+        history.append(losses[next(iter(model.LOSSES))].item())
+    assert sum(history[-5:]) < 0.9 * sum(history[:5])
+
+
+@every_method
+def test_killed_and_resumed_it_ends_in_the_same_bits(name, run_method, tmp_path):
+    run_method.run(tmp_path / 'whole', method=name, epochs=2)
+    run_method.stopped(tmp_path / 'parts', 8, method=name, epochs=2, checkpoint=run_method.EVERY)
+    resumed = run_method.run(tmp_path / 'parts', method=name, epochs=2)
+    assert resumed.iter == 12
+    whole, parts = (run_method.final_state(tmp_path / part / 'epoch_2.pth') for part in ('whole', 'parts'))
+    assert run_method.differences(whole, parts) == []
+
+
+@HOOKS.register_module(force=True)
+class PoisonAt(Hook):
+    """Makes one input NaN before an iteration, and notes the teachers before and after it."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
+        if runner.iter + 1 == self.iteration:
+            first = data_batch['inputs'][0] if isinstance(data_batch['inputs'], list) else data_batch['inputs']
+            data_batch['inputs'] = self._poisoned(data_batch['inputs'], first)
+            self.before = copy.deepcopy(runner.model.state_dict())
+
+    @staticmethod
+    def _poisoned(inputs, first):
+        bad = first.float().clone()
+        bad[0, 0, 0, 0] = float('nan')
+        return [bad, *inputs[1:]] if isinstance(inputs, list) else bad
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if runner.iter + 1 == self.iteration:
+            after = runner.model.state_dict()
+            counted = [key for key in after if key != 'masking.step']
+            assert [key for key in counted if not torch.equal(after[key], self.before[key])] == []
+
+
+@every_method
+def test_a_step_with_nan_is_skipped_and_leaves_no_trace(name, run_method, tmp_path):
+    poison = run_method.own_hook('PoisonAt', iteration=3)
+    runner = run_method.run(tmp_path, hooks=(poison,), method=name, epochs=1)
+    assert runner.message_hub.get_info('skipped_steps') == 1
+    assert all(torch.isfinite(value).all() for value in runner.model.state_dict().values())
+    assert 'the input data_batch' in run_method.logs_of(tmp_path)
+
+
+@every_method
+def test_features_of_the_student_and_of_each_teacher(name):
+    model = build(name, data_preprocessor=dict(type='SelfSupDataPreprocessor', **MEAN_STD))
+    generator = torch.Generator().manual_seed(3)
+    images = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    samples = [dict(inputs=images[i], data_samples=DataSample().set_gt_label(i % 2)) for i in range(6)]
+    loader = DataLoader(samples, batch_size=4, collate_fn=pseudo_collate)
+    with torch.no_grad():
+        normalised = (images.float() - 127) / 60
+        model.eval()
+        expected = {'student': model.backbone.encode(normalised)[0]}
+        expected |= {key: teacher.backbone.encode(normalised)[0] for key, teacher in model.teachers.items()}
+    for target, tokens in expected.items():
+        features = extract_features(model, loader, target=target).features
+        torch.testing.assert_close(features['avg'], tokens[:, 1:].mean(1), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(features['cls'], tokens[:, 0], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match='student'):
+        extract_features(model, loader, target='nobody')
+
+
+@every_method
+def test_the_student_and_each_teacher_are_exported(name, run_method, tmp_path):
+    runner = run_method.run(tmp_path, method=name, epochs=1)
+    checkpoint = tmp_path / 'epoch_1.pth'
+    sources = ['student', *runner.model.teachers]
+    assert list(read_checkpoint(checkpoint).sources) == sources
+    for source in sources:
+        result = export_backbone(checkpoint, tmp_path / f'{source}.pth', source, to='mmpretrain')
+        assert result.max_difference < 1e-5
+        own = (runner.model if source == 'student' else runner.model.teachers[source]).backbone.state_dict()
+        exported = read_checkpoint(tmp_path / f'{source}.pth').encoder()
+        assert own.keys() == exported.keys()
+        assert all(torch.equal(own[key], exported[key]) for key in own)
+
+
+# ---------------------------------------------------------------------- two processes
+
+
+def steps(name: str, rank: int, world_size: int) -> dict:
+    """Three steps of SGD on this rank's part of a batch of eight."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    model = build(name)
+    model.copy_to_teachers()
+    net = DistributedDataParallel(model, broadcast_buffers=False) if world_size > 1 else model
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    rows = slice(rank * 8 // world_size, (rank + 1) * 8 // world_size)
+    record: dict = dict(losses=[])
+    for step in range(3):
+        model.set_progress(step / 3)
+        losses = net([view[rows] for view in images_of(name, seed=step)], mode='loss')
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        model.after_step((step + 1) / 3, epoch=step)
+        record['losses'].append({key: loss.detach() for key, loss in losses.items()})
+    return record | dict(state=copy.deepcopy(model.state_dict()))
+
+
+def worker(rank: int, folder: str) -> None:
+    dist.init_process_group('gloo', init_method=f'file://{folder}/group', rank=rank, world_size=2)
+    torch.save({name: steps(name, rank, 2) for name in METHODS}, f'{folder}/{rank}.pth')
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope='module')
+def two_ranks(tmp_path_factory) -> list[dict]:
+    """What the two processes recorded; started once for all methods."""
+    folder = tmp_path_factory.mktemp('ranks')
+    mp.spawn(worker, args=(str(folder),), nprocs=2)
+    return [torch.load(folder / f'{rank}.pth', weights_only=True) for rank in (0, 1)]
+
+
+@pytest.mark.dist
+@every_method
+def test_two_processes_are_one_with_the_joint_batch(name, two_ranks):
+    joint, ranks = steps(name, 0, 1), [rank[name] for rank in two_ranks]
+    for a, b, c in zip(*(record['losses'] for record in [*ranks, joint]), strict=True):
+        for key, loss in c.items():
+            torch.testing.assert_close((a[key] + b[key]) / 2, loss, rtol=1e-5, atol=1e-5)
+    for key, value in joint['state'].items():
+        for rank in ranks:
+            torch.testing.assert_close(rank['state'][key], value, rtol=1e-5, atol=1e-5, msg=key)
