@@ -82,7 +82,7 @@ def test_parts_are_found_in_any_model():
             return self.backbone.encode(x)
 
     model, optimizer = nn.Module(), Namespace(backward=int, step=int, zero_grad=int)
-    model.backbone, model.heads = Encoder(), nn.ModuleDict(a=Head(), b=Head())
+    model.backbone, model.heads = Encoder(), nn.ModuleDict(dict(a=Head(), b=Head()))
     model.first_teacher, model.second_teacher = Labels(), Labels()
     now = iter(range(100))
     timer = PartTimer(False, lambda: next(now))
