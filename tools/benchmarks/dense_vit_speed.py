@@ -86,7 +86,7 @@ def measure(window_size: int, args: argparse.Namespace) -> dict:
             torch.cuda.synchronize()
             peak = torch.cuda.max_memory_allocated()
         seconds.append(time.perf_counter() - start)
-    result = {'window_size': window_size, 'activation_bytes': memory}
+    result: dict[str, float] = {'window_size': window_size, 'activation_bytes': memory}
     if args.device == 'meta':
         return {**result, 'flops': flops.get_total_flops()}
     result['seconds'] = statistics.median(seconds[args.warmup :])

@@ -3,7 +3,7 @@
     python tools/benchmarks/fault_drill.py --out work_dirs/fault_drill [--kills 30] [--parts kill fuzz ...]
 
 Each trial is one line of OUT/results.jsonl; trials that are there are not repeated, so the drill itself can be killed.
-Processes are forked from this one, which has everything imported. CPU only, one thread each.
+What is killed at a chosen moment is forked from this process, which has everything imported. CPU only, one thread each.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import copy
 import ctypes
 import gc
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -19,13 +20,18 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
+import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.hooks import Hook  # noqa: E402
@@ -35,6 +41,8 @@ from mmengine.runner import Runner  # noqa: E402
 import mmpl.datasets  # noqa: E402
 import mmpl.engine  # noqa: E402
 import mmpl.models  # noqa: E402, F401  (all here, so that no child has to import it)
+from bench.jobs import Ended, Job, run_jobs  # noqa: E402
+from bench.tables import as_markdown  # noqa: E402
 from mmpl.apis.train import set_loader_defaults  # noqa: E402
 from mmpl.utils.config_errors import explained_by  # noqa: E402
 from mmpl.utils.user_errors import user_errors  # noqa: E402
@@ -81,72 +89,42 @@ class MemoryLog(Hook):
                 file.write(f'{runner.iter + 1} {pages * os.sysconf("SC_PAGE_SIZE") / 1024}\n')
 
 
-class Process:
-    """A forked child in a process group of its own.
+def fork(work: Callable[[], Any], log: Path) -> BaseProcess:
+    """Start a forked child in a process group of its own, whose output goes to ``log``."""
+    log.parent.mkdir(parents=True, exist_ok=True)
 
-    Args:
-        work: What it does.
-        log: Where its output goes.
-    """
+    def child() -> None:
+        os.setsid()
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        torch.set_num_threads(1)
+        work()
 
-    def __init__(self, work: Callable[[], Any], log: Path) -> None:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        self.code: int | None = None
-        sys.stdout.flush()
-        self.pid = os.fork()
-        if self.pid == 0:
-            self._child(work, log)
-
-    @staticmethod
-    def _child(work: Callable[[], Any], log: Path) -> None:
-        code = 1
-        try:
-            os.setsid()
-            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(descriptor, 1)
-            os.dup2(descriptor, 2)
-            torch.set_num_threads(1)
-            work()
-            code = 0
-        except SystemExit as left:
-            code = left.code if isinstance(left.code, int) else 1
-        except BaseException as error:
-            traceback.print_exc()
-            print(f'DRILL-ERROR {type(error).__name__}: {error}', flush=True)
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-
-    def ended(self) -> bool:
-        """Whether it has ended; ``code`` is its exit code then, or minus its signal."""
-        if self.code is None:
-            done, status = os.waitpid(self.pid, os.WNOHANG)
-            if done:
-                self.code = os.waitstatus_to_exitcode(status)
-        return self.code is not None
-
-    def kill(self) -> None:
-        """SIGKILL to it and its data loader workers."""
-        try:
-            os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            if self.code is None:
-                os.kill(self.pid, signal.SIGKILL)  # it has no group yet
-        while not self.ended():
-            time.sleep(0.005)
+    sys.stdout.flush()
+    process = multiprocessing.get_context('fork').Process(target=child)
+    process.start()
+    return process
 
 
-def join(processes: list[Process], timeout: float = TIMEOUT) -> list[int | str | None]:
+def kill(process: BaseProcess) -> None:
+    """SIGKILL to a child and its data loader workers."""
+    assert process.pid is not None
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()  # it may have no group yet
+    process.join()
+
+
+def join(processes: list[BaseProcess], timeout: float = TIMEOUT) -> list[int | str | None]:
     """Exit codes; ``'hung'`` for those that had to be killed."""
     end = time.monotonic() + timeout
-    while not all([process.ended() for process in processes]):
-        if time.monotonic() > end:
-            hung = [not process.ended() for process in processes]
-            for process in processes:
-                process.kill()
-            return ['hung' if h else p.code for h, p in zip(hung, processes, strict=True)]
-        time.sleep(0.02)
-    return [process.code for process in processes]
+    for process in processes:
+        process.join(max(0.0, end - time.monotonic()))
+    hung = [process.is_alive() for process in processes]
+    for process in processes:
+        kill(process)
+    return ['hung' if alive else process.exitcode for alive, process in zip(hung, processes, strict=True)]
 
 
 class Results:
@@ -155,20 +133,27 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self.path = folder / 'results.jsonl'
         folder.mkdir(parents=True, exist_ok=True)
-        self.done: dict[str, dict] = {}
-        if self.path.exists():
-            for line in self.path.read_text().splitlines():
-                if line.endswith('}'):
-                    entry = json.loads(line)
-                    self.done[entry['trial']] = entry
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        entries = [json.loads(line) for line in lines if line.endswith('}')]  # a killed drill may leave half a line
+        self.done: dict[str, dict] = {entry['trial']: entry for entry in entries}
 
-    def add(self, trial: str, part: str, outcome: str, **details: Any) -> None:
-        """Note a trial: ``outcome`` is ``survived`` or ``lost``."""
-        entry = dict(trial=trial, part=part, outcome=outcome, **details)
-        self.done[trial] = entry
+    def add(self, trial: str, part: str, survived: bool, **details: Any) -> None:
+        """Note a trial."""
+        outcome = 'survived' if survived else 'lost'
+        self.done[trial] = dict(trial=trial, part=part, outcome=outcome, **details)
         with open(self.path, 'a', encoding='utf-8') as file:
-            file.write(json.dumps(entry) + '\n')
+            file.write(json.dumps(self.done[trial]) + '\n')
         print(f'{outcome:9} {trial} {details}', flush=True)
+
+    def table(self) -> str:
+        """Faults tried, survived, lost."""
+        trials = pd.DataFrame([entry for entry in self.done.values() if entry['part']], columns=['part', 'outcome'])
+        trials = pd.concat([trials.sort_values('part'), trials.assign(part='all')])
+        groups = trials.groupby('part', sort=False)['outcome']
+        counts = dict(
+            tried='size', survived=lambda part: sum(part == 'survived'), lost=lambda part: sum(part == 'lost')
+        )
+        return as_markdown(groups.agg(**counts).astype(str).rename_axis('fault').reset_index())
 
 
 # ---------------------------------------------------------------------- kills
@@ -185,7 +170,7 @@ KILL_NAMES = dict(plmae='PL-MAE', msa='MSA')
 INTERVAL = 2
 
 
-def start_run(folder: Path, method: str, world_size: int, number: int) -> list[Process]:
+def start_run(folder: Path, method: str, world_size: int, number: int) -> list[BaseProcess]:
     """Start all ranks of a run of the kill part."""
     folder.mkdir(parents=True, exist_ok=True)
     group = folder / f'group_{number}'
@@ -194,37 +179,34 @@ def start_run(folder: Path, method: str, world_size: int, number: int) -> list[P
     for rank in range(world_size):
         progress = dict(type='mmengine.Progress', _scope_='mmengine', path=str(folder / f'progress_{rank}'))
         kwargs = dict(KILL_RUN, method=method, dataset=noise_cfg(KILL_DATA[method], size=32), hooks=(progress,))
-
-        def work(rank: int = rank, kwargs: dict = kwargs) -> None:
-            run_rank(rank, world_size, str(group), folder / 'work', **kwargs)
-
-        processes.append(Process(work, folder / f'log_{rank}'))
+        work = partial(run_rank, rank, world_size, str(group), folder / 'work', **kwargs)
+        processes.append(fork(work, folder / f'log_{rank}'))
     return processes
 
 
-def last(folder: Path, kind: str, default: int = 0) -> int:
-    """Last number that rank 0 told."""
+def last(folder: Path, kind: str) -> int:
+    """Last number that rank 0 told, 0 before the first."""
     path = folder / 'progress_0'
     lines = path.read_text().splitlines() if path.exists() else []
     numbers = [int(line[1:]) for line in lines if line[:1] == kind and line[1:].isdigit()]
-    return numbers[-1] if numbers else default
+    return numbers[-1] if numbers else 0
 
 
 def kill_trial(folder: Path, method: str, world_size: int, iteration: int, delay: float, aim: bool) -> tuple[str, bool]:
     """Start a run, kill all of its processes ``delay`` after an iteration; with ``aim``, when it writes a file next."""
     processes = start_run(folder, method, world_size, 0)
     when = 'at a random moment'
-    while last(folder, 'i') < iteration and not processes[0].ended():
+    while last(folder, 'i') < iteration and processes[0].is_alive():
         time.sleep(0.002)
     time.sleep(delay)
-    while aim and not processes[0].ended():
+    while aim and processes[0].is_alive():
         if list((folder / 'work').glob('.*.tmp')):
             when = 'while saving'
             break
         time.sleep(0.0005)
-    alive = not processes[0].ended()
+    alive = processes[0].is_alive()
     for process in processes:
-        process.kill()
+        kill(process)
     return when, alive
 
 
@@ -264,7 +246,7 @@ def kill_trials(out: Path, results: Results, count: int, seed: int) -> None:
         results.add(
             trial,
             f'SIGKILL {when}, {KILL_NAMES[method]}, {name}',
-            'lost' if problems else 'survived',
+            not problems,
             killed_after_iteration=killed_at,
             resumed_at=resumed_at,
             problems=problems[:3],
@@ -282,43 +264,34 @@ TEST_PARTS = dict(
     checkpoints=('damage, signals, full disk', 'test_checkpoints.py'),
     ranks=('two ranks: NaN, signal, files', 'test_two_ranks.py'),
 )
+NO_FAULT = ('test_fields', 'test_the_comparison', 'test_by_iteration')  # tests that inject none
 
 
-class Outcomes:
-    """A pytest plugin that writes each test's outcome to a file."""
+def injected_faults(out: Path, results: Results, parts: list[str]) -> None:
+    """Each test of some files of tests/faults is a trial."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def on_end(ended: Ended) -> None:
+        part, outcomes = ended.job.key, out / f'{ended.job.key}.xml'
+        title = TEST_PARTS[part][0]
+        if not outcomes.exists():  # pytest itself died
+            results.add(f'{part} to its end', title, False, code=ended.code)
+            return
+        for test in ElementTree.parse(outcomes).iter('testcase'):
+            name = test.attrib['name']
+            if test.find('skipped') is None and not name.startswith(NO_FAULT):
+                failed = test.find('failure') is not None or test.find('error') is not None
+                results.add(f'{part} {name}', title, not failed)
+        if ended.code == 0:
+            results.add(f'{part} done', '', True)
 
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        """Called by pytest after each phase of a test."""
-        if report.when == 'call' or report.failed:
-            with open(self.path, 'a', encoding='utf-8') as file:
-                file.write(json.dumps([report.nodeid.split('::')[-1], report.outcome]) + '\n')
-
-
-def injected_faults(out: Path, results: Results, part: str) -> None:
-    """Each test of a file of tests/faults is a trial."""
-    import pytest
-
-    title, name = TEST_PARTS[part]
-    if f'{part} done' in results.done:
-        return
-    outcomes = out / f'{part}.jsonl'
-    outcomes.unlink(missing_ok=True)
-    arguments = ['-q', '-p', 'no:cacheprovider', f'--basetemp={out / part}', str(ROOT / 'tests' / 'faults' / name)]
-
-    def work() -> None:
-        raise SystemExit(int(pytest.main(arguments, plugins=[Outcomes(outcomes)])))
-
-    (code,) = join([Process(work, out / f'{part}.log')], timeout=3600)
-    for line in outcomes.read_text().splitlines() if outcomes.exists() else []:
-        test, outcome = json.loads(line)
-        if test.startswith(('test_fields', 'test_the_comparison', 'test_by_iteration')):
-            continue  # no fault in these
-        results.add(f'{part} {test}', title, 'survived' if outcome == 'passed' else 'lost')
-    if code == 0:
-        results.add(f'{part} done', '', 'survived')
+    jobs = []
+    for part in parts:
+        outcomes = out / f'{part}.xml'
+        outcomes.unlink(missing_ok=True)
+        command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', f'--basetemp={out / part}']
+        command += [f'--junitxml={outcomes}', str(ROOT / 'tests' / 'faults' / TEST_PARTS[part][1])]
+        jobs.append(Job(part, command, out / f'{part}.log', partial(results.done.get, f'{part} done')))
+    run_jobs(jobs, 1, on_end, timeout=3600)
 
 
 # ---------------------------------------------------------------------- configs
@@ -421,18 +394,16 @@ def fuzz_trials(out: Path, results: Results, count: int, seed: int) -> None:
     trials = [(path, kind) for path in paths for kind in kinds]
     rng.shuffle(trials)
     for number, (path, kind) in enumerate(trials[:count]):
-        dotted = '.'.join(map(str, path))
-        trial = f'fuzz {number} {dotted} {kind}'
+        trial = f'fuzz {number} {".".join(map(str, path))} {kind}'
         if trial in results.done:
             continue
         folder = out / 'fuzz' / str(number)
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (code,) = join([Process(lambda f=folder, p=path, k=kind, n=number: fuzz_work(f, p, k, n), folder / 'log')])
+        (code,) = join([fork(partial(fuzz_work, folder, path, kind, number), folder / 'log')])
         file = folder / 'ended.json'
         ended = json.loads(file.read_text()) if file.exists() else dict(error='none', message=f'exit code {code}')
         good = bool(ended.get('trained')) or names_field(ended, path)
-        results.add(trial, f'config, a field {kind}', 'survived' if good else 'lost', **ended)
+        results.add(trial, f'config, a field {kind}', good, **ended)
         if good:
             shutil.rmtree(folder)
 
@@ -453,13 +424,15 @@ def memory_trial(out: Path, results: Results, iterations: int, held: bool) -> No
     log = folder / kind
     shutil.rmtree(folder, ignore_errors=True)
     hook = dict(type='mmengine.MemoryLog', _scope_='mmengine', path=str(log), held=held)
-    kwargs = dict(
+    work = partial(
+        run,
+        folder / 'work',
         hooks=(hook,),
         epochs=iterations // 100,
         dataset=noise_cfg(size=400),
         checkpoint=dict(interval=1, max_keep_ckpts=1),
     )
-    (code,) = join([Process(lambda: run(folder / 'work', **kwargs), folder / 'log')], timeout=3600)
+    (code,) = join([fork(work, folder / 'log')], timeout=3600)
     data = np.loadtxt(log)
     data = data[data[:, 0] > iterations / 4]
     means = data[: len(data) // 5 * 5].reshape(-1, 5, 2).mean(axis=1)  # a line in `log` is 20 iterations
@@ -468,28 +441,11 @@ def memory_trial(out: Path, results: Results, iterations: int, held: bool) -> No
     results.add(
         trial,
         f'growth of memory that is {kind}',
-        'survived' if code == 0 and slope < 2 * error else 'lost',
+        code == 0 and slope < 2 * error,
         kib_per_iteration=round(float(slope), 4),
         standard_error=round(error, 4),
         kib_from_to=[round(float(data[0, 1])), round(float(data[-1, 1]))],
     )
-
-
-def table(results: Results) -> str:
-    """Faults tried, survived, lost."""
-    parts: dict[str, list[int]] = {}
-    for entry in results.done.values():
-        if not entry['part']:
-            continue
-        row = parts.setdefault(entry['part'], [0, 0, 0])
-        row[0] += 1
-        row[1 if entry['outcome'] == 'survived' else 2] += 1
-    width = max([len(part) for part in parts] + [5])
-    lines = [f'| {"fault":{width}} | tried | survived | lost |', f'| {"-" * width} | ----- | -------- | ---- |']
-    lines += [f'| {part:{width}} | {a:5} | {b:8} | {c:4} |' for part, (a, b, c) in sorted(parts.items())]
-    total = [sum(row[i] for row in parts.values()) for i in range(3)]
-    lines.append(f'| {"all":{width}} | {total[0]:5} | {total[1]:8} | {total[2]:4} |')
-    return '\n'.join(lines)
 
 
 @user_errors()
@@ -511,15 +467,13 @@ def main() -> None:
         run(out / 'warm' / method, method=method, epochs=1)  # imports all that the children need
     if 'kill' in args.parts:
         kill_trials(out, results, args.kills, args.seed)
-    for part in TEST_PARTS:
-        if part in args.parts:
-            injected_faults(out, results, part)
+    injected_faults(out, results, [part for part in TEST_PARTS if part in args.parts])
     if 'fuzz' in args.parts:
         fuzz_trials(out, results, args.configs, args.seed)
     if 'memory' in args.parts:
         for held in (True, False):
             memory_trial(out, results, args.iterations, held)
-    print(table(results))
+    print(results.table())
 
 
 if __name__ == '__main__':

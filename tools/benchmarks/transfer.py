@@ -2,37 +2,310 @@
 """Classification, segmentation and detection on the embedded data, from checkpoints and from random initialisation.
 
 Writes a table (transfer.md, transfer.csv) and a picture with predictions (transfer.png) into the work directory, and
-prints the table. Runs that finished are not repeated, one that was killed goes on::
+prints the table. Random initialisation is the encoder of the pre-training config before its first step, loaded the same
+way; all else is equal. Every run (a task, an encoder to start from, a seed) is a process with one thread. Runs that
+finished are not repeated, one that was killed goes on::
 
     bash tools/benchmarks/transfer.sh work_dirs/pl_mae_demo/seed_*/epoch_3.pth
     bash tools/benchmarks/transfer.sh --data surfaces work_dirs/pl_mae_surfaces/seed_*/epoch_10.pth
 """
 
 import argparse
+import functools
+import json
 import os
-import signal
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from mmpl.compat import add_trust_argument, set_load_policy
-from mmpl.evaluation.transfer import PRETRAIN, TASKS, TransferError, transfer
-from mmpl.utils.user_errors import user_errors
+import pandas as pd
+import torch
+from filelock import FileLock
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from torch import nn
 
-CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
+from bench.arguments import CONFIGS, add_job_arguments, at_least
+from bench.jobs import Ended, Job, run_jobs
+from bench.results import fingerprint, write_json
+from bench.tables import as_csv, as_markdown, as_rows, over_seeds
+from mmpl.apis.test import test
+from mmpl.apis.train import parse_train_args, train, train_config
+from mmpl.checkpoints.encoders import read_checkpoint
+from mmpl.compat import add_trust_argument, set_load_policy, unsafe_load_allowed
+from mmpl.evaluation.evaluate import build_model
+from mmpl.utils.config_errors import read_config
+from mmpl.utils.user_errors import UserError, user_errors
+from mmpl.visualization.predictions import draw_predictions, draw_sheet
+
+RANDOM = 'random init'  # name of the rows of the randomly initialised encoder
+PRETRAIN = dict(digits='pl_mae_demo.py', surfaces='pl_mae_surfaces.py')  # data -> config that made the encoder
+DOWNSTREAM = dict(digits='embedded', surfaces='surfaces')  # data -> its name in the tasks' configs
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+@dataclass(frozen=True)
+class Task:
+    """What is fine-tuned and measured.
+
+    Attributes:
+        title: Heading on the picture.
+        config: Below ``configs/downstream``; ``{}`` stands for the data.
+        metrics: Column -> (name of the evaluator's metric, factor that makes it percent).
+        pictures: How many images predictions are drawn for.
+    """
+
+    title: str
+    config: str
+    metrics: Mapping[str, tuple[str, float]]
+    pictures: int
 
 
-@user_errors()
-def main() -> None:
-    """Run the tool."""
+TASKS = {  # the longest first, so that all cores end at the same time
+    'detection': Task(
+        'Detection and instance segmentation',
+        'detection/mask_rcnn_vit_{}.py',
+        dict(box_ap=('coco/bbox_mAP', 100.0), mask_ap=('coco/segm_mAP', 100.0)),
+        4,
+    ),
+    'segmentation': Task(
+        'Semantic segmentation',
+        'segmentation/upernet_vit_{}.py',
+        dict(miou=('mIoU', 1.0)),
+        4,
+    ),
+    'classification': Task(
+        'Classification, 10 % of the labels',
+        'classification/vit_finetune_{}_10pct.py',
+        dict(top1=('accuracy/top1', 1.0)),
+        14,
+    ),
+}
+COLUMNS = dict(
+    top1='classification top-1 (%)',
+    miou='segmentation mIoU (%)',
+    box_ap='detection box AP (%)',
+    mask_ap='detection mask AP (%)',
+)
+
+
+class TransferError(RuntimeError):
+    """A run failed; the message holds the end of its log and names the file."""
+
+
+class TransferMismatchError(UserError, RuntimeError):
+    """A work directory holds a run from other weights or another config."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning: a task, the name of an encoder, a seed; where the encoder is, and the folder of all results."""
+
+    task: str
+    encoder: str
+    seed: int
+    checkpoint: Path
+    work_dir: Path
+
+    @property
+    def key(self) -> str:
+        """For the terminal, and for ``--run``."""
+        return f'{self.task}, {self.encoder}, seed {self.seed}'
+
+
+class Bench:
+    """What is fine-tuned, from what, and where to; ``args`` are those of :func:`parse_args`.
+
+    Whether checkpoints may run code is decided by this process's policy (:func:`mmpl.compat.set_load_policy`).
+
+    Raises:
+        FileNotFoundError: If a checkpoint or the config is missing.
+        ValueError: If arguments do not fit together.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.out = Path(args.work_dir)
+        for field in ('tasks', 'seeds'):
+            values = getattr(args, field)
+            if len(set(values)) != len(values):
+                raise ValueError(f'--{field} must be different from each other, but got {values}')
+        # Folders have no spaces: 'random_init' would share that of the random encoder.
+        if _folder(args.name) == _folder(RANDOM) or '/' in args.name or not args.name:
+            raise ValueError(
+                f"--name must be a word for the table other than {RANDOM!r} and without '/', but got {args.name!r}"
+            )
+        if len(args.checkpoints) not in (1, len(args.seeds)):
+            raise ValueError(
+                f'there must be one checkpoint, or one for each of the {len(args.seeds)} seeds, '
+                f'but got {len(args.checkpoints)}'
+            )
+        self.tasks = [task for task in TASKS if task in args.tasks]
+        self.options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
+        self.checkpoints = [path.resolve() for path in args.checkpoints]
+        self.random = [(self.out / 'random_init' / f'seed_{seed}.pth').resolve() for seed in args.seeds]
+        self._digest = functools.cache(lambda path: read_checkpoint(path).digest())
+        self._config_fingerprint = functools.cache(self._fingerprint_of_config)
+        for path in self.checkpoints:
+            if not path.is_file():
+                raise FileNotFoundError(f'checkpoint {path} does not exist')
+            self._digest(path)
+        if not args.pretrain_config.is_file():
+            raise FileNotFoundError(f'pretrain_config {args.pretrain_config} does not exist')
+
+    def plan(self) -> list[Run]:
+        """All runs, in the order in which they are started."""
+        ours = self.checkpoints * (len(self.args.seeds) // len(self.checkpoints))
+        return [
+            Run(task, encoder, seed, paths[index], self.out / task / _folder(encoder) / f'seed_{seed}')
+            for task in self.tasks
+            for index, seed in enumerate(self.args.seeds)
+            for encoder, paths in ((RANDOM, self.random), (self.args.name, ours))
+        ]
+
+    def config(self, task: str) -> str:
+        """The config that a task runs."""
+        return str(CONFIGS / 'downstream' / TASKS[task].config.format(DOWNSTREAM[self.args.data]))
+
+    def _fingerprint_of_config(self, task: str) -> str:
+        cfg = train_config(parse_train_args([self.config(task), *self.options])).to_dict()
+        return fingerprint({name: value for name, value in cfg.items() if name != 'work_dir'})
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        """What a run follows from; two runs with the same identity would give the same results."""
+        return dict(encoder=self._digest(run.checkpoint), config=self._config_fingerprint(run.task), seed=run.seed)
+
+    def load(self, run: Run) -> dict[str, Any] | None:
+        """A run's ``metrics``, all that the evaluator returned, and ``pictures``, if it is complete.
+
+        Raises:
+            TransferMismatchError: If its folder holds a run from another encoder, config or seed.
+        """
+        path = run.work_dir / 'identity.json'
+        if path.is_file():
+            found, identity = json.loads(path.read_text()), self.identity(run)
+            names = dict(encoder='other weights', config='another config', seed='another seed')
+            different = [text for field, text in names.items() if found.get(field) != identity[field]]
+            if different:
+                raise TransferMismatchError(
+                    f'{run.work_dir} holds a run from {" and ".join(different)}: '
+                    'remove it, or choose another --work-dir'
+                )
+        results = run.work_dir / 'results.json'
+        return json.loads(results.read_text()) if results.is_file() else None
+
+    def execute(self, run: Run) -> dict[str, Any]:
+        """Fine-tune, test and draw; a run that was killed goes on, a finished one is not repeated.
+
+        Raises:
+            TransferMismatchError: As :meth:`load`.
+            mmpl.checkpoints.fit.CheckpointMismatchError: If the checkpoint does not fit the config's backbone.
+        """
+        run.work_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(run.work_dir / '.lock')):  # a second process waits here, and then finds the results
+            if (content := self.load(run)) is not None:
+                return content
+            write_json(run.work_dir / 'identity.json', self.identity(run))
+            config, task = self.config(run.task), TASKS[run.task]
+            start = [f'model.backbone.init_cfg.checkpoint={run.checkpoint}', f'randomness.seed={run.seed}']
+            common = ['--work-dir', str(run.work_dir), *(['--trust'] if unsafe_load_allowed() else [])]
+            common += ['--cfg-options', *start, *self.options[1:]]
+            model = train([config, '--resume', '--no-validate', *common])
+            trained = (run.work_dir / 'last_checkpoint').read_text().strip()
+            metrics = test([config, trained, *common])
+            cfg = train_config(parse_train_args([config, *common]))
+            content = dict(
+                metrics={key: float(value) for key, value in metrics.items()},
+                pictures=draw(cfg, model, run.work_dir / 'pictures', task.pictures),
+            )
+            write_json(run.work_dir / 'results.json', content)
+        return content
+
+    def write_all(self) -> str:
+        """Write ``transfer.csv``, ``transfer.md``, ``results.json`` and ``transfer.png``; return the table.
+
+        The picture shows the predictions of the first seed.
+        """
+        measured: dict[tuple[str, int], dict[str, Any]] = {}
+        blocks: dict[str, dict[str, Any]] = {TASKS[task].title: {} for task in self.tasks}
+        for run in self.plan():
+            content = self.load(run)
+            assert content is not None  # all runs have ended well
+            row = measured.setdefault((run.encoder, run.seed), dict(name=run.encoder))
+            row |= {column: round(value, 4) for column, value in scores(run.task, content['metrics']).items()}
+            if run.seed == self.args.seeds[0]:
+                blocks[TASKS[run.task].title][run.encoder] = (run.work_dir / 'pictures', content['pictures'])
+        runs = pd.DataFrame(measured.values())
+        columns = {column: heading for column, heading in COLUMNS.items() if column in runs}
+        text = with_gain(runs, columns)
+        (self.out / 'transfer.md').write_text(text + '\n')
+        (self.out / 'transfer.csv').write_text(as_csv(runs, columns))
+        write_json(self.out / 'results.json', as_rows(runs))
+        draw_sheet(blocks, self.out / 'transfer.png')
+        return text
+
+
+def _folder(encoder: str) -> str:
+    return encoder.replace(' ', '_')
+
+
+def write_random_encoder(config: str | os.PathLike, seed: int, path: Path) -> None:
+    """Write a checkpoint of a pre-training config's encoder as it is before the first step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    backbone = build_model(read_config(config), seed=seed).get_submodule('backbone')
+    unfinished = path.with_suffix('.tmp')
+    torch.save({'state_dict': {f'backbone.{k}': v.cpu() for k, v in backbone.state_dict().items()}}, unfinished)
+    unfinished.replace(path)
+
+
+def draw(cfg: Config, model: nn.Module, folder: Path, count: int) -> list[dict[str, Any]]:
+    """Draw what the model predicts for ``count`` images, evenly spaced over the test set."""
+    init_default_scope(cfg.default_scope)
+    loader_cfg = cfg.test_dataloader.copy()
+    loader_cfg.batch_size = 1
+    total = len(Runner.build_dataloader(loader_cfg).dataset)
+    count = min(count, total)
+    loader_cfg.dataset = dict(loader_cfg.dataset, indices=[i * total // count for i in range(count)])
+    loader = Runner.build_dataloader(loader_cfg)
+    model = model.to(get_device()).eval()
+    with torch.no_grad():
+        samples = [sample for batch in loader for sample in model.test_step(batch)]
+    return draw_predictions(samples, loader.dataset.metainfo, folder)
+
+
+def scores(task: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """A task's columns from what its evaluator returned, in percent.
+
+    Raises:
+        KeyError: If the evaluator did not return a metric; the message lists those that it did.
+    """
+    missing = [key for key, _ in TASKS[task].metrics.values() if key not in metrics]
+    if missing:
+        raise KeyError(f'{task}: the evaluator returned no {missing}, only {sorted(metrics)}')
+    return {column: metrics[key] * factor for column, (key, factor) in TASKS[task].metrics.items()}
+
+
+def with_gain(runs: pd.DataFrame, columns: Mapping[str, str]) -> str:
+    """The Markdown table, with the difference of the means of the last and the first encoder below."""
+    table = over_seeds(runs, columns)
+    means = runs.groupby('name', sort=False)[list(columns)].mean()
+    gain = [f'{value:+.1f}' for value in means.iloc[-1] - means.iloc[0]]
+    table.loc[len(table)] = ['difference', *gain, '']
+    return as_markdown(table)
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('checkpoints', nargs='+', help='one pre-training checkpoint, or one for each seed')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('checkpoints', type=Path, nargs='+', help='one pre-training checkpoint, or one for each seed')
+    parser.add_argument(
+        '--seeds', type=at_least(0), nargs='+', default=[0, 1, 2], help='of heads, order and random encoder'
+    )
     parser.add_argument('--tasks', nargs='+', choices=list(TASKS), default=list(TASKS))
     parser.add_argument(
         '--data', choices=list(PRETRAIN), default='digits', help='scenes and crops of digits or of photographs'
@@ -41,36 +314,55 @@ def main() -> None:
         '--work-dir', help='folder of all results (default: work_dirs/transfer, or work_dirs/transfer_surfaces)'
     )
     parser.add_argument('--name', default='PL-MAE', help='what the pre-trained encoder is called')
-    parser.add_argument('--jobs', type=int, default=cores(), help='runs at once, one thread each (default: all cores)')
     parser.add_argument(
         '--pretrain-config',
+        type=Path,
         help='the config that made the checkpoints (default: configs/pl_mae_demo.py, or configs/pl_mae_surfaces.py)',
     )
     parser.add_argument('--cfg-options', nargs='+', default=[], help="override fields of every run's config: key=value")
+    add_job_arguments(parser)
     add_trust_argument(parser)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    args.work_dir = args.work_dir or 'work_dirs/transfer' + ('' if args.data == 'digits' else f'_{args.data}')
+    args.pretrain_config = args.pretrain_config or CONFIGS / PRETRAIN[args.data]
+    return args
+
+
+def report(ended: Ended) -> None:
+    """A line for the user.
+
+    Raises:
+        TransferError: If the run failed.
+    """
+    if ended.result is None:
+        raise TransferError(ended.failure)
+    measured = scores(ended.job.key.partition(',')[0], ended.result['metrics'])
+    shown = ', '.join(f'{column} {value:.1f}' for column, value in measured.items())
+    print(f'{ended.job.key}: {shown} ({ended.seconds:.0f} s)', flush=True)
+
+
+@user_errors()
+def main(argv: list[str] | None = None) -> None:
+    """Run the tool."""
+    args = parse_args(argv)
     set_load_policy(args.trust)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit('stopped'))  # so that the runs are ended, too
-    if args.work_dir is None:
-        args.work_dir = 'work_dirs/transfer' + ('' if args.data == 'digits' else f'_{args.data}')
     start = time.monotonic()
+    bench = Bench(args)
+    plan = {run.key: run for run in bench.plan()}
+    if args.run:
+        bench.execute(plan[args.run])
+        return
+    for seed, path in zip(args.seeds, bench.random, strict=True):
+        write_random_encoder(args.pretrain_config, seed, path)
+    command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), '--run']
+    jobs = [Job(key, [*command, key], run.work_dir / 'log.txt', partial(bench.load, run)) for key, run in plan.items()]
+    print(f'{len(jobs)} runs, {args.jobs} at once; logs in {args.work_dir}', flush=True)
     try:
-        table = transfer(
-            args.checkpoints,
-            config_dir=CONFIGS / 'downstream',
-            pretrain_config=args.pretrain_config,
-            data=args.data,
-            out=args.work_dir,
-            seeds=args.seeds,
-            tasks=args.tasks,
-            name=args.name,
-            jobs=args.jobs,
-            options=args.cfg_options,
-        )
+        run_jobs(jobs, args.jobs, report)
     except TransferError as error:  # several lines: the end of a log
         sys.exit(f'error: {error}')
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
-    print(f'\n{table}\n\ndone in {minutes} min {seconds} s: {args.work_dir}/transfer.{{md,csv,png}}')
+    print(f'\n{bench.write_all()}\n\ndone in {minutes} min {seconds} s: {args.work_dir}/transfer.{{md,csv,png}}')
 
 
 if __name__ == '__main__':

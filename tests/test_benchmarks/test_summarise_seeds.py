@@ -1,13 +1,15 @@
-"""The table over seeds, from logs as mmengine writes them."""
+"""Tables over seeds, from logs as mmengine writes them."""
 
 import json
 import runpy
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from mmpl.evaluation.summary import as_csv, as_markdown, summarise_seeds
+from bench.tables import as_csv, as_markdown, as_rows, over_seeds
+from summarise_seeds import probes
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'benchmarks' / 'summarise_seeds.py'
 
@@ -35,7 +37,7 @@ def runs(tmp_path):
 
 
 def test_rows_are_the_first_and_the_last_probe(runs):
-    assert summarise_seeds(runs, 'PL-MAE') == [
+    assert as_rows(probes(runs))['rows'] == [
         dict(name='random init', knn=[30, 32], linear=[60, 62]),
         dict(name='PL-MAE', knn=[50, 54], linear=[80, 84]),
     ]
@@ -50,19 +52,25 @@ def test_the_tool_writes_for_the_report_and_prints(runs, monkeypatch, capsys):
 
 
 def test_one_seed_has_no_spread():
-    assert as_markdown([dict(name='x', knn=[1.0], linear=[2.0])]).endswith('| x | 1.0 | 2.0 | 1 |')
+    frame = pd.DataFrame([dict(name='x', knn=1.0, linear=2.0)])
+    assert as_markdown(over_seeds(frame, dict(knn='kNN', linear='linear'))).splitlines() == [
+        '| encoder | kNN | linear | seeds |',
+        '| --- | --- | --- | --- |',
+        '| x | 1.0 | 2.0 | 1 |',
+    ]
+    assert as_csv(frame, dict(knn='kNN')).splitlines()[1] == 'x,knn,1.0000,,1,1.0000'
 
 
 def test_csv_has_all_values():
-    rows = [dict(name='x, y', knn=[1.0, 4.0], linear=[2.0, 2.0])]
-    assert as_csv(rows, {'knn': 'kNN'}) == (
+    frame = pd.DataFrame([dict(name='x, y', knn=value, linear=2.0) for value in (1.0, 4.0)])
+    assert as_csv(frame, dict(knn='kNN')) == (
         'encoder,metric,mean,sd,seeds,values\n"x, y",knn,2.5000,2.1213,2,1.0000 4.0000\n'
     )
 
 
 def test_refuses(tmp_path):
     with pytest.raises(FileNotFoundError, match='holds no work directory `seed_'):
-        summarise_seeds(tmp_path)
+        probes(tmp_path)
     log(tmp_path / 'seed_0', [{'probe/knn_top1': 1, 'probe/linear_top1': 1, 'epoch': 0, 'iter': 0}])
     with pytest.raises(ValueError, match='holds 1 values of probe/knn_top1'):
-        summarise_seeds(tmp_path)
+        probes(tmp_path)

@@ -1,6 +1,8 @@
 """The benchmarks: what they count, and that they run from the command line on."""
 
 import json
+import re
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,10 @@ import torch
 from mmpretrain.registry import MODELS
 from torch import nn
 
-from mmpl.apis import data_speed, pretrain_speed
-from mmpl.apis.pretrain_speed import PartTimer, Side, load_side, matmul_gflops, parse_args
+import data_speed
+import pretrain_speed
 from mmpl.datasets.embedded.photos import write_photos
-from mmpl.models import EMATeacher
+from pretrain_speed import PartTimer, Side, Teacher, load_side, matmul_gflops, parse_args, wrap_parts
 from tests.test_models.helpers import plmae_cfg
 
 TINY = ['--threads', '1', '--photo-size', '16', '16', '--views', '4', '--device', 'cpu']
@@ -58,6 +60,41 @@ def test_a_method_is_wrapped_once():
     assert timer.collect() == dict(part=1)
 
 
+def test_parts_are_found_in_any_model():
+    """Two teachers that do more than encode, heads in a ModuleDict and without a forward pass, no decoder."""
+
+    class Encoder(nn.Module):
+        def forward(self, x):
+            return x
+
+        encode = forward
+
+    class Head(nn.Module):
+        def loss(self, x):
+            return x
+
+    class Labels(Teacher):
+        def __init__(self):
+            nn.Module.__init__(self)
+            self.backbone = Encoder()
+
+        def assign(self, x):
+            return self.backbone.encode(x)
+
+    model, optimizer = nn.Module(), Namespace(backward=int, step=int, zero_grad=int)
+    model.backbone, model.heads = Encoder(), nn.ModuleDict(dict(a=Head(), b=Head()))
+    model.first_teacher, model.second_teacher = Labels(), Labels()
+    now = iter(range(100))
+    timer = PartTimer(False, lambda: next(now))
+    wrap_parts(timer, model, optimizer)
+    x = model.backbone(torch.ones(1))
+    for head in model.heads.values():
+        head.loss(model.first_teacher.assign(x) + model.second_teacher.backbone.encode(x))
+    optimizer.backward()
+    seconds = {'first_teacher': 2, 'first_teacher.assign': 4, 'second_teacher': 2}
+    assert timer.collect() == seconds | dict(backbone=1, heads=2, backward=1)
+
+
 def test_flops_of_mae_are_those_of_its_layers(tiny_mae_config, tmp_path):
     """Forward by hand: 2 x tokens x in x out a linear layer, 4 x length² x width an attention."""
     write_photos(tmp_path / 'photos', 4, (16, 16))
@@ -90,16 +127,16 @@ def test_every_part_of_a_step_is_timed(tiny_plmae_config, tmp_path):
     assert (side.images, side.views) == (2, 4)
     before = [p.clone() for p in side.inner.recon_teacher.parameters()]
     result = side.round(2)
-    forward = ['student', 'decoder', 'label_teacher', 'recon_teacher', 'reconstruction', 'labels']
+    forward = ['data_preprocessor', 'masking', 'backbone', 'neck', 'head', 'label_heads']
+    forward += ['label_teacher', 'label_teacher.label', 'recon_teacher']
     names = ['data', *forward, 'backward', 'optimizer', 'ema']
     assert sorted(result['parts']) == sorted([*names, 'rest'])
     assert all(result['parts'][name] > 0 for name in names)
     assert sum(result['parts'].values()) == pytest.approx(result['seconds'])
     assert any(not torch.equal(a, b) for a, b in zip(before, side.inner.recon_teacher.parameters(), strict=True))
-    operators = side.profile(rows=1000)
-    assert {'aten::addmm', 'aten::native_layer_norm'} <= {name for name, *_ in operators}
-    shares = [share for *_, share in operators]
-    assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1)
+    operators = side.profile()
+    shares = [float(share) for share in re.findall(r'^ *aten::\S+ +(\S+)%', operators, re.MULTILINE)]
+    assert 'aten::addmm ' in operators and shares == sorted(shares, reverse=True) and sum(shares) < 100
     images = Side(load_side(str(tiny_plmae_config)), parse_args([*TINY, '--same', 'images']), str(tmp_path / 'photos'))
     assert (images.images, images.views) == (4, 8)
 
@@ -118,7 +155,7 @@ def test_two_processes_a_side(tiny_plmae_config, tiny_mae_config, capfd):
     assert min(rounds) <= result['ratio'] <= max(rounds)
     model = MODELS.build(load_side(str(tiny_plmae_config)).model)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    teachers = sum(p.numel() for m in model.children() if isinstance(m, EMATeacher) for p in m.parameters())
+    teachers = sum(p.numel() for m in model.children() if isinstance(m, Teacher) for p in m.parameters())
     assert a['bytes_per_step']['gradients'] == 4 * trained
     assert a['bytes_per_step']['statistics, at the update of the teachers'] == 2 * 4 * (K + 1) < teachers
     assert set(b['bytes_per_step']) <= {'gradients', 'statistics'}  # whether all gradients are finite: a number
@@ -140,7 +177,7 @@ def test_the_rate_of_a_product_is_plausible():
 @pytest.mark.parametrize(
     ('argv', 'message'),
     [
-        (['--views', '0'], '--views must be at least 1, but got 0'),
+        (['--views', '0'], '--views: must be at least 1, but got 0'),
         (['--clock', 'cpu', '--threads', '2'], '--clock cpu needs --threads 1'),
     ],
 )

@@ -6,13 +6,15 @@ import runpy
 import shutil
 import statistics
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
-from mmpl.evaluation import compare
-from mmpl.evaluation.compare import Bench, Run
+import compare_methods
+from compare_methods import Bench, Run
+from mmpl.utils.figures import Chart, Figure
 
 ROOT = Path(__file__).resolve().parents[2]
 METHOD = """
@@ -21,6 +23,16 @@ train_dataloader = dict(batch_size={batch}, dataset=dict())
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=600)
 param_scheduler = [dict(type='LinearLR', begin=0, end=60), dict(type='CosineAnnealingLR', begin=60, end=600)]
 """
+
+
+def figures_of(*parts: str) -> dict[str, Figure]:
+    columns = dict(usage='prototypes in use', entropy_marginal='entropy of the mean label', entropy_mean='')
+    chart = Chart('labels', 'what they do')
+    return {
+        f'{part}_{name}': Figure(name, chart, column=column, part=part)
+        for name, column in columns.items()
+        for part in parts
+    }
 
 
 @pytest.fixture
@@ -45,14 +57,18 @@ def bench(tmp_path) -> Bench:
     return Bench(config, tmp_path / 'runs', tmp_path / 'work')
 
 
-def put(bench: Bench, run: Run, **kwargs) -> dict:
-    """Write a result as a run would."""
+def result_of(bench: Bench, run: Run, **kwargs) -> dict:
     result = dict(
         method=run.method, data=run.data, budget=run.budget, seed=run.seed, label=run.method, iterations=1, images=10,
         fingerprint=bench.fingerprint(run),
         views=20, seconds=1.0, curve=[dict(iteration=0, seconds=0.0, knn=1.0), dict(iteration=1, seconds=1.0, knn=2.0)],
         health={}, knn=1.0, linear=2.0, finetune=3.0, peak_memory_mib=5)  # fmt: skip
-    result.update(kwargs)
+    return result | kwargs
+
+
+def put(bench: Bench, run: Run, **kwargs) -> dict:
+    """Write a result as a run would."""
+    result = result_of(bench, run, **kwargs)
     bench.results.mkdir(exist_ok=True)
     bench.path(run).write_text(json.dumps(result))
     return result
@@ -84,74 +100,77 @@ def test_iterations_of_equal_images_and_of_equal_time(bench):
 
 def test_schedules_stretch_with_the_run(bench):
     cfg = Config.fromfile(bench.config.methods.slow.config)
-    compare.stretch(cfg, 1500)
+    compare_methods.stretch(cfg, 1500)
     assert cfg.train_cfg.max_iters == 1500
     assert [(s.begin, s.end) for s in cfg.param_scheduler] == [(0, 150), (150, 1500)]
-    compare.stretch(cfg, 3)  # too short for a warm-up
+    compare_methods.stretch(cfg, 3)  # too short for a warm-up
     assert [(s.begin, s.end) for s in cfg.param_scheduler] == [(0, 3)]
 
 
-def test_tables_show_mean_and_spread_and_the_reference_in_both(bench, tmp_path):
+def test_tables_show_mean_and_spread_and_the_reference_in_both(bench, tmp_path, monkeypatch):
+    """What a method declares with a column is shown, part by part; other figures are in the CSV only."""
+    monkeypatch.setattr(compare_methods, '_figures_of', lambda file: figures_of('cls', 'data'))
     values = dict(slow=[10.0, 20.0, 60.0], quick=[1.0, 1.5, 2.0])
     for name, accuracies in values.items():
         for seed, value in enumerate(accuracies):
-            health = dict(cls_usage=0.5, cls_entropy_marginal=0.75, data_usage=1.0) if name == 'slow' else {}
+            health = dict(cls_usage=0.5, cls_entropy_marginal=0.75, data_usage=1.0, cls_entropy_mean=0.25)
+            health = health if name == 'slow' else {}
             put(bench, Run(name, 'main', 'images', seed), knn=value, health=health, label=name)
     put(bench, Run('quick', 'main', 'wall', 0), knn=42.0)
-    table = compare.write_all(bench, tmp_path / 'out')
+    table = compare_methods.write_all(bench, tmp_path / 'out')
     images, wall = table.split('### Main: equal time')
+    assert '| prototypes in use (cls, data) | entropy of the mean label (cls, data) | seeds |' in images
     row = next(line for line in images.splitlines() if line.startswith('| slow'))
     assert f'{statistics.mean(values["slow"]):.1f} ± {statistics.stdev(values["slow"]):.1f}' in row
     assert '0.50, 1.00' in row and '0.75, –' in row and row.endswith('| 3 |')
     assert '| slow | 30.0' in wall and '| quick | 42.0 |' in wall and wall.count('| quick') == 1
     lines = list(csv.DictReader((tmp_path / 'out' / 'results.csv').read_text().splitlines()))
     assert [line['knn'] for line in lines if line['method'] == 'slow'] == ['10.0', '20.0', '60.0']
+    assert [line['cls_entropy_mean'] for line in lines if line['seed'] == '1'] == ['0.25', '']
     assert (tmp_path / 'out' / 'curves.png').stat().st_size > 1000
 
 
-def test_a_bench_goes_on_where_it_stopped(bench, tmp_path):
+def test_a_bench_goes_on_where_it_stopped(bench, tmp_path, capsys):
     """The command writes a result, but for one run, which fails."""
     wanted = [run for run in bench.plan() if run.data == 'main' and run.budget == 'images']
-    fingerprints = {run.key: bench.fingerprint(run) for run in wanted}
+    (tmp_path / 'results.json').write_text(json.dumps({run.key: result_of(bench, run) for run in wanted}))
     program = (
         'import sys, json, pathlib; key = sys.argv[-1]; '
-        f'out = pathlib.Path({str(tmp_path / "runs")!r}); out.mkdir(exist_ok=True); '
-        'open(str(out) + ".started", "a").write(key + "\\n"); '
-        '"slow-1" in key and sys.exit(3); '
-        f'(out / (key + ".json")).write_text(json.dumps(dict(fingerprint={fingerprints}[key])))'
+        f'folder = pathlib.Path({str(tmp_path)!r}); '
+        '(folder / "started").open("a").write(key + "\\n"); '
+        '"slow-1" in key and sys.exit("no memory"); '
+        'result = json.loads((folder / "results.json").read_text())[key]; '
+        '(folder / "runs" / (key + ".json")).write_text(json.dumps(result))'
     )
-    command = [sys.executable, '-c', program]
-    done = put(bench, wanted[0])
-    first = dict(compare.schedule(bench, wanted, command, jobs=2))
-    assert {run.key: code for run, code in first.items() if code} == {'main-images-slow-1': 3}
-    assert set(first) == set(wanted[1:]) and bench.load(wanted[0]) == done
-    again = dict(compare.schedule(bench, wanted, command, jobs=2))
-    assert [run.key for run in again] == ['main-images-slow-1']
-    started = (tmp_path / 'runs.started').read_text().split()
+    command, args = [sys.executable, '-c', program], Namespace(jobs=2, out=tmp_path / 'out')
+    done = put(bench, wanted[0], knn=77.0)
+    assert compare_methods.run_all(bench, wanted, command, args) == 1
+    assert bench.load(wanted[0]) == done
+    assert [run.key for run in wanted if bench.load(run) is None] == ['main-images-slow-1']
+    assert 'no memory' in (bench.work_dir / 'main-images-slow-1' / 'log.txt').read_text()
+    assert compare_methods.run_all(bench, wanted, command, args) == 1
+    started = (tmp_path / 'started').read_text().split()
     assert sorted(started) == sorted([run.key for run in wanted[1:]] + ['main-images-slow-1'])
+    out = capsys.readouterr().out
+    assert '9 runs, 1 of them done already, 2 at once' in out and '9 runs, 8 of them done already' in out
+    assert 'main-images-slow-1 FAILED (1): see ' in out and 'main-images-quick-0: knn 1.0  linear 2.0' in out
 
 
 def test_a_result_of_other_configs_does_not_count(bench, tmp_path):
-    runs = [Run('slow', 'main', 'images', 0), Run('quick', 'main', 'images', 0), Run('slow', 'other', 'images', 0)]
-    for run in runs:
-        put(bench, run)
-    assert all(bench.load(run) for run in runs)
-    (tmp_path / 'slower.py').write_text(METHOD.format(masks=4, batch=64))
-    bench.config.methods.slow.config = str(tmp_path / 'slower.py')
-    assert [bool(bench.load(run)) for run in runs] == [False, True, False]
-    bench.config.data.main.mean = 1.0
-    assert bench.load(runs[1]) is None
-
-
-def test_a_result_of_equal_time_depends_on_the_reference_and_on_no_label(bench, tmp_path):
-    runs = [Run('quick', 'main', 'wall', 0), Run('quick', 'main', 'images', 0)]
+    """That of equal time depends on the reference, too, and none on a label."""
+    changed, other, elsewhere = (Run(*key, 0) for key in (
+        ('slow', 'main', 'images'), ('quick', 'main', 'images'), ('slow', 'other', 'images')))  # fmt: skip
+    equal_time = Run('quick', 'main', 'wall', 0)
+    runs = [changed, other, elsewhere, equal_time]
     for run in runs:
         put(bench, run)
     bench.config.data.main.label = 'another'
     assert all(bench.load(run) for run in runs)
     (tmp_path / 'slower.py').write_text(METHOD.format(masks=4, batch=64))
     bench.config.methods.slow.config = str(tmp_path / 'slower.py')
-    assert [bool(bench.load(run)) for run in runs] == [False, True]
+    assert [bool(bench.load(run)) for run in runs] == [False, True, False, False]
+    bench.config.data.main.mean = 1.0
+    assert bench.load(other) is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What the benchmarks share: jobs in processes, results in files, tables over seeds."""
