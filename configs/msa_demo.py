@@ -32,13 +32,10 @@ model = dict(
     neck=dict(decoder_embed_dims=64, depth=1, num_heads=4),
     # T, weights and momentum: what docs/evidence.md found on photographs; not tuned on these digits
     align_head=dict(hidden_dims=256, out_dims=64, temperature=0.1),
+    momentum_align=dict(start=0.9),
     loss_weights=dict(align_cls=1.0, align_tokens=0.1),
 )
 
-custom_hooks = [
-    dict(type='mmpl.DualTeacherHook', momentum_align=dict(start=0.9, end=1.0), health_interval=10),
-    _base_.probe,
-    _base_.non_finite_hook,
-]
+custom_hooks = [_base_.teacher_hook, _base_.probe, _base_.non_finite_hook]
 train_dataloader = dict(batch_size=32, dataset=dict(pipeline=train_pipeline))
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=2))

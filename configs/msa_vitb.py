@@ -29,12 +29,4 @@ train_pipeline = [
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
-custom_hooks = [
-    dict(
-        type='mmpl.DualTeacherHook',
-        momentum_align=dict(start=0.996, end=1.0),  # BYOL's, cosine over the run
-        health_interval=10,  # iterations between two looks at the embeddings
-    ),
-    _base_.probe,
-    _base_.non_finite_hook,
-]
+custom_hooks = [_base_.teacher_hook, _base_.probe, _base_.non_finite_hook]

@@ -16,10 +16,8 @@ default_hooks = dict(
 
 teacher_hook = dict(
     type='mmpl.DualTeacherHook',
-    momentum_label=dict(start=0.996, end=1.0),  # labelling teacher, cosine over the run
-    momentum_recon=dict(start=0.9995, end=1.0),  # reconstruction teacher
-    health_interval=10,
-)  # iterations between two looks at the labels
+    health_interval=10,  # iterations between two looks at the health of what is learnt
+)
 
 non_finite_hook = dict(
     type='mmpl.NonFiniteHook',

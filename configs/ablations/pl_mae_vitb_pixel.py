@@ -3,4 +3,7 @@
 #   tools/dist_train.sh configs/ablations/pl_mae_vitb_pixel.py 8
 _base_ = '../pl_mae_vitb.py'
 
-model = dict(head=dict(target='pixel', norm_pix=True), loss_weights=dict(label_cls=0, label_data=0))
+model = dict(
+    head=dict(_delete_=True, type='mmpl.TokenReconHead', target='pixel', norm_pix=True),
+    loss_weights=dict(label_cls=0, label_data=0),
+)

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 
 from mmengine.model.weight_init import update_init_info
-from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
-from mmpl.checkpoints.fit import CheckpointMismatchError, check_state_dict
-from mmpl.compat.torch_load import load_checkpoint
 from mmpl.registry import WEIGHT_INITIALIZERS
+
+from .encoders import load_part, read_checkpoint
 
 
 @WEIGHT_INITIALIZERS.register_module()
@@ -20,24 +19,18 @@ class StrictPretrained:
 
     mmengine initialises children *after* every initializer but its own ``Pretrained``; mmpretrain's backbones redraw
     their position embedding unless their ``init_cfg`` says ``Pretrained``. Both would overwrite what was loaded, so the
-    module's descendants are marked as initialised and its ``init_cfg`` is rewritten to say so. A checkpoint is loaded
-    weights-only and runs no code, unless it is trusted.
+    module's descendants are marked as initialised and its ``init_cfg`` is rewritten to say so.
 
     Args:
-        checkpoint (str): Path or URL.
-        prefix (str, optional): Where the module's keys are in the checkpoint, such as ``'backbone.'``. Defaults to
-            None, the top.
-        resizable (Sequence[str]): Patterns of position embeddings that the module interpolates to its own length.
-            Defaults to ``('pos_embed',)``.
-        ignore (Sequence[str]): Patterns of keys that may be missing on either side. Such a parameter of the module
-            stays as its constructor made it. Defaults to ``()``.
-        trust (bool, optional): Whether the checkpoint may run code, whatever holds for others. Defaults to None: only
-            if the process was told so, by ``--trust`` or :func:`mmpl.compat.allow_unsafe_load`.
+        checkpoint: Path or URL.
+        prefix: Where the module's keys are in the checkpoint; without a wrapper's, such as DDP's ``module.``.
+        resizable: Patterns of position embeddings that the module interpolates to its own length.
+        ignore: Patterns of keys that may be missing on either side. Such a parameter of the module stays as its
+            constructor made it.
+        trust: Whether this checkpoint may run code; None: only if the process was told so.
 
     Raises:
-        CheckpointMismatchError: If the keys do not all fit.
-        UntrustedCheckpointError: If the checkpoint may run no code and holds more than weights and plain values.
-        FileNotFoundError: If the file does not exist.
+        CheckpointMismatchError: When called, as the other errors of :func:`mmpl.checkpoints.encoders.read_checkpoint`.
     """
 
     def __init__(
@@ -58,22 +51,12 @@ class StrictPretrained:
         self.trust = trust
 
     def __call__(self, module: nn.Module) -> None:
-        """Load ``module``; see the class.
-
-        Args:
-            module (nn.Module): Module whose ``init_cfg`` names this initializer.
-        """
+        """Load ``module``, whose ``init_cfg`` names this initializer."""
         init_cfg = getattr(module, 'init_cfg', None)
         if isinstance(init_cfg, list | tuple) and 'StrictPretrained' not in str(init_cfg[-1].get('type')):
             raise ValueError('`mmpl.StrictPretrained` must be the last entry of an init_cfg list: later ones undo it')
-        loaded = load_checkpoint(self.checkpoint, trust=self.trust)
-        try:
-            tensors = check_state_dict(
-                module, loaded.get('state_dict', loaded), self.prefix, self.resizable, self.ignore
-            )
-        except CheckpointMismatchError as error:
-            raise CheckpointMismatchError(f'{self.checkpoint}: {error}') from None
-        load_state_dict(module, tensors, strict=not self.ignore, logger='current')
+        found = read_checkpoint(self.checkpoint, self.trust)
+        load_part(module, found, self.prefix, self.resizable, self.ignore)
         for child in module.modules():
             if child is not module and hasattr(child, 'init_weights'):
                 child.is_init = True
@@ -83,14 +66,6 @@ class StrictPretrained:
 
 
 def loads_weights(init_cfg: Mapping | Sequence[Mapping] | None) -> bool:
-    """Whether an initialisation loads weights, so that nothing may be drawn behind it.
-
-    Args:
-        init_cfg (Mapping | Sequence[Mapping], optional): As of mmengine's ``BaseModule``: one initializer, a list of
-            them, or none.
-
-    Returns:
-        bool: True if one of them is ``Pretrained`` or :class:`StrictPretrained`.
-    """
+    """Whether an ``init_cfg`` says ``Pretrained`` or ``StrictPretrained``, so that nothing may be drawn afterwards."""
     cfgs = [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg or []
     return any('Pretrained' in str(cfg.get('type')) for cfg in cfgs)

@@ -1,8 +1,7 @@
-"""The training loop, hooks, schedules, optimizer wrappers and their constructors."""
+"""The training loop, hooks, optimizer wrappers and their constructors."""
 
 from mmpl import compat  # noqa: F401  (first: it repairs what the imports below need)
 
 from .hooks import *  # noqa: F403
 from .loops import ExactEpochLoop  # noqa: F401
 from .optimizers import *  # noqa: F403
-from .schedules import MomentumSchedule  # noqa: F401

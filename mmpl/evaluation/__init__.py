@@ -1,6 +1,6 @@
 """Evaluation of frozen features: extraction, kNN and linear probing."""
 
-from .evaluate import evaluate_features, load_backbone
+from .evaluate import build_model, evaluate_features
 from .features import FeatureSet, extract_features
 from .knn import knn_accuracy, knn_predict
 from .linear_probe import LinearProbeResult, linear_probe
@@ -10,10 +10,10 @@ __all__ = [
     'FeatureProbe',
     'FeatureSet',
     'LinearProbeResult',
+    'build_model',
     'evaluate_features',
     'extract_features',
     'knn_accuracy',
     'knn_predict',
     'linear_probe',
-    'load_backbone',
 ]

@@ -7,41 +7,27 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.dist import all_gather, get_rank, get_world_size
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from mmpl.checkpoints.encoders import STUDENT
 from mmpl.utils.dist import unwrapped
 from mmpl.utils.fields import check_choice
 from mmpl.utils.seeds import preserve_rng_state
 
 POOLS = ('cls', 'avg')
-TARGETS = ('student', 'label_teacher', 'recon_teacher', 'align_teacher')
-
-__all__ = [
-    'POOLS',
-    'TARGETS',
-    'FeatureSet',
-    'check_pool',
-    'evaluation_mode',
-    'extract_features',
-    'pool_tokens',
-    'target_module',
-]
+"""The class token, and the mean of the patch tokens."""
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Features and labels of a dataset, in the dataset's order.
+    """Features and labels of a dataset, in the dataset's order, on the CPU."""
 
-    Attributes:
-        features: For each pooling an (N, D) float32 tensor on the CPU.
-        labels: (N,) class indices on the CPU.
-    """
-
-    features: dict[str, Tensor]
-    labels: Tensor
+    features: dict[str, Tensor]  # (N, D) float32 for each pooling
+    labels: Tensor  # (N,) class indices
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -61,17 +47,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def check_pool(pool: str | Sequence[str]) -> tuple[str, ...]:
-    """Check poolings and return them as a tuple.
-
-    Args:
-        pool: 'cls' (class token), 'avg' (mean of the patch tokens), or several.
-
-    Returns:
-        The poolings.
-
-    Raises:
-        ValueError: If a pooling is unknown, doubled or none is given.
-    """
+    """One or several of :data:`POOLS` as a tuple; a ValueError if one is unknown, doubled or none is given."""
     pools = (pool,) if isinstance(pool, str) else tuple(pool)
     if not pools or len(set(pools)) != len(pools):
         raise ValueError(f'`pool` must name each of its poolings once, but got {pool!r}')
@@ -80,65 +56,58 @@ def check_pool(pool: str | Sequence[str]) -> tuple[str, ...]:
     return pools
 
 
-def target_module(model: nn.Module, target: str = 'student') -> tuple[nn.Module, str]:
-    """Find the encoder whose features are wanted.
+def find_encoder(model: nn.Module, target: str = STUDENT) -> nn.Module:
+    """The encoder whose features are wanted.
 
     Args:
         model: A self-supervised model, or a bare backbone.
-        target: One of :data:`TARGETS`.
-
-    Returns:
-        The module that turns images into tokens, and the prefix of the encoder's keys in the model's state dict
-        ('' for a bare backbone).
+        target: 'student', the model's ``backbone``, or the attribute of a teacher: any other child with a ``backbone``.
 
     Raises:
-        ValueError: If ``target`` is unknown or the model has no such teacher.
+        ValueError: If the model has no such encoder; those that it has are listed.
     """
-    check_choice('target', target, TARGETS)
-    if target == 'student':
-        if hasattr(model, 'extract_feat'):
-            return model, 'backbone.'
-        return model, ''
-    teacher = getattr(model, target, None)
-    if teacher is None:
-        have = [name for name in TARGETS if name == 'student' or getattr(model, name, None) is not None]
-        raise ValueError(f'`target` must be an encoder of {type(model).__name__} ({have}), but got {target!r}')
-    return teacher.backbone, f'{target}.backbone.'
+    found = {STUDENT: model.get_submodule('backbone') if hasattr(model, 'extract_feat') else model}
+    for name, child in model.named_children():
+        if name != 'backbone' and isinstance(getattr(child, 'backbone', None), nn.Module):
+            found[name] = child.get_submodule('backbone')
+    if target not in found:
+        raise ValueError(f'`target` must be an encoder of {type(model).__name__} ({list(found)}), but got {target!r}')
+    return found[target]
 
 
-def _forward_tokens(module: Any, images: Tensor) -> Tensor:
-    if hasattr(module, 'extract_feat'):
-        output = module.extract_feat(images)
+def _tokens(model: Any, target: str, images: Tensor) -> Tensor:
+    if target == STUDENT and hasattr(model, 'extract_feat'):
+        output = model.extract_feat(images)
     else:
+        encoder = find_encoder(model, target)
         # MAE-like backbones of mmpretrain mask unless they are told `mask=None`.
-        takes_mask = 'mask' in inspect.signature(module.forward).parameters
-        output = module(images, mask=None) if takes_mask else module(images)
+        takes_mask = 'mask' in inspect.signature(encoder.forward).parameters
+        output = encoder(images, mask=None) if takes_mask else encoder(images)
     if isinstance(output, list | tuple):
         output = output[-1]
     if not isinstance(output, Tensor):
-        raise TypeError(f'{type(module).__name__} must return a tensor or tensors, but got {type(output).__name__}')
+        raise TypeError(
+            f'the {target!r} encoder of {type(model).__name__} must return a tensor or tensors, '
+            f'but got {type(output).__name__}'
+        )
     return output
 
 
-def _num_extra_tokens(module: Any) -> int | None:
-    backbone = module.backbone if hasattr(module, 'extract_feat') else module
-    if hasattr(backbone, 'num_extra_tokens'):
-        return int(backbone.num_extra_tokens)
-    if hasattr(backbone, 'cls_token'):
-        return 0 if backbone.cls_token is None else 1
+def _num_extra_tokens(encoder: Any) -> int | None:
+    if hasattr(encoder, 'num_extra_tokens'):
+        return int(encoder.num_extra_tokens)
+    if hasattr(encoder, 'cls_token'):
+        return 0 if encoder.cls_token is None else 1
     return None
 
 
 def pool_tokens(tokens: Tensor, pool: str, num_extra_tokens: int | None = 1) -> Tensor:
-    """Pool an encoder's output into one vector per image.
+    """Pool an encoder's output into one vector per image, (B, D).
 
     Args:
         tokens: (B, E + N, D) raw tokens, class token first, or a (B, D, H, W) feature map.
         pool: 'cls': token 0; 'avg': mean of the N patch tokens, or of the map's H x W places.
         num_extra_tokens: E, the number of tokens before the patches; not needed for a map.
-
-    Returns:
-        (B, D) features.
 
     Raises:
         ValueError: If the output has another shape, or there is no class token to take.
@@ -197,8 +166,8 @@ def _indexed_loader(loader: DataLoader) -> DataLoader:
     )
 
 
-def _unpack(batch: Any) -> tuple[Tensor, Tensor]:
-    """Get the images (B, C, H, W) and labels (B,) of a collated batch."""
+def _unpack(batch: Any) -> tuple[Tensor, list[int]]:
+    """Get the images (B, C, H, W) and the labels of a collated batch."""
     if not isinstance(batch, dict) or 'inputs' not in batch or 'data_samples' not in batch:
         found = sorted(batch) if isinstance(batch, dict) else type(batch).__name__
         raise TypeError(f'a batch must be a dict with `inputs` and `data_samples` (PackInputs), but got {found}')
@@ -222,11 +191,11 @@ def _unpack(batch: Any) -> tuple[Tensor, Tensor]:
             name = getattr(sample, 'img_path', None)
             raise ValueError(f'`gt_label` must be one class index per image, but got {label} (image: {name})')
         labels.append(int(label))
-    return inputs, torch.tensor(labels)
+    return inputs, labels
 
 
-def _gather_rows(rows: Tensor, chunk: int = 4096, keep: bool = True) -> Tensor | None:
-    """Concatenate the (n_r, ...) rows of all ranks in rank order; n_r may differ. The result is on the CPU.
+def _gather_rows(rows: Tensor, chunk: int = 4096, keep: bool = True) -> Tensor:
+    """Concatenate the (n_r, ...) rows of all ranks in rank order; n_r may differ. On the CPU, and empty unless kept.
 
     Works in chunks, so that a device never holds more than ``world_size * chunk`` gathered rows.
     """
@@ -242,15 +211,14 @@ def _gather_rows(rows: Tensor, chunk: int = 4096, keep: bool = True) -> Tensor |
         if keep:
             for part, piece, count in zip(parts, gathered, counts, strict=True):
                 part.append(piece[: max(0, min(count - start, size))].cpu())
-    return torch.cat([piece for part in parts for piece in part]) if keep else None
+    return torch.cat([piece for part in parts for piece in part]) if keep else rows[:0]
 
 
 def extract_features(
     model: nn.Module,
     dataloader: DataLoader,
-    device: torch.device | str | None = None,
     pool: str | Sequence[str] = POOLS,
-    target: str = 'student',
+    target: str = STUDENT,
     data_preprocessor: nn.Module | None = None,
     dst: int | None = None,
 ) -> FeatureSet | None:
@@ -265,42 +233,37 @@ def extract_features(
 
     Args:
         model: A self-supervised model with ``extract_feat`` (PLMAE, mmpretrain's MAE, ...), a bare backbone, or either
-            of them inside a DDP wrapper.
+            of them inside a DDP wrapper. It computes where it is.
         dataloader: Batches of ``dict(inputs, data_samples)``, collated by mmengine's ``pseudo_collate`` or
             ``default_collate``; ``inputs`` are raw images, ``data_samples[i].gt_label`` the class index.
-        device: Where to compute; default: where the model is. The model is not moved.
-        pool: 'cls' (class token), 'avg' (mean of the patch tokens), or both.
-        target: Whose features: one of :data:`TARGETS`.
+        pool: One or several of :data:`POOLS`.
+        target: Whose features: 'student', or the attribute of a teacher.
         data_preprocessor: Used instead of the model's; a bare backbone needs one.
-        dst: The rank that receives the features; None: all of them.
-
-    Returns:
-        The features, or None on a rank other than ``dst``.
+        dst: The rank that receives the features, the others get None; None: all of them.
 
     Raises:
-        TypeError: If a batch is not a dict of inputs and data samples, or the model's output is no tensor.
-        ValueError: If an option is unknown, labels are missing, images differ in shape, the sampler is endless or some
-            samples are never visited (e.g. ``drop_last=True``).
+        ValueError: If labels are missing, images differ in shape, the sampler is endless or some samples are never
+            visited (e.g. ``drop_last=True``).
     """
     pools = check_pool(pool)
     model = unwrapped(model)
-    module, _ = target_module(model, target)
+    num_extra_tokens = _num_extra_tokens(find_encoder(model, target))
     preprocessor = data_preprocessor if data_preprocessor is not None else getattr(model, 'data_preprocessor', None)
     if preprocessor is None:
         raise ValueError(f'`data_preprocessor` must be given for {type(model).__name__}, which has none of its own')
-    device = torch.device(device) if device is not None else next(model.parameters()).device
-    num_extra_tokens = _num_extra_tokens(module)
+    device = next(model.parameters()).device
 
     loader = _indexed_loader(dataloader)
     size = len(loader.dataset)  # type: ignore[arg-type]
     if size == 0:
         raise ValueError('`dataloader` must have at least one sample, but its dataset is empty')
     collected: dict[str, list[Tensor]] = {name: [] for name in pools}
-    all_labels, all_indices, seen = [], [], 0
+    all_labels: list[int] = []
+    all_indices: list[int] = []
     with preserve_rng_state(), evaluation_mode(model), evaluation_mode(preprocessor):
         for indices, batch in loader:
-            seen += len(indices)
-            if seen > size:
+            all_indices.extend(indices)
+            if len(all_indices) > size:
                 name = type(getattr(dataloader.batch_sampler, 'sampler', dataloader.batch_sampler)).__name__
                 raise ValueError(f'`sampler` must visit a sample at most once, but {name} gave over {size} indices')
             images, labels = _unpack(batch)
@@ -310,41 +273,31 @@ def extract_features(
                     f'`data_preprocessor` must return one tensor of images, but {type(preprocessor).__name__} returned '
                     f'a {type(data["inputs"]).__name__}'
                 )
-            tokens = _forward_tokens(module, data['inputs'].to(device))
+            tokens = _tokens(model, target, data['inputs'].to(device))
             for name in pools:
                 collected[name].append(pool_tokens(tokens, name, num_extra_tokens).float().cpu())
-            all_labels.append(labels)
-            all_indices.extend(indices)
-
+            all_labels.extend(labels)
     return _merge(collected, all_labels, all_indices, size, dst)
 
 
 def _merge(
-    collected: dict[str, list[Tensor]], labels: list[Tensor], indices: list[int], size: int, dst: int | None
+    collected: dict[str, list[Tensor]], labels: list[int], indices: list[int], size: int, dst: int | None
 ) -> FeatureSet | None:
     """Put the ranks' samples together, each once and in the dataset's order."""
-    keep = dst is None or get_rank() == dst
-    local_width = collected[next(iter(collected))][0].shape[1] if labels else 0
-    # A rank that got no sample at all (fewer samples than ranks) learns the width from the others.
-    width = max(int(value) for value in all_gather(torch.tensor([local_width])))
     every_index = _gather_rows(torch.tensor(indices, dtype=torch.long))
-    assert every_index is not None
-    order = torch.argsort(every_index, stable=True)
-    ordered = every_index[order]
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    order = order[first]
-    if len(order) != size:
+    _, first = np.unique(every_index, return_index=True)
+    if len(first) != size:
         raise ValueError(
-            f'`dataloader` must visit all {size} samples, but {size - len(order)} were never seen: '
+            f'`dataloader` must visit all {size} samples, but {size - len(first)} were never seen: '
             'check `drop_last`, `batch_sampler` and `num_batch_per_epoch`'
         )
-    every_label = _gather_rows(torch.cat(labels) if labels else torch.zeros(0, dtype=torch.long), keep=keep)
-    features = {}
-    for name, parts in collected.items():
-        rows = _gather_rows(torch.cat(parts) if parts else torch.zeros(0, width), keep=keep)
-        if rows is not None:
-            features[name] = rows[order]
-    if every_label is None:
+    # A rank that got no sample at all (fewer samples than ranks) learns the width from the others.
+    own_width = next(iter(collected.values()))[0].shape[1] if indices else 0
+    width = max(int(value) for value in all_gather(torch.tensor([own_width])))
+    rows = {name: torch.cat(parts) if parts else torch.zeros(0, width) for name, parts in collected.items()}
+    keep = dst is None or get_rank() == dst
+    every_label = _gather_rows(torch.tensor(labels, dtype=torch.long), keep=keep)
+    features = {name: _gather_rows(part, keep=keep) for name, part in rows.items()}
+    if not keep:
         return None
-    return FeatureSet(features, every_label[order])
+    return FeatureSet({name: part[first] for name, part in features.items()}, every_label[first])

@@ -4,33 +4,30 @@ Source: Wu et al., *Unsupervised Feature Learning via Non-Parametric Instance Di
 the k nearest bank features vote for their class with weight exp(cosine / T).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from mmpl.utils.fields import Count, Positive, check_number, checked
 
 # Similarities and votes are rounded to multiples of 2^-30 (about 1e-9), so that what is a tie does not depend on
 # how a BLAS kernel orders its additions; a rounded similarity and a bank index fit together into one int64.
 _SCALE = 2**30
 _INDEX_SPAN = 2**32
 
-__all__ = ['check_features', 'knn_accuracy', 'knn_predict']
 
+def check_features(
+    name: str,
+    features: Tensor,
+    labels: Tensor | None = None,
+    label_name: str = 'labels',
+    like: Tensor | None = None,
+) -> None:
+    """Refuse features that are not (N, D), finite, floating-point and at least one, and labels that are not (N,) >= 0.
 
-def check_features(name: str, features: Tensor, labels: Tensor | None = None, label_name: str = 'labels') -> None:
-    """Check one set of features and, if given, its labels.
-
-    Args:
-        name: Name of the argument, for the error text.
-        features: (N, D) floating-point features.
-        labels: (N,) integer class indices.
-        label_name: Name of the labels, for the error text.
-
-    Raises:
-        TypeError: If the features are not a floating-point tensor or the labels not an integer tensor.
-        ValueError: If a shape is wrong, the set is empty, a feature is not finite or a label negative.
+    The names are those of the arguments, for the error text; ``like`` are training features, whose width is wanted.
     """
     if not isinstance(features, Tensor) or not features.is_floating_point():
         kind = features.dtype if isinstance(features, Tensor) else type(features).__name__
@@ -46,6 +43,10 @@ def check_features(name: str, features: Tensor, labels: Tensor | None = None, la
         raise ValueError(
             f'`{name}` must be finite, but {bad} of {len(features)} rows hold NaN or infinity (first: {first})'
         )
+    if like is not None and features.shape[1] != like.shape[1]:
+        raise ValueError(
+            f'`{name}` must have the width of `train_features` ({like.shape[1]}), but got {features.shape[1]}'
+        )
     if labels is None:
         return
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
@@ -60,39 +61,20 @@ def check_features(name: str, features: Tensor, labels: Tensor | None = None, la
         raise ValueError(f'`{label_name}` must be class indices >= 0, but got {int(labels.min())}')
 
 
-def _check_options(k: int | Sequence[int], temperature: float, bank_size: int) -> list[int]:
+def check_neighbours(k: int | Sequence[int], maximum: int | None = None, limit: str = '') -> list[int]:
+    """One or several different numbers of neighbours, each >= 1, as a list; ``limit`` is what ``maximum`` is called."""
     ks = list(k) if isinstance(k, Sequence) else [k]
-    if not ks:
-        raise ValueError('`k` must name at least one number of neighbours, but got an empty list')
+    if not ks or len(set(ks)) != len(ks):
+        raise ValueError(f'`k` must name each number of neighbours once, but got {k!r}')
     for value in ks:
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f'`k` must be an integer >= 1, but got {value!r}')
-        if value > bank_size:
-            raise ValueError(f'`k` must not exceed the number of bank features ({bank_size}), but got {value}')
-    if not temperature > 0:
-        raise ValueError(f'`temperature` must be > 0, but got {temperature}')
+        check_number('k', value, 1, integer=True)
+        if maximum is not None and value > maximum:
+            raise ValueError(f'`k` must not exceed {limit} ({maximum}), but got {value}')
     return ks
 
 
-@contextmanager
-def _full_precision_matmul() -> Iterator[None]:
-    """Keep TF32 and bf16 shortcuts out of float32 matrix products."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision('highest')
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
 def _nearest(queries: Tensor, bank: Tensor, k: int, bank_chunk: int) -> tuple[Tensor, Tensor]:
-    """Find the k nearest bank rows of each query.
-
-    Args:
-        queries: (Q, D) unit vectors.
-        bank: (N, D) unit vectors.
-        k: Number of neighbours.
-        bank_chunk: Number of bank rows compared at a time.
+    """Find the k nearest of the (N, D) bank rows for each of the (Q, D) queries, all of them unit vectors.
 
     Returns:
         (Q, k) float64 cosine similarities, descending, and (Q, k) bank indices. Equal similarities are ordered by
@@ -101,7 +83,7 @@ def _nearest(queries: Tensor, bank: Tensor, k: int, bank_chunk: int) -> tuple[Te
     best = None
     for start in range(0, len(bank), bank_chunk):
         part = bank[start : start + bank_chunk]
-        similarity = (queries @ part.T).double()
+        similarity = queries @ part.T
         index = torch.arange(start, start + len(part), device=bank.device)
         # One key orders by similarity first, then by lower index; all keys of a query differ.
         key = (similarity * _SCALE).round().long() * _INDEX_SPAN + (_INDEX_SPAN - 1 - index)
@@ -114,15 +96,15 @@ def _nearest(queries: Tensor, bank: Tensor, k: int, bank_chunk: int) -> tuple[Te
 
 
 @torch.no_grad()
+@checked()
 def knn_predict(
     train_features: Tensor,
     train_labels: Tensor,
     features: Tensor,
     k: int | Sequence[int] = 20,
-    temperature: float = 0.07,
-    query_chunk: int = 512,
-    bank_chunk: int = 16384,
-    dtype: torch.dtype = torch.float64,
+    temperature: Positive = 0.07,
+    query_chunk: Count = 512,
+    bank_chunk: Count = 16384,
     device: torch.device | str | None = None,
 ) -> dict[int, Tensor]:
     """Classify features by the weighted vote of their nearest neighbours in a bank.
@@ -132,62 +114,44 @@ def knn_predict(
 
     Ties: similarities are rounded to multiples of 2^-30; among equally similar bank features, the lower bank index is
     nearer. Votes are rounded likewise, relative to the weight of the nearest neighbour; among equal votes, the lower
-    class index wins. An all-zero feature has similarity 0 to everything. With ``dtype=torch.float64`` the result
-    therefore does not depend on the chunk sizes, the order of summation or the device.
+    class index wins. An all-zero feature has similarity 0 to everything. Computed in float64, the result therefore does
+    not depend on the chunk sizes, the order of summation or the device.
 
     Args:
         train_features: (N, D) bank, of any floating-point dtype; normalised here.
         train_labels: (N,) class indices of the bank.
         features: (Q, D) queries; normalised here.
         k: Number of neighbours, or several; all of them cost one search.
-        temperature: Temperature T of the weights, > 0.
+        temperature: T of the weights.
         query_chunk: Queries compared at a time.
         bank_chunk: Bank features compared at a time.
-        dtype: Precision of the cosine similarities. ``torch.float32`` is faster on consumer GPUs; neighbours whose
-            similarities differ by less than about 1e-6 may then be swapped.
-        device: Where to compute; default: where ``train_features`` are.
+        device: Where to compute; None: where ``train_features`` are.
 
     Returns:
         For each k the (Q,) predicted class indices, on the CPU.
-
-    Raises:
-        TypeError: If a tensor has the wrong dtype.
-        ValueError: If features are empty or not finite, shapes do not match, ``k`` is outside [1, N], ``temperature``
-            <= 0 or a chunk size < 1.
     """
     check_features('train_features', train_features, train_labels, 'train_labels')
-    check_features('features', features)
-    if features.shape[1] != train_features.shape[1]:
-        raise ValueError(
-            f'`features` must have the width of `train_features` ({train_features.shape[1]}), '
-            f'but got {features.shape[1]}'
-        )
-    ks = _check_options(k, temperature, len(train_features))
-    for name, size in (('query_chunk', query_chunk), ('bank_chunk', bank_chunk)):
-        if size < 1:
-            raise ValueError(f'`{name}` must be >= 1, but got {size}')
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f'`dtype` must be torch.float32 or torch.float64, but got {dtype}')
+    check_features('features', features, like=train_features)
+    ks = check_neighbours(k, len(train_features), 'the number of bank features')
     device = torch.device(device) if device is not None else train_features.device
 
     # Normalise in float64, so that a float16 norm cannot overflow and equal directions stay equal.
-    bank = functional.normalize(train_features.to(device).double(), dim=1).to(dtype)
+    bank = functional.normalize(train_features.to(device).double(), dim=1)
     labels = train_labels.to(device).long()
     num_classes = int(labels.max()) + 1
     outputs: dict[int, list[Tensor]] = {value: [] for value in ks}
-    with _full_precision_matmul():
-        for start in range(0, len(features), query_chunk):
-            queries = features[start : start + query_chunk].to(device).double()
-            queries = functional.normalize(queries, dim=1).to(dtype)
-            similarity, index = _nearest(queries, bank, max(ks), bank_chunk)
-            # A common factor per query does not move the winner and keeps exp from overflowing at small T.
-            weights = ((similarity - similarity[:, :1]) / temperature).exp()
-            neighbours = labels[index]
-            votes = weights.new_zeros(len(queries), num_classes)
-            for rank in range(max(ks)):  # one neighbour at a time: a fixed order of summation on any device
-                votes.scatter_add_(1, neighbours[:, rank : rank + 1], weights[:, rank : rank + 1])
-                if rank + 1 in outputs:
-                    outputs[rank + 1].append((votes * _SCALE).round().argmax(dim=1).cpu())
+    for start in range(0, len(features), query_chunk):
+        queries = features[start : start + query_chunk].to(device).double()
+        queries = functional.normalize(queries, dim=1)
+        similarity, index = _nearest(queries, bank, max(ks), bank_chunk)
+        # A common factor per query does not move the winner and keeps exp from overflowing at small T.
+        weights = ((similarity - similarity[:, :1]) / temperature).exp()
+        neighbours = labels[index]
+        votes = weights.new_zeros(len(queries), num_classes)
+        for rank in range(max(ks)):  # one neighbour at a time: a fixed order of summation on any device
+            votes.scatter_add_(1, neighbours[:, rank : rank + 1], weights[:, rank : rank + 1])
+            if rank + 1 in outputs:
+                outputs[rank + 1].append((votes * _SCALE).round().argmax(dim=1).cpu())
     return {value: torch.cat(parts) for value, parts in outputs.items()}
 
 
@@ -200,26 +164,12 @@ def knn_accuracy(
     temperature: float = 0.07,
     **kwargs,
 ) -> dict[int, float]:
-    """Top-1 accuracy of :func:`knn_predict`.
+    """Top-1 accuracy of :func:`knn_predict` in percent, for each k; ``kwargs`` are further options of it.
 
-    Args:
-        train_features: (N, D) bank.
-        train_labels: (N,) class indices of the bank.
-        val_features: (Q, D) queries.
-        val_labels: (Q,) class indices of the queries. A class that the bank does not hold counts as an error.
-        k: Number of neighbours, or several.
-        temperature: Temperature T of the weights, > 0.
-        **kwargs: Further options of :func:`knn_predict`.
-
-    Returns:
-        For each k the accuracy in percent.
-
-    Raises:
-        TypeError: As :func:`knn_predict`.
-        ValueError: As :func:`knn_predict`.
+    A class of ``val_labels`` that the bank does not hold counts as an error.
     """
     check_features('train_features', train_features, train_labels, 'train_labels')
-    check_features('val_features', val_features, val_labels, 'val_labels')
+    check_features('val_features', val_features, val_labels, 'val_labels', train_features)
     predictions = knn_predict(train_features, train_labels, val_features, k, temperature, **kwargs)
     truth = val_labels.cpu()
     return {value: 100.0 * int((pred == truth).sum()) / len(truth) for value, pred in predictions.items()}

@@ -1,65 +1,39 @@
 """Linear probe of frozen features: multinomial logistic regression, solved to convergence."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from torch import Tensor
 
+from mmpl.utils.fields import Count, Interval, Positive, check_number, checked
+
 from .knn import check_features
 
-__all__ = ['LinearProbeResult', 'check_probe_options', 'linear_probe']
+ProperShare = Annotated[float, Interval(0, 1, open_low=True, open_high=True)]
 
 
 @dataclass(frozen=True)
 class LinearProbeResult:
-    """What a linear probe found.
+    """What a linear probe found."""
 
-    Attributes:
-        accuracy: Top-1 accuracy on the validation features, in percent.
-        predictions: (Q,) predicted class indices.
-        C: The regularisation that was used.
-        holdout_accuracy: Percent on the held-out part of the training features, for each candidate C; empty if there
-            was nothing to choose.
-        converged: Whether the solver reached its tolerance.
-    """
-
-    accuracy: float
-    predictions: np.ndarray
-    C: float
-    holdout_accuracy: dict[float, float]
-    converged: bool
+    accuracy: float  # top-1 on the validation features, in percent
+    predictions: np.ndarray  # (Q,) class indices
+    C: float  # the regularisation that was used
+    holdout_accuracy: dict[float, float]  # percent, for each candidate C; empty if there was nothing to choose
+    converged: bool  # whether the solver reached its tolerance
 
 
-def check_probe_options(C: float | Sequence[float], holdout: float, max_iter: int, tol: float) -> list[float]:
-    """Check the options of :func:`linear_probe` and return the candidates for C.
-
-    Args:
-        C: As in :func:`linear_probe`.
-        holdout: As in :func:`linear_probe`.
-        max_iter: As in :func:`linear_probe`.
-        tol: As in :func:`linear_probe`.
-
-    Returns:
-        The candidates, ascending.
-
-    Raises:
-        ValueError: If an option is outside its range.
-    """
-    candidates = [float(C)] if isinstance(C, int | float) else sorted(float(value) for value in C)
+def check_regularisation(C: float | Sequence[float]) -> list[float]:
+    """The candidates for C, each finite and above 0, in ascending order."""
+    candidates = list(C) if isinstance(C, Iterable) else [C]
     if not candidates:
         raise ValueError('`C` must name at least one regularisation, but got an empty list')
     for value in candidates:
-        if not (value > 0 and np.isfinite(value)):
-            raise ValueError(f'`C` must be finite and > 0, but got {value}')
-    if not 0 < holdout < 1:
-        raise ValueError(f'`holdout` must be inside (0, 1), but got {holdout}')
-    if max_iter < 1:
-        raise ValueError(f'`max_iter` must be >= 1, but got {max_iter}')
-    if not tol > 0:
-        raise ValueError(f'`tol` must be > 0, but got {tol}')
-    return candidates
+        check_number('C', value, 0, open_minimum=True)
+    return sorted(map(float, candidates))
 
 
 def _fit(features: np.ndarray, labels: np.ndarray, c: float, max_iter: int, tol: float) -> tuple:
@@ -82,18 +56,19 @@ def _fit(features: np.ndarray, labels: np.ndarray, c: float, max_iter: int, tol:
     return model, converged
 
 
+@checked()
 def linear_probe(
     train_features: Tensor,
     train_labels: Tensor,
     val_features: Tensor,
     val_labels: Tensor,
-    C: float | Sequence[float] = 1.0,  # noqa: N803
-    holdout: float = 0.2,
-    max_iter: int = 1000,
-    tol: float = 1e-4,
+    C: float | Sequence[float] = 1.0,
+    holdout: ProperShare = 0.2,
+    max_iter: Count = 1000,
+    tol: Positive = 1e-4,
     seed: int = 0,
 ) -> LinearProbeResult:
-    """Train a linear classifier on frozen features and score it.
+    """Train a linear classifier on frozen features, (N, D), and score it on others, (Q, D).
 
     scikit-learn's ``LogisticRegression`` (multinomial, L2, solver lbfgs) in float64 on features standardised with the
     training set's mean and deviation. ``C`` is scikit-learn's: the weight of the summed loss against half the squared
@@ -101,34 +76,16 @@ def linear_probe(
     with which lbfgs still converges in well under a second on the nearly collinear features of an untrained network.
     Made for small data; for ImageNet use the stochastic recipe of the linear-probe configs.
 
-    Args:
-        train_features: (N, D) features to learn from.
-        train_labels: (N,) class indices, at least two different ones.
-        val_features: (Q, D) features to score.
-        val_labels: (Q,) class indices. A class that the training set does not hold counts as an error.
-        C: Inverse regularisation, > 0. Of several the best on a held-out, stratified part of the *training* features is
-            taken (the smallest among equals) and the classifier is then fitted to all training features.
-        holdout: Share of the training features held out to choose C, inside (0, 1).
-        max_iter: Most iterations of the solver.
-        tol: Tolerance of the solver on the gradient.
-        seed: Seed of the held-out split.
-
-    Returns:
-        Accuracy, predictions and how they came about.
+    Of several ``C`` the best on ``holdout`` is taken (the smallest among equals), a stratified share of the *training*
+    features that ``seed`` draws; the classifier is then fitted to all training features. A class of ``val_labels`` that
+    the training set does not hold counts as an error.
 
     Raises:
-        TypeError: If a tensor has the wrong dtype.
-        ValueError: If features are empty or not finite, shapes do not match, there are fewer than two classes or an
-            option is outside its range.
+        ValueError: If features are empty or not finite, shapes do not match or there are fewer than two classes.
     """
     check_features('train_features', train_features, train_labels, 'train_labels')
-    check_features('val_features', val_features, val_labels, 'val_labels')
-    if val_features.shape[1] != train_features.shape[1]:
-        raise ValueError(
-            f'`val_features` must have the width of `train_features` ({train_features.shape[1]}), '
-            f'but got {val_features.shape[1]}'
-        )
-    candidates = check_probe_options(C, holdout, max_iter, tol)
+    check_features('val_features', val_features, val_labels, 'val_labels', train_features)
+    candidates = check_regularisation(C)
     train_x, val_x = train_features.double().cpu().numpy(), val_features.double().cpu().numpy()
     train_y, val_y = train_labels.long().cpu().numpy(), val_labels.long().cpu().numpy()
     classes = np.unique(train_y)

@@ -11,13 +11,12 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from mmpl.utils.fields import check_choice, check_number
+from mmpl.checkpoints.encoders import STUDENT
+from mmpl.utils.fields import Count, Positive, checked
 
-from .features import POOLS, TARGETS, FeatureSet, check_pool, extract_features, target_module
-from .knn import knn_accuracy
-from .linear_probe import check_probe_options, linear_probe
-
-__all__ = ['FeatureProbe']
+from .features import POOLS, FeatureSet, check_pool, extract_features, find_encoder
+from .knn import check_neighbours, knn_accuracy
+from .linear_probe import ProperShare, check_regularisation, linear_probe
 
 
 class FeatureProbe:
@@ -31,34 +30,28 @@ class FeatureProbe:
         pool: 'cls' (class token), 'avg' (mean of the patch tokens), or both.
         k: Number of neighbours, or several; the first one is the headline. Default 20, our choice.
         temperature: Temperature of the neighbours' weights; 0.07 as Wu et al., CVPR 2018.
-        linear: Also train a linear probe.
-        C: Regularisation of the linear probe, see :func:`mmpl.evaluation.linear_probe`.
-        holdout: Share of the training features held out to choose among several C.
-        max_iter: Most iterations of the linear probe's solver.
-        tol: Tolerance of the linear probe's solver.
+        linear: Also train a linear probe, with ``C``, ``holdout``, ``max_iter`` and ``tol`` of
+            :func:`mmpl.evaluation.linear_probe`.
         max_train_images: Use a random subset of that many training images, the same at every call; None: all of them.
-        target: Whose features: 'student', 'label_teacher', 'recon_teacher' or 'align_teacher'.
+        target: Whose features: 'student', or the attribute of a teacher of the model.
         seed: Seed of the subset and of the held-out split.
-
-    Raises:
-        TypeError: If an option has the wrong type.
-        ValueError: If an option is outside its range or a dataloader config lacks a field.
     """
 
+    @checked()
     def __init__(
         self,
         train_dataloader: dict,
         val_dataloader: dict,
         pool: str | Sequence[str] = POOLS,
         k: int | Sequence[int] = 20,
-        temperature: float = 0.07,
+        temperature: Positive = 0.07,
         linear: bool = True,
         C: float | Sequence[float] = 1.0,  # noqa: N803
-        holdout: float = 0.2,
-        max_iter: int = 1000,
-        tol: float = 1e-4,
-        max_train_images: int | None = None,
-        target: str = 'student',
+        holdout: ProperShare = 0.2,
+        max_iter: Count = 1000,
+        tol: Positive = 1e-4,
+        max_train_images: Count | None = None,
+        target: str = STUDENT,
         seed: int = 0,
     ) -> None:
         for name, loader in (('train_dataloader', train_dataloader), ('val_dataloader', val_dataloader)):
@@ -67,18 +60,8 @@ class FeatureProbe:
             for field in ('dataset', 'batch_size'):
                 if field not in loader:
                     raise ValueError(f'`{name}` must have the field `{field}`, but got only {sorted(loader)}')
-        self.ks = list(k) if isinstance(k, Sequence) else [k]
-        if not self.ks or len(set(self.ks)) != len(self.ks):
-            raise ValueError(f'`k` must name each number of neighbours once, but got {k!r}')
-        for value in self.ks:
-            check_number('k', value, 1, integer=True)
-        check_number('temperature', temperature, 0, open_minimum=True)
-        check_probe_options(C, holdout, max_iter, tol)
-        if max_train_images is not None:
-            check_number('max_train_images', max_train_images, 1, integer=True)
-            if max(self.ks) > max_train_images:
-                raise ValueError(f'`k` must not exceed `max_train_images` ({max_train_images}), but got {max(self.ks)}')
-        check_choice('target', target, TARGETS)
+        check_regularisation(C)
+        self.ks = check_neighbours(k, max_train_images, '`max_train_images`')
         self.pools = check_pool(pool)
         self.temperature = temperature
         self.linear = linear
@@ -90,10 +73,7 @@ class FeatureProbe:
         self._loaders: dict[str, DataLoader] = {}
 
     def build(self, model: nn.Module) -> None:
-        """Build the dataloaders and check what can only be checked with them. Further calls do nothing.
-
-        Args:
-            model: The model that will be probed, without DDP wrapper.
+        """Build the dataloaders and check what needs them and the model, without DDP wrapper. It happens once.
 
         Raises:
             ValueError: If a dataset is empty, the classes of both differ, ``k`` exceeds the bank or the model has no
@@ -101,7 +81,7 @@ class FeatureProbe:
         """
         if self._loaders:
             return
-        target_module(model, self.target)
+        find_encoder(model, self.target)
         loaders = {name: self._build_loader(name) for name in self._configs}
         train, val = (loader.dataset for loader in loaders.values())
         train_classes, val_classes = _classes(train), _classes(val)
@@ -110,9 +90,7 @@ class FeatureProbe:
                 '`val_dataloader` must have the classes of `train_dataloader`, '
                 f'but got {_shorten(val_classes)} against {_shorten(train_classes)}'
             )
-        bank_size = len(train)  # type: ignore[arg-type]
-        if max(self.ks) > bank_size:
-            raise ValueError(f'`k` must not exceed the number of training images ({bank_size}), but got {max(self.ks)}')
+        check_neighbours(self.ks, len(train), 'the number of training images')  # type: ignore[arg-type]
         self._loaders = loaders
 
     def _build_loader(self, name: str) -> DataLoader:
@@ -134,9 +112,7 @@ class FeatureProbe:
         return Runner.build_dataloader(config, seed=self.seed)
 
     def run(self, model: nn.Module, linear: bool | None = None) -> dict[str, float]:
-        """Extract the features of both datasets and score them.
-
-        All ranks extract; rank 0 scores and tells the others.
+        """Extract the features of both datasets and score them: all ranks extract, rank 0 scores and tells the others.
 
         Args:
             model: The model, without DDP wrapper; left exactly as it was.
@@ -149,7 +125,6 @@ class FeatureProbe:
 
         Raises:
             RuntimeError: On the other ranks if rank 0 could not score the features.
-            TypeError: As :func:`extract_features`.
             ValueError: As :func:`extract_features`, :func:`knn_accuracy` and :func:`linear_probe`, e.g. for features
                 that are not finite.
         """

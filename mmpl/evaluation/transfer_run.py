@@ -22,8 +22,8 @@ from torch import nn
 
 from mmpl.apis.test import test
 from mmpl.apis.train import parse_train_args, train, train_config
+from mmpl.checkpoints.encoders import read_checkpoint
 from mmpl.compat import add_trust_argument, set_load_policy, unsafe_load_allowed
-from mmpl.evaluation.evaluate import load_state_dict
 from mmpl.utils.user_errors import UserError
 
 RESULTS = 'results.json'
@@ -35,27 +35,8 @@ class TransferMismatchError(UserError, RuntimeError):
 
 
 def encoder_digest(checkpoint: str | os.PathLike) -> str:
-    """SHA-256 of the names and values of the ``backbone.`` tensors of a checkpoint.
-
-    Args:
-        checkpoint: Checkpoint file.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If no key starts with ``backbone.``.
-    """
-    state = {key: value for key, value in load_state_dict(checkpoint).items() if key.startswith('backbone.')}
-    if not state:
-        raise ValueError(f'{checkpoint} has no key that starts with `backbone.`: is it a pre-training checkpoint?')
-    digest = hashlib.sha256()
-    for key in sorted(state):
-        value = state[key].detach().cpu().contiguous()
-        digest.update(f'{key} {tuple(value.shape)} {value.dtype}'.encode())
-        digest.update(value.flatten().view(-1).numpy().tobytes())
-    return digest.hexdigest()
+    """SHA-256 of the student's encoder in a checkpoint."""
+    return read_checkpoint(checkpoint).digest()
 
 
 def run_options(checkpoint: str | os.PathLike, seed: int, more: Sequence[str] = ()) -> list[str]:

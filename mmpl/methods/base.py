@@ -1,76 +1,153 @@
-"""What PL-MAE and MSA share: a masked student, and teachers that somebody else has to move."""
+"""The contract of a method: what one file has to say so that everything else works with it.
 
+A method is a :meth:`Method.step` over its parts. From the parts the rest follows: teachers are found among its
+children, move themselves and know their schedules; whatever follows the optimizer's steps (teachers, centres,
+codebooks) has ``after_step``, and ``forget`` if a step that is not taken must leave no trace; figures of health are
+declared by the part that computes them. docs/adding_a_method.md shows how to write one.
+
+Shape legend, here and in the methods: B images, R masks of each, N patches, V visible, M masked, P to predict, D token
+dims, C dims of a prediction.
+"""
+
+import dataclasses
 from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
-import torch
 from mmpretrain.models.selfsup import BaseSelfSupervisor
 from torch import Tensor, nn
 
-from mmpl.models import EMATeacher
+from mmpl.checkpoints.fit import CheckpointMismatchError, check_state_dict
+from mmpl.models.teacher import MOMENTUM, Teacher
 from mmpl.registry import MODELS
 from mmpl.utils.fields import check_choice, check_number, check_part
+from mmpl.utils.figures import Figure, Sums
 
 
-class MaskedTeacherStudent(BaseSelfSupervisor):
-    """A masked autoencoder with teachers that are moving averages of it.
+class Step(NamedTuple):
+    """What a method made of a batch.
 
-    A subclass builds its parts and then its teachers, names them in
-    :attr:`teachers`, and offers ``update_teachers`` with one keyword
-    ``momentum_<name>`` a teacher.
+    Attributes:
+        losses: By the keys of :attr:`Method.LOSSES`, each (); not yet weighted.
+        figures: Of health, if :attr:`Method.track_health` asks for them: sums by part, or numbers by name; see
+            :func:`mmpl.utils.figures.measured`.
+    """
+
+    losses: dict[str, Tensor]
+    figures: Mapping[str, Sums | Tensor] = {}
+
+
+class Method(BaseSelfSupervisor):
+    """A self-supervised method: a student, and what it learns from.
+
+    A subclass builds its parts, sets :attr:`num_views`, and writes :meth:`step`. Decoder, head and masking may be left
+    out. State-dict keys are the attributes' names; the student's encoder is ``backbone``, a teacher is called what it
+    is for and ``_teacher``, such as ``label_teacher``, and holds its encoder as ``backbone`` too.
 
     Args:
-        backbone (nn.Module): The student's encoder, a
-            :class:`mmpl.models.MaskedViT`.
-        neck (nn.Module): The decoder, a :class:`mmpl.models.TokenDecoder`.
-        head (nn.Module): What is reconstructed, a
-            :class:`mmpl.models.TokenReconHead`.
-        masking (dict, optional): Where the masks come from. Defaults to
-            :class:`mmpl.models.RandomMasking` with its defaults.
-        data_preprocessor (dict, optional): As in mmpretrain.
-        init_cfg (dict, optional): Initialisation.
+        backbone: The student's encoder.
+        neck: The decoder.
+        head: What is reconstructed.
+        masking: Config of where the masks come from, of :class:`mmpl.models.RandomMasking` if it names no type.
+        loss_weights: Weights of the losses by their keys without ``loss_``; those not given are 1 (our choice).
+        data_preprocessor: As in mmpretrain.
+        init_cfg: Initialisation.
     """
+
+    LOSSES: ClassVar[dict[str, str]] = {}
+    """Key of each loss, ``loss_...`` -> what it is, in words."""
+
+    num_views: int = 1
+    """How many views of an image :meth:`step` gets."""
+
+    @classmethod
+    def tiny(cls) -> dict:
+        """Config of the smallest model that does all that the method does, for tests: images of 16 x 16, 16 patches.
+
+        A subclass adds what it needs to the masked autoencoder that this one gives.
+        """
+        arch = dict(embed_dims=32, num_layers=3, num_heads=4, feedforward_channels=64)
+        return dict(
+            type=f'mmpl.{cls.__name__}',
+            backbone=dict(type='mmpl.MaskedViT', arch=arch, img_size=16, patch_size=4),
+            neck=dict(type='mmpl.TokenDecoder', decoder_embed_dims=24, depth=2, num_heads=4),
+            head=dict(type='mmpl.TokenReconHead'),
+            masking=dict(mask_ratio=0.75),
+        )
 
     def __init__(
         self,
         backbone: nn.Module,
-        neck: nn.Module,
-        head: nn.Module,
+        neck: nn.Module | None = None,
+        head: nn.Module | None = None,
         masking: dict | None = None,
+        loss_weights: Mapping[str, float] | None = None,
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(backbone, neck, head, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         if masking is not None:
             check_part('masking', masking, 'dict(mask_ratio=0.75)')
-        self.masking = MODELS.build(with_defaults(masking or {}, type='mmpl.RandomMasking'))
+            self.masking = MODELS.build(with_defaults(masking, type='mmpl.RandomMasking'))
+        self.loss_weights = self.check_weights(loss_weights)
         self.progress = 0.0
         self.track_health = False
-        self.health_stats: dict = {}  # by name, sums over tokens; see `LabelStats` and `AlignStats`
-        self.target_norm: Tensor | None = None
+        self.last_figures: Mapping[str, Sums | Tensor] = {}
         self._updater: str | None = None
 
-    # ------------------------------------------------------------------ the teachers
+    # ------------------------------------------------------------------ a step
 
-    @property
-    def teachers(self) -> dict[str, EMATeacher]:
-        """The teachers by the names under which they are moved."""
-        raise NotImplementedError
-
-    @property
-    def students(self) -> dict[str, nn.Module]:
-        """What the teachers are moving averages of."""
-        raise NotImplementedError
-
-    @property
-    def has_teachers(self) -> bool:
-        """Whether anything has to be updated."""
-        return bool(self.teachers)
-
-    def attach_updater(self, name: str) -> None:
-        """Promise that somebody calls ``update_teachers`` after each optimizer step.
+    def step(self, views: list[Tensor], samples: list | None) -> Step:
+        """One step of the method; reads like the paper's figure.
 
         Args:
-            name (str): Who; for error messages.
+            views: :attr:`num_views` views of each image, normalised, each (B, C, H, W).
+            samples: Data samples of the images, if the data set gives any.
+        """
+        raise NotImplementedError
+
+    def loss(self, inputs: Tensor | list[Tensor], data_samples: list | None = None, **kwargs: Any) -> dict[str, Tensor]:
+        """The weighted losses of a batch; what mmengine asks for.
+
+        Raises:
+            RuntimeError: There are teachers that nobody moves.
+            ValueError: The views are too few, or of another size than the encoder's.
+        """
+        self._check_updater()
+        views = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        if self.num_views > 1 and len(views) != self.num_views:
+            raise ValueError(
+                f'{type(self).__name__} needs {self.num_views} views of each image, but the pipeline gives '
+                f"{len(views)}: end it with `dict(type='mmpl.TwoViews', ...)` and `PackInputs`"
+            )
+        views = views[: self.num_views]
+        for view in views:
+            self._check_images(view)
+        losses, self.last_figures = self.step(views, data_samples)
+        if undeclared := losses.keys() - self.LOSSES.keys():
+            raise RuntimeError(f'{type(self).__name__}.LOSSES lacks what its step returns: {sorted(undeclared)}')
+        return {name: weigh(loss, self.loss_weights[name.removeprefix('loss_')]) for name, loss in losses.items()}
+
+    @property
+    def figures(self) -> dict[str, Figure]:
+        """Declarations of all that is logged beside the losses, by key; a subclass adds those of its parts."""
+        return {
+            _momentum_key(name): dataclasses.replace(MOMENTUM, label=name.replace('_', ' '), part=name)
+            for name in self.teachers
+        }
+
+    def scheduled(self, progress: float) -> dict[str, float]:
+        """Figures that follow a schedule, when a share ``progress`` of the run, in [0, 1], is done."""
+        return {_momentum_key(name): teacher.momentum(progress) for name, teacher in self.teachers.items()}
+
+    # ------------------------------------------------------------------ what follows the steps
+
+    @property
+    def teachers(self) -> dict[str, Teacher]:
+        """The teachers by their attributes' names."""
+        return {name: module for name, module in self.named_children() if isinstance(module, Teacher)}
+
+    def attach_updater(self, name: str) -> None:
+        """Promise that somebody, who is called ``name`` in errors, calls :meth:`after_step` after each optimizer step.
 
         Raises:
             RuntimeError: If somebody else has promised it already.
@@ -87,76 +164,108 @@ class MaskedTeacherStudent(BaseSelfSupervisor):
         self._updater = None
 
     def set_progress(self, progress: float) -> None:
-        """Say how far the run is; schedules inside the model follow it.
-
-        Args:
-            progress (float): Share of the run that is done, in [0, 1].
-        """
+        """Say which share of the run, in [0, 1], is done; schedules inside of the model follow it."""
         check_number('progress', progress, 0, 1)
         self.progress = progress
 
-    @torch.no_grad()
-    def copy_to_teachers(self, names: Iterable[str] | None = None) -> None:
-        """Make teachers equal to the student, as they are at the start of a run.
+    def after_step(self, progress: float, epoch: int) -> None:
+        """Move all that follows the steps; once after each optimizer step that was taken.
 
         Args:
-            names (Iterable[str], optional): Which of :attr:`teachers`. None
-                stands for all.
+            progress: Share of the run that is done, in [0, 1].
+            epoch: Epochs of images that are done.
         """
-        for name in self.teachers if names is None else names:
-            EMATeacher.update(self.teachers[name], self.students, 0)
+        for part in self._followers():
+            part.after_step(progress, epoch)
+
+    def _followers(self) -> list[Any]:
+        return [module for module in self.modules() if module is not self and hasattr(module, 'after_step')]
+
+    def _check_updater(self) -> None:
+        if self._updater is None and self._followers():
+            raise RuntimeError(
+                'nobody updates the teachers, so there is nothing to learn from them: add '
+                "`dict(type='mmpl.DualTeacherHook')` to `custom_hooks`; a training loop of your own calls "
+                '`model.attach_updater(...)` once and `model.after_step(...)` after each optimizer step'
+            )
+
+    # ------------------------------------------------------------------ weights
 
     def init_weights(self) -> None:
-        """Initialise the student; the teachers start as copies of it."""
+        """Initialise the student, and then the teachers."""
         super().init_weights()
-        self.copy_to_teachers()
+        for teacher in self.teachers.values():
+            teacher.init_copies()
+
+    def copy_to_teachers(self, names: Iterable[str] | None = None) -> None:
+        """Make teachers equal to the student: those named, or all."""
+        for name in self.teachers if names is None else names:
+            self.teachers[name].move(0)
+
+    def check_loaded(self, state_dict: Mapping[str, Tensor], resumed: bool) -> list[str]:
+        """Refuse a checkpoint that does not fit, and tell which teachers it lacks; one of a plain MAE lacks all.
+
+        Args:
+            state_dict: Of the checkpoint.
+            resumed: Whether the run goes on from it, for which all keys must fit; or starts from it, for which those of
+                the backbone must.
+        """
+        if resumed:
+            try:
+                check_state_dict(self, state_dict)
+            except CheckpointMismatchError as error:
+                raise CheckpointMismatchError(
+                    f'{error}\n  A run that is resumed needs all keys. To start from the weights of this checkpoint, '
+                    'set `load_from` to it and `resume=False`.'
+                ) from error
+        else:
+            check_state_dict(self.backbone, state_dict, 'backbone.', resizable=('pos_embed',))
+        return [name for name in self.teachers if not any(key.startswith(f'{name}.') for key in state_dict)]
 
     # ------------------------------------------------------------------ checking
 
-    def _check_sizes(self, sizes: list[tuple[str, object, object, str]]) -> None:
-        """Refuse parts that do not fit together; a row is field, its value, what it must be, and why."""
+    @classmethod
+    def check_weights(cls, loss_weights: Mapping[str, float] | None) -> dict[str, float]:
+        """Weights of all :attr:`LOSSES`, by key without ``loss_``; ``recon`` must weigh something, others may be 0."""
+        parts = [key.removeprefix('loss_') for key in cls.LOSSES]
+        weights = dict.fromkeys(parts, 1.0) | dict(loss_weights or {})
+        for name, weight in weights.items():
+            check_choice('loss_weights', name, parts)
+            check_number(f'loss_weights.{name}', weight, 0, open_minimum=name == 'recon')
+        return weights
+
+    def check_sizes(self, more: Iterable[tuple[str, object, object, str]] = ()) -> None:
+        """Refuse parts of a masked autoencoder that do not fit together.
+
+        Args:
+            more: Further rows of a field, its value, what it must be, and why.
+        """
         encoder = self.backbone
         self.masking.split(encoder.num_patches)
-        common = [
+        rows = [
             ('neck.num_patches', self.neck.num_patches, encoder.num_patches, 'the patches of `backbone`'),
             ('neck.embed_dims', self.neck.embed_dims, encoder.embed_dims, 'the width of `backbone`'),
             ('neck.out_dims', self.neck.out_dims, self.head.out_dims, f'what `head.target={self.head.target!r}` takes'),
         ]
-        for field, value, expected, reason in common + sizes:
+        for field, value, expected, reason in [*rows, *more]:
             if value != expected:
                 raise ValueError(f'`{field}` must be {expected}, {reason}, but got {value}')
 
     def _check_images(self, images: Tensor) -> None:
-        if tuple(images.shape[-2:]) != tuple(self.backbone.img_size):
+        size = getattr(self.backbone, 'img_size', None)
+        if size is not None and tuple(images.shape[-2:]) != tuple(size):
             raise ValueError(
-                f'`backbone.img_size` is {tuple(self.backbone.img_size)}, '
-                f'but the images are {tuple(images.shape[-2:])}: '
+                f'`backbone.img_size` is {tuple(size)}, but the images are {tuple(images.shape[-2:])}: '
                 f"make the pipeline's crop and `img_size` equal"
             )
 
-    def _check_updater(self) -> None:
-        if self.has_teachers and self._updater is None:
-            raise RuntimeError(
-                'nobody updates the teachers, so there is nothing to learn from them: add '
-                "`dict(type='mmpl.DualTeacherHook')` to `custom_hooks`; a training loop of your own calls "
-                '`model.attach_updater(...)` once and `model.update_teachers(...)` after each optimizer step'
-            )
+
+def _momentum_key(teacher: str) -> str:
+    return f'momentum_{teacher.removesuffix("_teacher")}'
 
 
 def build_autoencoder(backbone: dict, neck: dict, head: dict) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """Build encoder, decoder and reconstruction head; sizes that follow from the encoder are filled in.
-
-    Args:
-        backbone (dict): Config of the encoder.
-        neck (dict): Config of the decoder.
-        head (dict): Config of the reconstruction head.
-
-    Returns:
-        tuple[nn.Module, nn.Module, nn.Module]: The three, in this order.
-
-    Raises:
-        TypeError: If one of them is no config.
-    """
+    """Build encoder, decoder and reconstruction head; sizes that follow from the encoder are filled in."""
     for field, cfg in dict(backbone=backbone, neck=neck, head=head).items():
         check_part(field, cfg)
     encoder = MODELS.build(backbone)
@@ -165,7 +274,7 @@ def build_autoencoder(backbone: dict, neck: dict, head: dict) -> tuple[nn.Module
     return encoder, MODELS.build(with_defaults(neck, **sizes)), recon_head
 
 
-def with_defaults(cfg: Mapping, **defaults) -> dict:
+def with_defaults(cfg: Mapping, **defaults: Any) -> dict:
     """A config with the fields that it leaves out."""
     return defaults | dict(cfg)
 
@@ -173,25 +282,3 @@ def with_defaults(cfg: Mapping, **defaults) -> dict:
 def weigh(loss: Tensor, weight: float) -> Tensor:
     """Weigh a loss; a weight of 1 leaves its bits alone."""
     return loss if weight == 1 else loss * weight
-
-
-def check_weights(loss_weights: Mapping | None, parts: tuple[str, ...], field: str = 'loss_weights') -> dict:
-    """Weights of all parts of a loss.
-
-    Args:
-        loss_weights (Mapping, optional): Those that differ from 1.
-        parts (tuple[str, ...]): All parts; the first one is ``recon``.
-        field (str): For error messages.
-
-    Returns:
-        dict[str, float]: One weight a part.
-
-    Raises:
-        TypeError: If a weight is not a number.
-        ValueError: If a part is unknown, a weight negative, or that of ``recon`` 0.
-    """
-    weights = dict.fromkeys(parts, 1.0) | dict(loss_weights or {})
-    for name, weight in weights.items():
-        check_choice(field, name, parts)
-        check_number(f'{field}.{name}', weight, 0, open_minimum=name == 'recon')
-    return weights

@@ -5,33 +5,35 @@ from mmpl import compat  # noqa: F401  (first: it repairs what the imports below
 from .assignment import Centering, PseudoLabels, Sinkhorn
 from .backbones import DenseViT, MaskedViT
 from .codebook import OnlineCodebook
-from .heads import AlignHead, PseudoLabelHead, TokenReconHead
+from .heads import AlignHead, CodebookTarget, FeatureTarget, PixelTarget, PseudoLabelHead, TokenReconHead
 from .label_teacher import LabelTeacher
 from .masking import Masks, RandomMasking, gather_tokens
 from .matching import match_places
 from .necks import SimpleFPN, TokenDecoder
-from .teacher import EMATeacher, move_teachers
-from .teacher_view import TEACHER_INPUTS, TeacherView
+from .teacher import MomentumSchedule, Teacher
+from .teacher_view import TeacherView
 
 __all__ = [
-    'TEACHER_INPUTS',
     'AlignHead',
     'Centering',
+    'CodebookTarget',
     'DenseViT',
-    'EMATeacher',
+    'FeatureTarget',
     'LabelTeacher',
-    'Masks',
     'MaskedViT',
+    'Masks',
+    'MomentumSchedule',
     'OnlineCodebook',
+    'PixelTarget',
     'PseudoLabelHead',
     'PseudoLabels',
     'RandomMasking',
     'SimpleFPN',
     'Sinkhorn',
+    'Teacher',
     'TeacherView',
     'TokenDecoder',
     'TokenReconHead',
     'gather_tokens',
     'match_places',
-    'move_teachers',
 ]

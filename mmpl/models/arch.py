@@ -10,14 +10,9 @@ MAX_PATCHES = 2**20
 
 
 def check_arch(arch: Any) -> None:
-    """Refuse a size that is no size; names of sizes and missing fields are mmpretrain's to check.
+    """Refuse sizes that are none in an ``arch`` of ``mmpretrain.models.VisionTransformer``.
 
-    Args:
-        arch (str | dict): As of ``mmpretrain.models.VisionTransformer``.
-
-    Raises:
-        TypeError: A field of the dict is no integer.
-        ValueError: A field is below 1, or ``embed_dims`` is not a multiple of ``num_heads``.
+    Names of sizes and missing fields are mmpretrain's to check.
     """
     if not isinstance(arch, Mapping):
         return
@@ -32,15 +27,12 @@ def check_arch(arch: Any) -> None:
 
 
 def check_patches(img_size: int, patch_size: int) -> None:
-    """Refuse an image of more patches than memory is likely to hold.
-
-    Args:
-        img_size (int): Side of the square image in pixels.
-        patch_size (int): Side of a square patch in pixels.
-
-    Raises:
-        ValueError: There are more than :data:`MAX_PATCHES`.
-    """
+    """Refuse a square image that patches do not fill, or of more patches than memory is likely to hold."""
+    if img_size % patch_size:
+        raise ValueError(
+            f'`img_size` must be a multiple of `patch_size` {patch_size}, but got {img_size}; '
+            f'the nearest are {img_size // patch_size * patch_size} and {-(-img_size // patch_size) * patch_size}'
+        )
     count = (img_size // patch_size) ** 2
     if count > MAX_PATCHES:
         raise ValueError(

@@ -1,31 +1,30 @@
 """From a teacher's logits to pseudo labels.
 
-Both assignments end in the same form: per token a softmax over the prototypes
-of ``logits / temperature + shift``, where ``shift`` is one number a prototype.
-Labels can therefore be made a few rows at a time, see :class:`PseudoLabels`.
+Both assignments end in the same form: per token a softmax over the prototypes of ``logits / temperature + shift``,
+where ``shift`` is one number a prototype. Labels can therefore be made a few rows at a time, see :class:`PseudoLabels`.
+
+Shape legend: L tokens, E bottleneck dims, K prototypes.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mmpl.utils.dist import global_logsumexp, global_sum
-from mmpl.utils.fields import check_number
+from mmpl.utils.fields import Count, checked
 
-ASSIGNMENTS = ('centering', 'sinkhorn')
+Assignment = Literal['centering', 'sinkhorn']
 
 
 class PseudoLabels(NamedTuple):
     """Soft cluster assignments, made when they are asked for.
 
-    L tokens, E bottleneck dims, K prototypes.
-
     Attributes:
-        embeddings (Tensor): L2-normalised embeddings by the teacher, (L, E).
-        prototypes (Tensor): L2-normalised prototypes of the teacher, (K, E).
-        temperature (float): T_t.
-        shift (Tensor): Balances the prototypes, (K,).
+        embeddings: L2-normalised embeddings by the teacher, (L, E).
+        prototypes: L2-normalised prototypes of the teacher, (K, E).
+        temperature: T_t.
+        shift: Balances the prototypes, (K,).
     """
 
     embeddings: Tensor
@@ -34,14 +33,7 @@ class PseudoLabels(NamedTuple):
     shift: Tensor
 
     def probs(self, rows: slice = slice(None)) -> Tensor:
-        """The assignments p of some tokens.
-
-        Args:
-            rows (slice): Which tokens.
-
-        Returns:
-            Tensor: Probabilities in fp32, (rows, K); each row sums to 1.
-        """
+        """The assignments p of some tokens in fp32, (rows, K); each row sums to 1."""
         logits = self.embeddings[rows].float() @ self.prototypes.float().t()
         return torch.softmax(logits / self.temperature + self.shift, dim=-1)
 
@@ -53,96 +45,65 @@ class PseudoLabels(NamedTuple):
 class Centering(nn.Module):
     """Subtract a running centre from the logits, then sharpen (DINO, section 3.1).
 
-    The centre is the mean logit of each prototype over the tokens of all
-    processes. What :meth:`observe` sees is kept aside until :meth:`update`, so
-    that the centre moves once an optimizer step, and not if it is skipped.
+    The centre is the mean logit of each prototype over the tokens of all processes. What :meth:`observe` sees is kept
+    aside until :meth:`after_step`, so that the centre moves once an optimizer step, and not if it is skipped.
 
     Args:
-        num_prototypes (int): K.
-        momentum (float): Of the running centre, in [0, 1].
-
-    Raises:
-        TypeError: If ``momentum`` is not a number.
-        ValueError: If ``momentum`` is outside of [0, 1].
+        num_prototypes: K.
+        momentum: Of the running centre, in [0, 1].
     """
 
     def __init__(self, num_prototypes: int, momentum: float = 0.9) -> None:
         super().__init__()
-        check_number('center_momentum', momentum, 0, 1)
         self.momentum = momentum
         self.register_buffer('center', torch.zeros(num_prototypes))
-        # what was seen since the last update: the sum of the logits, and behind it their number
+        # what was seen since the last step: the sum of the logits, and behind it their number
         self.register_buffer('seen', torch.zeros(num_prototypes + 1), persistent=False)
 
     @torch.no_grad()
     def forward(self, embeddings: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
-        """The shift of the logits for these tokens.
-
-        Args:
-            embeddings (Tensor): (L, E).
-            prototypes (Tensor): (K, E).
-            temperature (float): T_t.
-
-        Returns:
-            Tensor: (K,).
-        """
+        """The shift of the logits for these tokens: (L, E) and (K, E) -> (K,)."""
         return -self.center / temperature
 
     @torch.no_grad()
     def observe(self, embeddings: Tensor, prototypes: Tensor) -> None:
-        """Note the logits of tokens for the next update, in fp32; shapes as in :meth:`forward`."""
+        """Note the logits of tokens for the next step, in fp32; shapes as in :meth:`forward`."""
         with torch.autocast(embeddings.device.type, enabled=False):
             # the mean logit is linear in the embedding
             self.seen[:-1] += prototypes.float() @ embeddings.float().sum(0)
         self.seen[-1] += embeddings.shape[0]
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move the centre towards what all processes saw since the last update."""
+    def after_step(self, progress: float, epoch: int) -> None:
+        """Move the centre towards what all processes saw since the last step."""
         seen = global_sum(self.seen)
         if seen[-1] > 0:
             self.center.lerp_(seen[:-1] / seen[-1], 1 - self.momentum)
         self.seen.zero_()
 
     def forget(self) -> None:
-        """Drop what was seen since the last update."""
+        """Drop what was seen since the last step."""
         self.seen.zero_()
 
 
 class Sinkhorn(nn.Module):
-    """Balance the prototypes within the joint batch (SwAV, section 3.1).
+    """Balance the prototypes within the joint batch (SwAV, section 3.1); nothing outlives a step.
 
     Args:
-        iters (int): Iterations, at least 1.
-        chunk_size (int, optional): Tokens whose K logits are held at once;
-            they are computed again in each iteration if there are more. None
-            holds all.
-
-    Raises:
-        TypeError: If a field is not an integer.
-        ValueError: If a field is less than 1.
+        iters: Iterations.
+        chunk_size: Tokens whose K logits are held at once; they are computed again in each iteration if there are
+            more. None holds all.
     """
 
-    def __init__(self, iters: int = 3, chunk_size: int | None = None) -> None:
+    @checked('sinkhorn')
+    def __init__(self, iters: Count = 3, chunk_size: Count | None = None) -> None:
         super().__init__()
-        check_number('sinkhorn_iters', iters, 1, integer=True)
-        if chunk_size is not None:
-            check_number('chunk_size', chunk_size, 1, integer=True)
         self.iters = iters
         self.chunk_size = chunk_size
 
     @torch.no_grad()
     def forward(self, embeddings: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
-        """The shift that makes all prototypes take equal shares of the joint batch.
-
-        Args:
-            embeddings (Tensor): (L, E).
-            prototypes (Tensor): (K, E).
-            temperature (float): T_t.
-
-        Returns:
-            Tensor: (K,).
-        """
+        """The shift that makes all prototypes take equal shares of the joint batch: (L, E) and (K, E) -> (K,)."""
         chunks = embeddings.float().split(self.chunk_size or len(embeddings))
         transposed = prototypes.float().t()
         scores = chunks[0] @ transposed / temperature  # (tokens of the chunk, K)
@@ -159,10 +120,4 @@ class Sinkhorn(nn.Module):
         return prototype - prototype.mean()
 
     def observe(self, embeddings: Tensor, prototypes: Tensor) -> None:
-        """Nothing outlives a step."""
-
-    def update(self) -> None:
-        """Nothing outlives a step."""
-
-    def forget(self) -> None:
-        """Nothing outlives a step."""
+        """Nothing to note."""

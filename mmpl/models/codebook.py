@@ -6,79 +6,63 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from mmpl.utils.dist import global_sum
-from mmpl.utils.fields import check_number
 
 
 class OnlineCodebook(nn.Module):
     """Spherical k-means, online (our choice; the EMA form of VQ-VAE, appendix A.1).
 
-    A token's code is the entry with the highest cosine similarity. What a step
-    saw is kept aside until :meth:`update`, which moves the entries in use
-    towards the mean direction of their tokens and puts those that have fallen
-    out of use onto tokens of the batch.
+    A token's code is the entry with the highest cosine similarity. What a step saw is kept aside until
+    :meth:`after_step`, which moves the entries in use towards the mean direction of their tokens and puts those that
+    have fallen out of use onto tokens of the batch.
 
     Args:
-        num_codes (int): Entries, at least 2.
-        embed_dims (int): D, dims of a token.
-        momentum (float): Of entries and counts, in [0, 1].
-        min_share (float): An entry whose running share of the tokens falls
-            below ``min_share / num_codes`` is moved. In [0, 1].
-
-    Raises:
-        TypeError: If a field is not a number.
-        ValueError: If a field is outside of its interval.
+        num_codes: Entries, at least 2.
+        embed_dims: D, dims of a token.
+        momentum: Of entries and shares, in [0, 1].
     """
 
-    def __init__(self, num_codes: int, embed_dims: int, momentum: float = 0.99, min_share: float = 0.01) -> None:
+    MIN_SHARE = 0.01
+    """An entry whose running share of the tokens falls below this part of an equal share is moved (our choice)."""
+
+    def __init__(self, num_codes: int, embed_dims: int, momentum: float = 0.99) -> None:
         super().__init__()
-        check_number('num_codes', num_codes, 2, integer=True)
-        check_number('codebook_momentum', momentum, 0, 1)
-        check_number('min_share', min_share, 0, 1)
         self.momentum = momentum
-        self.min_share = min_share
         generator = torch.Generator().manual_seed(0)  # all processes start from the same entries
         self.register_buffer('codes', F.normalize(torch.randn(num_codes, embed_dims, generator=generator), dim=-1))
-        self.register_buffer('share', torch.zeros(num_codes))  # so that the first update moves all that is unused
-        # what was seen since the last update: sums of unit tokens by code, token counts, tokens to move entries onto
+        self.register_buffer('share', torch.zeros(num_codes))  # so that the first step moves all that is unused
+        # what was seen since the last step: sums of unit tokens by code, token counts, tokens to move entries onto
         self.register_buffer('sums', torch.zeros(num_codes, embed_dims), persistent=False)
         self.register_buffer('counts', torch.zeros(num_codes), persistent=False)
-        self.register_buffer('spare', torch.zeros(num_codes, embed_dims), persistent=False)
+        self.register_buffer('replacements', torch.zeros(num_codes, embed_dims), persistent=False)
 
     @torch.no_grad()
     def forward(self, tokens: Tensor) -> Tensor:
-        """Encode tokens.
-
-        Args:
-            tokens (Tensor): (..., D).
-
-        Returns:
-            Tensor: Codes, (...).
-        """
+        """Encode tokens: (..., D) -> codes (...)."""
         flat = F.normalize(tokens.flatten(0, -2), dim=-1)
         codes = (flat @ self.codes.t()).argmax(-1)
         if self.training:
             self.sums.index_add_(0, codes, flat)
             self.counts += torch.bincount(codes, minlength=len(self.codes))
             spread = torch.linspace(0, len(flat) - 1, len(self.codes), device=flat.device).long()
-            self.spare.copy_(flat[spread])
+            self.replacements.copy_(flat[spread])
         return codes.view(tokens.shape[:-1])
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move the entries towards what all processes saw since the last update."""
+    def after_step(self, progress: float, epoch: int) -> None:
+        """Move the entries towards what all processes saw since the last step."""
         sums, counts = global_sum(self.sums), global_sum(self.counts)
         if counts.sum() > 0:
             used = counts > 0
             means = F.normalize(sums[used] / counts[used, None], dim=-1)
             self.codes[used] = F.normalize(self.codes[used].lerp(means, 1 - self.momentum), dim=-1)
             self.share.lerp_(counts / counts.sum(), 1 - self.momentum)
-            dead = self.share < self.min_share / len(self.codes)
-            broadcast(self.spare, src=0)
-            self.codes[dead] = self.spare[dead]
-            self.share[dead] = 1 / len(self.codes)
+            unused = self.share < self.MIN_SHARE / len(self.codes)
+            broadcast(self.replacements, src=0)
+            self.codes[unused] = self.replacements[unused]
+            self.share[unused] = 1 / len(self.codes)
         self.forget()
 
     def forget(self) -> None:
-        """Drop what was seen since the last update."""
+        """Drop what was seen since the last step."""
         self.sums.zero_()
         self.counts.zero_()

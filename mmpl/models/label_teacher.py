@@ -1,26 +1,27 @@
 """The labelling teacher: encoder, labelling heads, and what balances the labels."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmpl.models.assignment import PseudoLabels
+from .assignment import PseudoLabels
+from .teacher import Teacher
 
-from .teacher import EMATeacher
 
-
-class LabelTeacher(EMATeacher):
+class LabelTeacher(Teacher):
     """Labels tokens for the student (PL-MAE, labelling teacher).
 
     Args:
-        backbone (nn.Module): The student's encoder.
-        heads (nn.ModuleDict): The student's labelling heads, ``'cls'`` for
-            class tokens, ``'data'`` for data tokens, or one of the two.
+        momentum: As in :class:`Teacher`.
+        field: As in :class:`Teacher`.
+        backbone: The student's encoder.
+        heads: The student's labelling heads: ``'cls'`` for class tokens, ``'data'`` for data tokens, or one of the two.
     """
 
-    def __init__(self, backbone: nn.Module, heads: nn.ModuleDict) -> None:
-        super().__init__(backbone=backbone, heads=heads)
+    def __init__(self, momentum: Mapping[str, Any], field: str, backbone: nn.Module, heads: nn.ModuleDict) -> None:
+        super().__init__(momentum, field, backbone=backbone, heads=heads)
         self.assigners = nn.ModuleDict({name: head.build_assigner() for name, head in heads.items()})
 
     def label(
@@ -32,20 +33,18 @@ class LabelTeacher(EMATeacher):
         places: Tensor | None = None,
         num_places: int = 1,
     ) -> PseudoLabels:
-        """Label the student's class or data tokens.
+        """Label the student's class or data tokens; see :meth:`mmpl.models.PseudoLabelHead.label`.
 
         Args:
-            name (str): ``'cls'`` or ``'data'``.
-            tokens (Tensor): The teacher's tokens, (..., D); with ``ids``
-                (B, N, D).
-            progress (float): Share of the run that is done, in [0, 1].
-            ids (Tensor, optional): Which of the tokens to label, (B·R, L); one
-                may occur several times.
-            places (Tensor, optional): Patch of each token that is labelled.
-            num_places (int): N, if there are ``places``.
+            name: ``'cls'`` or ``'data'``.
+            tokens: The teacher's tokens, (..., D); with ``ids`` (B, N, D).
+            progress: Share of the run that is done, in [0, 1].
+            ids: Which of the tokens to label, (B·R, L); one may occur several times.
+            places: Patch of each token that is labelled.
+            num_places: N, if there are ``places``.
 
         Returns:
-            PseudoLabels: One row a token, or with ``ids`` one a place.
+            One row a token, or with ``ids`` one a place.
         """
         labels = self.heads[name].label(tokens, self.assigners[name], progress, ids, places, num_places)
         self.assigners[name].observe(labels.embeddings, labels.prototypes)
@@ -56,28 +55,16 @@ class LabelTeacher(EMATeacher):
         """Most likely prototypes, without a trace in any running statistic.
 
         Args:
-            name (str): ``'cls'`` or ``'data'``.
-            tokens (Tensor): The teacher's class tokens (B, D), or data tokens
-                of whole images (B, N, D).
-            progress (float): Share of the run that is done, in [0, 1].
+            name: ``'cls'`` or ``'data'``.
+            tokens: The teacher's class tokens (B, D), or data tokens of whole images (B, N, D).
+            progress: Share of the run that is done, in [0, 1].
 
         Returns:
-            Tensor: Indices of prototypes, (B,) or (B, N).
+            Indices of prototypes, (B,) or (B, N).
         """
-        places = (
-            torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2]) if tokens.ndim == 3 else None
-        )
-        num_places = tokens.shape[1] if places is not None else 1
+        places, num_places = None, 1
+        if tokens.ndim == 3:
+            num_places = tokens.shape[1]
+            places = torch.arange(num_places, device=tokens.device).expand(tokens.shape[:2])
         labels = self.heads[name].label(tokens, self.assigners[name], progress, None, places, num_places)
         return labels.probs().argmax(-1).view(tokens.shape[:-1])
-
-    @torch.no_grad()
-    def update(self, students: Mapping[str, nn.Module], momentum: float) -> None:
-        """Move encoder and heads towards the student, and the centres towards what was seen."""
-        super().update(students, momentum)
-        self.update_assigners()
-
-    def update_assigners(self) -> None:
-        """Move the centres towards what was seen since the last update."""
-        for assigner in self.assigners.values():
-            assigner.update()

@@ -1,6 +1,6 @@
 """Which patches the student sees, and which it has to predict."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -9,23 +9,21 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from mmpl.registry import MODELS
-from mmpl.utils.fields import check_number
+from mmpl.utils.fields import Count, Interval, Natural, checked
 
 
 class Masks(NamedTuple):
     """The masks of one step.
 
-    B images with R masks each are B·R rows, the masks of one image side by
-    side. N patches are split into V visible and M = N - V masked ones, of
-    which the first P are to be predicted. Patches are numbered row by row.
+    B images with R masks each are B·R rows, the masks of one image side by side. N patches are split into V visible and
+    M = N - V masked ones, of which the first P are to be predicted. Patches are numbered row by row.
 
     Attributes:
-        ids_keep (Tensor): Visible patches, (B·R, V).
-        ids_masked (Tensor): Masked patches in random order, (B·R, M).
-        ids_predict (Tensor): ``ids_masked[:, :P]``, (B·R, P).
-        ids_restore (Tensor): Where patch n stands in
-            ``cat(ids_keep, ids_masked)``, (B·R, N).
-        num_masks (int): R.
+        ids_keep: Visible patches, (B·R, V).
+        ids_masked: Masked patches in random order, (B·R, M).
+        ids_predict: ``ids_masked[:, :P]``, (B·R, P).
+        ids_restore: Where patch n stands in ``cat(ids_keep, ids_masked)``, (B·R, N).
+        num_masks: R.
     """
 
     ids_keep: Tensor
@@ -44,18 +42,21 @@ class Masks(NamedTuple):
         """Whether every masked patch is to be predicted."""
         return self.ids_predict.shape[1] == self.ids_masked.shape[1]
 
+    @property
+    def images(self) -> Tensor:
+        """Which image each row masks, (B·R,)."""
+        rows = self.ids_keep.shape[0]
+        return torch.arange(rows // self.num_masks, device=self.ids_keep.device).repeat_interleave(self.num_masks)
+
     @classmethod
     def from_noise(cls, noise: Tensor, num_visible: int, num_predict: int | None = None, num_masks: int = 1) -> 'Masks':
         """Sort noise: the patches with the least of it stay visible (MAE, section 3).
 
         Args:
-            noise (Tensor): One number a patch, (B·R, N).
-            num_visible (int): V.
-            num_predict (int, optional): P; None predicts all masked patches.
-            num_masks (int): R.
-
-        Returns:
-            Masks: The masks that this noise stands for.
+            noise: One number a patch, (B·R, N).
+            num_visible: V.
+            num_predict: P; None predicts all masked patches.
+            num_masks: R.
         """
         ids_shuffle = torch.argsort(noise, dim=1, stable=True)
         ids_masked = ids_shuffle[:, num_visible:]
@@ -72,11 +73,11 @@ def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
     """Pick tokens by their place.
 
     Args:
-        tokens (Tensor): (B, N, D).
-        ids (Tensor): Places, (B·R, L); row ``b * R + r`` picks from image b.
+        tokens: (B, N, D).
+        ids: Places, (B·R, L); row ``b * R + r`` picks from image b.
 
     Returns:
-        Tensor: (B·R, L, D).
+        (B·R, L, D).
     """
     batch, num_tokens, dims = tokens.shape
     repeats = ids.shape[0] // batch
@@ -95,13 +96,8 @@ def count_visible(num_patches: int, mask_ratio: float) -> int:
 def ratio_leaving(num_visible: int, num_patches: int) -> float:
     """A short mask ratio that leaves just as many patches visible.
 
-    Args:
-        num_visible (int): V, in [1, N).
-        num_patches (int): N.
-
-    Returns:
-        float: 1 - V/N if a few decimals of it do, or else decimals of 1 - (V + 1/2)/N, which is as far from leaving
-        one patch less as from leaving one more.
+    It is 1 - V/N if a few decimals of it do, or else decimals of 1 - (V + 1/2)/N, which is as far from leaving one
+    patch less as from leaving one more.
     """
     ratios = [round(1 - (num_visible + more) / num_patches, digits) for more in (0, 0.5) for digits in range(2, 9)]
     return next(ratio for ratio in ratios if count_visible(num_patches, ratio) == num_visible)
@@ -111,33 +107,26 @@ def ratio_leaving(num_visible: int, num_patches: int) -> float:
 class RandomMasking(BaseModule):
     """Uniformly random masks from a counter-based generator.
 
-    The noise of a step is a pure function of ``seed``, of the number of steps
-    taken so far (a buffer, hence in every checkpoint) and of an image's place
-    in the *global* batch. A resumed run therefore draws the masks that it
-    would have drawn, CPU and GPU draw the same, and two processes draw what
-    one process would with both their batches.
+    The noise of a step is a pure function of ``seed``, of the number of steps taken so far (a buffer, hence in every
+    checkpoint) and of an image's place in the *global* batch. A resumed run therefore draws the masks that it would
+    have drawn, CPU and GPU draw the same, and two processes draw what one process would with both their batches.
 
     Args:
-        mask_ratio (float): Share of the patches that is hidden from the
-            student, in (0, 1). Defaults to 0.75 (MAE, section 4.1).
-        num_masks (int): Masks of one image per step; they share the teachers'
-            forward passes (the idea is data2vec 2.0's). Defaults to 1.
-        predict_ratio (float): Share of the masked patches that the decoder
-            predicts, in (0, 1]. Defaults to 1.0.
-        seed (int): Seed of the masks. Defaults to 0.
-
-    Raises:
-        TypeError: If a field is not a number.
-        ValueError: If a field is outside of its interval, or a mask would
-            leave no visible or no masked patch.
+        mask_ratio: Share of the patches that is hidden from the student, in (0, 1). 0.75 is MAE's (section 4.1).
+        num_masks: Masks of one image per step; they share the teachers' forward passes (the idea is data2vec 2.0's).
+        predict_ratio: Share of the masked patches that the decoder predicts, in (0, 1].
+        seed: Seed of the masks.
     """
 
-    def __init__(self, mask_ratio: float = 0.75, num_masks: int = 1, predict_ratio: float = 1.0, seed: int = 0) -> None:
+    @checked('masking')
+    def __init__(
+        self,
+        mask_ratio: Annotated[float, Interval(0, 1, open_low=True, open_high=True)] = 0.75,
+        num_masks: Count = 1,
+        predict_ratio: Annotated[float, Interval(0, 1, open_low=True)] = 1.0,
+        seed: Natural = 0,
+    ) -> None:
         super().__init__()
-        check_number('mask_ratio', mask_ratio, 0, 1, open_minimum=True, open_maximum=True)
-        check_number('num_masks', num_masks, 1, integer=True)
-        check_number('predict_ratio', predict_ratio, 0, 1, open_minimum=True)
-        check_number('seed', seed, 0, integer=True)
         self.mask_ratio = mask_ratio
         self.num_masks = num_masks
         self.predict_ratio = predict_ratio
@@ -150,13 +139,7 @@ class RandomMasking(BaseModule):
         self._step = int(self.step)
 
     def split(self, num_patches: int) -> tuple[int, int]:
-        """How many patches are visible, and how many are predicted.
-
-        Args:
-            num_patches (int): N, the patches of one image.
-
-        Returns:
-            tuple[int, int]: V and P.
+        """How many of N patches are visible, V, and how many are predicted, P.
 
         Raises:
             ValueError: If no patch would be visible, or none masked.
@@ -176,16 +159,7 @@ class RandomMasking(BaseModule):
         return num_visible, max(1, round((num_patches - num_visible) * self.predict_ratio))
 
     def forward(self, batch_size: int, num_patches: int, device: torch.device | str = 'cpu') -> Masks:
-        """Draw the masks of one step and count the step.
-
-        Args:
-            batch_size (int): B, images in this process' batch.
-            num_patches (int): N, patches of an image.
-            device (torch.device | str): Where the masks are needed.
-
-        Returns:
-            Masks: B·R masks.
-        """
+        """Draw the B·R masks of one step of B images with N patches, and count the step."""
         num_visible, num_predict = self.split(num_patches)
         rows = batch_size * self.num_masks
         blocks = -(-num_patches // 4)  # Philox makes four numbers a count: a whole number of counts is one row
@@ -196,3 +170,7 @@ class RandomMasking(BaseModule):
         return Masks.from_noise(
             torch.from_numpy(noise).float().to(device), num_visible, num_predict, num_masks=self.num_masks
         )
+
+    def rewind(self, steps: int = 0) -> None:
+        """Draw next what was drawn ``steps`` steps before where the buffer ``step`` stands."""
+        self._step = max(0, int(self.step) - steps)

@@ -7,22 +7,19 @@ from torch import Tensor
 def match_places(boxes: Tensor, other_boxes: Tensor, grid: int) -> tuple[Tensor, Tensor]:
     """Find for each token of a view the token of another view that covers the same place.
 
-    A view is a box of the source image, resized to a square and cut into
-    ``grid`` x ``grid`` tokens. A token's place is its centre; its counterpart
-    is the token of the other view whose cell holds that centre (cells own
-    their upper and left edge), if there is one (our choice). With boxes in
-    whole pixels and float64 no rounding error moves a centre over an edge.
+    A view is a box of the source image, resized to a square and cut into ``grid`` x ``grid`` tokens. A token's place is
+    its centre; its counterpart is the token of the other view whose cell holds that centre (cells own their upper and
+    left edge), if there is one (our choice). With boxes in whole pixels and float64 no rounding error moves a centre
+    over an edge.
 
     Args:
-        boxes (Tensor): Where each view lies in its source image, (B, 4) as
-            x1, y1, x2, y2 in pixels: the view's left edge shows x1 and its
-            right edge x2, so that a flipped view has x1 > x2.
-        other_boxes (Tensor): The same of the other views, (B, 4).
-        grid (int): Tokens along a side.
+        boxes: Where each view lies in its source image, (B, 4) as x1, y1, x2, y2 in pixels: the view's left edge shows
+            x1 and its right edge x2, so that a flipped view has x1 > x2.
+        other_boxes: The same of the other views, (B, 4).
+        grid: Tokens along a side.
 
     Returns:
-        tuple[Tensor, Tensor]: Indices of the counterparts, (B, grid²), 0 where
-        there is none; and whether there is one, (B, grid²) bool.
+        Indices of the counterparts, (B, grid²), 0 where there is none; and whether there is one, (B, grid²) bool.
     """
     # In units of 1 / (2 * grid) of a pixel all sums are exact: the centre of token i of a view that goes from a to b
     # is 2 * grid * a + (2 * i + 1) * (b - a).

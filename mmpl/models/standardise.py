@@ -1,5 +1,7 @@
 """Standardising tokens over the joint batch, without affine parameters."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -16,14 +18,13 @@ def standardise_channels(
     (``randomness=dict(deterministic=True)``); without groups the order is fixed.
 
     Args:
-        tokens (Tensor): (..., D).
-        groups (Tensor, optional): Group of each token, (...). None puts all
-            into one.
-        num_groups (int): Number of groups.
-        eps (float): Added to the variance. A group with one token becomes 0.
+        tokens: (..., D).
+        groups: Group of each token, (...). None puts all into one.
+        num_groups: Number of groups.
+        eps: Added to the variance. A group with one token becomes 0.
 
     Returns:
-        Tensor: The same shape.
+        The same shape.
     """
     flat = tokens.flatten(0, -2)
 
@@ -41,19 +42,20 @@ def standardise_channels(
     return (centred * of_each_token((variance + eps).rsqrt())).view_as(tokens)
 
 
-def unit_vectors(tokens: Tensor, norm: str, places: Tensor | None = None, num_places: int = 1) -> Tensor:
+def unit_vectors(
+    tokens: Tensor, norm: Literal['none', 'batch', 'position'], places: Tensor | None = None, num_places: int = 1
+) -> Tensor:
     """L2-normalise embeddings, and standardise their channels before if asked for.
 
     Args:
-        tokens (Tensor): (L, E).
-        norm (str): ``'none'``, ``'batch'`` (over all tokens of the joint
-            batch) or ``'position'`` (at each place by itself; without
-            ``places`` the same as ``'batch'``).
-        places (Tensor, optional): Place of each token, (...), L in all.
-        num_places (int): Number of places.
+        tokens: (L, E).
+        norm: ``'batch'`` over all tokens of the joint batch, ``'position'`` at each place by itself; without ``places``
+            the same as ``'batch'``.
+        places: Place of each token, (...), L in all.
+        num_places: Number of places.
 
     Returns:
-        Tensor: (L, E).
+        (L, E).
     """
     if norm == 'none':
         return F.normalize(tokens, dim=-1)

@@ -1,100 +1,132 @@
-"""A frozen copy of student modules that knows how to move towards them."""
+"""A teacher: a frozen copy of parts of the student that moves towards them, on a schedule of its own."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from copy import deepcopy
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mmpl.utils.fields import check_number
+from mmpl.utils.fields import check_choice, check_number, check_part
+from mmpl.utils.figures import Chart, Figure
+
+MOMENTUM = Figure(
+    'momentum',
+    Chart(
+        'Momenta of the teachers',
+        'How much of itself each teacher keeps per step; the closer to 1, the slower it follows the student.',
+        'momentum',
+    ),
+)
 
 
-class EMATeacher(nn.Module):
-    """Exponential moving average of a student (mean teacher; BYOL, section 3.1).
-
-    The copies stand under the names given, take no gradients and stay in
-    evaluation mode. Parameters are averaged; buffers of the student (no ViT
-    has any) are copied.
+class MomentumSchedule:
+    """Momentum of a teacher over a run.
 
     Args:
-        **students (nn.Module): The modules to copy, by name.
+        start: At the start, in [0, 1].
+        end: At the end, in [0, 1] and not below ``start``.
+        curve: ``'cosine'`` (BYOL, section 3.3), ``'linear'`` or ``'constant'`` (then ``end`` must be ``start``).
+        every: When the teacher moves: after each optimizer ``'step'``, or after the one that ends an ``'epoch'``
+            (SdAE, section 3.3).
+        name: How error messages call the field.
     """
 
-    def __init__(self, **students: nn.Module) -> None:
+    def __init__(
+        self, start: float, end: float = 1.0, curve: str = 'cosine', every: str = 'step', name: str = 'momentum'
+    ) -> None:
+        check_number(f'{name}.start', start, 0, 1)
+        check_number(f'{name}.end', end, 0, 1)
+        check_choice(f'{name}.curve', curve, ('cosine', 'linear', 'constant'))
+        check_choice(f'{name}.every', every, ('step', 'epoch'))
+        if start > end:
+            raise ValueError(f'`{name}.start` must be at most `{name}.end` {end}, but got {start}')
+        if curve == 'constant' and start != end:
+            raise ValueError(f"`{name}.end` must be `start` {start} with curve='constant', but got {end}")
+        self.start, self.end, self.curve, self.every = start, end, curve, every
+
+    def __call__(self, progress: float) -> float:
+        """The momentum when a share ``progress`` of the run, in [0, 1], is done."""
+        risen = (1 - math.cos(math.pi * progress)) / 2 if self.curve == 'cosine' else progress
+        return self.start + (self.end - self.start) * risen
+
+
+class Teacher(nn.Module):
+    """Exponential moving average of modules of the student (mean teacher; BYOL, section 3.1).
+
+    The copies stand under the names given, take no gradients and stay in evaluation mode. Parameters are averaged;
+    buffers of the student (no ViT has any) are copied.
+
+    Args:
+        momentum: Fields of :class:`MomentumSchedule`.
+        field: How error messages call ``momentum``.
+        starts_as: ``'student'``, a copy of it, or with an initialisation of its ``'own'`` (SdAE).
+        **students: Modules to follow, by name; one of them is the ``backbone``.
+    """
+
+    def __init__(
+        self,
+        momentum: Mapping[str, Any],
+        field: str = 'momentum',
+        starts_as: str = 'student',
+        **students: nn.Module,
+    ) -> None:
         super().__init__()
-        copies = deepcopy(students)  # one call: what the modules share stays shared among the copies
-        for name, module in copies.items():
+        check_part(field, momentum, 'dict(start=0.99, end=1.0)')
+        check_choice('starts_as', starts_as, ('student', 'own'))
+        self.momentum = MomentumSchedule(**momentum, name=field)
+        self.starts_as = starts_as
+        self._students = (students,)  # a tuple hides them from torch: they are no parts of the teacher
+        for name, module in deepcopy(students).items():  # one call: what they share stays shared
             self.add_module(name, module)
-        self.student_names = tuple(copies)
+        self._epoch = 0
+        if self.momentum.every == 'epoch':
+            self.register_buffer('epoch', torch.zeros((), dtype=torch.long))  # in which it moved last
         self.requires_grad_(False)
         self.eval()
 
-    def train(self, mode: bool = True) -> 'EMATeacher':
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        if self.momentum.every == 'epoch':
+            self._epoch = int(self.epoch)
+
+    def train(self, mode: bool = True) -> 'Teacher':
         """Stay in evaluation mode whatever is asked for."""
         return super().train(False)
 
-    @torch.no_grad()
-    def update(self, students: Mapping[str, nn.Module], momentum: float) -> None:
-        """Move each parameter: ``teacher = momentum * teacher + (1 - momentum) * student``.
+    def init_copies(self) -> None:
+        """Start: as a copy of the student, or with an initialisation of its own."""
+        if self.starts_as == 'student':
+            self.move(0)
+            return
+        for name in self._students[0]:
+            getattr(self, name).init_weights()
+
+    def after_step(self, progress: float, epoch: int) -> None:
+        """Move, after an optimizer step.
 
         Args:
-            students (Mapping[str, nn.Module]): The modules that were copied,
-                by the same names.
-            momentum (float): In [0, 1]; 0 copies the student.
-
-        Raises:
-            TypeError: If ``momentum`` is not a number.
-            ValueError: If ``momentum`` is outside of [0, 1].
+            progress: Share of the run that is done, in [0, 1].
+            epoch: Epochs of images that are done.
         """
-        move_teachers([(self, momentum)], students)
+        if self.momentum.every == 'epoch':
+            if epoch == self._epoch:
+                return
+            self._epoch = epoch
+            self.epoch.fill_(epoch)
+        self.move(self.momentum(progress))
 
-
-@torch.no_grad()
-def move_teachers(moves: Sequence[tuple[EMATeacher, float]], students: Mapping[str, nn.Module]) -> None:
-    """Move several teachers of one student in one pass: each of its parameters is read from memory once.
-
-    Args:
-        moves (Sequence[tuple[EMATeacher, float]]): Teachers and their momenta,
-            in [0, 1]; 0 copies the student.
-        students (Mapping[str, nn.Module]): The modules that were copied, by
-            the same names; a teacher may have copied some of them only.
-
-    Raises:
-        TypeError: If a momentum is not a number.
-        ValueError: If a momentum is outside of [0, 1].
-    """
-    student = nn.ModuleDict(students)
-    copies = []
-    for teacher, momentum in moves:
+    @torch.no_grad()
+    def move(self, momentum: float) -> None:
+        """Move each parameter: ``teacher = momentum * teacher + (1 - momentum) * student``; 0 copies the student."""
         check_number('momentum', momentum, 0, 1)
-        own = nn.ModuleDict({name: getattr(teacher, name) for name in teacher.student_names})
-        copies.append((dict(own.named_parameters()), 1.0 - momentum))
-        theirs = dict(student.named_buffers())
-        for name, mine in own.named_buffers():
-            mine.copy_(theirs[name])
-    targets, sources, weights = [], [], []
-    for name, source in student.named_parameters():
-        for own_parameters, weight in copies:
-            if name in own_parameters:
-                targets.append(own_parameters.pop(name))
-                sources.append(source)
-                weights.append(weight)
-    left = [name for own_parameters, _ in copies for name in own_parameters]
-    if left:
-        raise KeyError(f'a teacher has parameters that its student lacks: {left[:3]}')
-    whole = [i for i, weight in enumerate(weights) if weight == 1]
-    part = [i for i, weight in enumerate(weights) if weight < 1]
-    if whole:  # a teacher that was never filled may hold NaN, which no average gets rid of
-        torch._foreach_copy_([targets[i] for i in whole], [sources[i] for i in whole])
-    if part:
-        _lerp_([targets[i] for i in part], [sources[i] for i in part], [weights[i] for i in part])
-
-
-def _lerp_(targets: list[Tensor], sources: list[Tensor], weights: list[float]) -> None:
-    """``target += weight * (source - target)``, all at once."""
-    if hasattr(torch.ops.aten._foreach_lerp_, 'ScalarList'):
-        torch._foreach_lerp_(targets, sources, weights)
-        return
-    for weight in set(weights):  # torch < 2.7
-        which = [i for i, other in enumerate(weights) if other == weight]
-        torch._foreach_lerp_([targets[i] for i in which], [sources[i] for i in which], weight)
+        (students,) = self._students
+        own, theirs = nn.ModuleDict({name: getattr(self, name) for name in students}), nn.ModuleDict(students)
+        targets, sources = list(own.parameters()), list(theirs.parameters())
+        if momentum == 0:  # a teacher that was never filled may hold NaN, which no average gets rid of
+            torch._foreach_copy_(targets, sources)
+        else:
+            torch._foreach_lerp_(targets, sources, 1 - momentum)
+        for mine, source in zip(own.buffers(), theirs.buffers(), strict=True):
+            mine.copy_(source)

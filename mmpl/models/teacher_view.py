@@ -1,58 +1,49 @@
 """What a teacher looks at: the whole image, or the folds of its masked patches."""
 
-import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from mmpl.models.backbones.masked_vit import MaskedViT
-from mmpl.models.masking import Masks, gather_tokens, ratio_leaving
+from .backbones import MaskedViT
+from .masking import Masks, gather_tokens, ratio_leaving
 
-TEACHER_INPUTS = ('full', 'folds')
+TeacherInput = Literal['full', 'folds']
 
 
 class TeacherView:
     """A teacher's tokens, addressed by what a loss asks for.
 
     Args:
-        encoder (MaskedViT): The teacher's encoder.
-        images (Tensor): Normalised images, (B, 3, H, W).
-        masks (Masks): The student's masks.
-        teacher_input (str): ``'full'``, or ``'folds'``: the masked patches are
-            split into M/V folds that are encoded each by itself with its own
-            class token (SdAE, section 3.2). Full images may be smaller than
-            the student's: a place of the student's grid then has the token of
-            the teacher's grid that its centre lies in.
-        target_blocks (int): How many of the last blocks make up
-            :attr:`masked_features`.
+        encoder: The teacher's encoder.
+        images: Normalised images, (B, C, H, W).
+        masks: The student's masks.
+        teacher_input: ``'full'``, or ``'folds'``: the masked patches are split into M/V folds that are encoded each by
+            itself with its own class token (SdAE, section 3.2).
+        target_blocks: How many of the last blocks make up :attr:`masked_features`.
 
     Raises:
         ValueError: If the masked patches do not split into folds of V.
     """
 
     def __init__(
-        self, encoder: MaskedViT, images: Tensor, masks: Masks, teacher_input: str = 'full', target_blocks: int = 0
+        self,
+        encoder: MaskedViT,
+        images: Tensor,
+        masks: Masks,
+        teacher_input: TeacherInput = 'full',
+        target_blocks: int = 0,
     ) -> None:
         self.masks = masks
         self.is_full = teacher_input == 'full'
         ids = None if self.is_full else self._fold_ids(masks)
         self.tokens, self.blocks = encoder.encode(images, ids, target_blocks)
-        side = images.shape[-1] // encoder.patch_size
-        self._places = coarser_places(masks.num_patches, side, images.device) if self.is_full else None
 
     @staticmethod
     def check_folds(num_masked: int, num_visible: int) -> None:
-        """Refuse a mask ratio whose masked patches do not split into folds of V.
-
-        Args:
-            num_masked (int): M.
-            num_visible (int): V.
-
-        Raises:
-            ValueError: If M is not a multiple of V.
-        """
+        """Refuse a mask ratio whose M masked patches do not split into folds of V."""
         if num_masked % num_visible:
             total = num_masked + num_visible
             divisors = [v for v in range(1, total // 2 + 1) if not total % v]
@@ -82,33 +73,29 @@ class TeacherView:
     @property
     def visible(self) -> Tensor:
         """Tokens at the student's visible places, (B·R, V, D); full images only."""
-        return gather_tokens(self.tokens[:, 1:], self._coarser(self.masks.ids_keep))
+        return gather_tokens(self.tokens[:, 1:], self.masks.ids_keep)
 
     def data_tokens(self, which: Sequence[str]) -> tuple[Tensor, Tensor | None, Tensor]:
         """Tokens to label, and which of them each of the student's places has.
 
         Args:
-            which (Sequence[str]): ``'visible'``, ``'masked'``, or both; folds
-                have ``'masked'`` ones only.
+            which: ``'visible'``, ``'masked'``, or both; folds have ``'masked'`` ones only.
 
         Returns:
-            tuple[Tensor, Tensor | None, Tensor]: The teacher's tokens,
-            (B, N', D), which of them to take, (B·R, L), as
-            :func:`gather_tokens` wants it (None: all of (B·R, P, D)), and the
-            places in the teacher's grid that those show, (B·R, L).
+            The teacher's tokens, (B, N, D); which of them to take, (B·R, L), as :func:`gather_tokens` wants it (None:
+            all of (B·R, P, D)); and the patches that those show, (B·R, L).
         """
         if not self.is_full:
             return self.masked, None, self.masks.ids_predict
         places = dict(visible=self.masks.ids_keep, masked=self.masks.ids_predict)
-        ids = self._coarser(torch.cat([places[name] for name in which], dim=1))
+        ids = torch.cat([places[name] for name in which], dim=1)
         return self.tokens[:, 1:], ids, ids
 
     @property
     def masked_features(self) -> Tensor:
         """Mean of the last blocks' outputs at the places to predict, (B·R, P, D).
 
-        Several blocks are layer-normed before they are averaged (data2vec,
-        section 3.3).
+        Several blocks are layer-normed before they are averaged (data2vec, section 3.3).
         """
         picked = [self._at_predicted(block) for block in self.blocks]
         if len(picked) == 1:
@@ -117,28 +104,6 @@ class TeacherView:
 
     def _at_predicted(self, tokens: Tensor) -> Tensor:
         if self.is_full:
-            return gather_tokens(tokens[:, 1:], self._coarser(self.masks.ids_predict))
+            return gather_tokens(tokens[:, 1:], self.masks.ids_predict)
         in_folds = tokens[:, 1:].reshape(*self.masks.ids_masked.shape, -1)  # folds follow the order of ids_masked
         return in_folds[:, : self.masks.ids_predict.shape[1]]
-
-    def _coarser(self, ids: Tensor) -> Tensor:
-        """Where the student's places are in the teacher's grid."""
-        return ids if self._places is None else self._places[ids]
-
-
-def coarser_places(num_patches: int, side: int, device: torch.device | str = 'cpu') -> Tensor | None:
-    """For each place of a square grid, the place of a smaller grid over the same image that its centre lies in.
-
-    Args:
-        num_patches (int): N, places of the finer grid, a square number.
-        side (int): Places along a side of the coarser grid.
-        device (torch.device | str): Where the result is needed.
-
-    Returns:
-        Tensor | None: (N,), or None if both grids are one.
-    """
-    fine = math.isqrt(num_patches)
-    if fine == side:
-        return None
-    along = ((2 * torch.arange(fine, device=device) + 1) * side) // (2 * fine)  # floor((i + 1/2) * side / fine)
-    return (along[:, None] * side + along).flatten()

@@ -78,12 +78,13 @@ def checked(prefix: str = '') -> Callable[[Function], Function]:
                 if name not in signature.parameters:
                     known = [known for known in signature.parameters if known != 'self']
                     near = difflib.get_close_matches(name, known, n=1)
-                    hint = f'did you mean `{full(near[0])}`?' if near else f'allowed are {known}'
-                    raise FieldTypeError(f'`{full(name)}` does not exist: {hint}')
-            for name, value in signature.bind(*args, **kwargs).arguments.items():
+                    hint = f'did you mean `{full(near[0])}`?' if near else f'its fields are {known}'
+                    owner = function.__qualname__.removesuffix('.__init__')
+                    raise FieldTypeError(f'`{full(name)}` is not a field of {owner}: {hint}')
+            for name, value in signature.bind_partial(*args, **kwargs).arguments.items():
                 if name in hints:
                     check_field(full(name), value, hints[name])
-            return function(*args, **kwargs)
+            return function(*args, **kwargs)  # which says what is missing
 
         return typing.cast(Function, checked_call)
 

@@ -6,20 +6,20 @@ above all those that do not lead through mmpl's tools.
 
 import json
 import runpy
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.runner import Runner
 
 from mmpl.apis.test import test as run_test
 from mmpl.compat import UntrustedCheckpointError, allow_unsafe_load, set_load_policy
-from mmpl.evaluation import transfer, transfer_run
-from mmpl.evaluation.evaluate import evaluate_features
-from mmpl.export.backbone import export_backbone
+from mmpl.evaluation import evaluate_features, transfer, transfer_run
+from mmpl.export import export_backbone
 from mmpl.utils.paths import PathOutsideRootError, forbid_paths_outside_root
 from mmpl.visualization import build_report
 from tests.faults.runs import fault_cfg, noise_cfg
@@ -43,20 +43,24 @@ def poisoned(tmp_path: Path, canary: Path) -> Path:
     return path
 
 
+def probe_hook() -> dict:
+    loader = dict(batch_size=4, num_workers=0, dataset=noise_cfg())
+    return dict(type='mmpl.FeatureProbeHook', train_dataloader=loader, val_dataloader=loader)
+
+
 def options(door: str, poisoned: Path) -> dict:
-    backbone = fault_cfg('unused').model.backbone.to_dict()
+    def initialised_by(kind: str) -> dict:
+        backbone = fault_cfg('unused').model.backbone.to_dict()
+        return dict(
+            resume=False, model=dict(backbone=backbone | dict(init_cfg=dict(type=kind, checkpoint=str(poisoned))))
+        )
+
     return dict(
         load_from=dict(load_from=str(poisoned), resume=False),
         resume=dict(load_from=str(poisoned), resume=True),
         auto_resume=dict(resume=True),
-        Pretrained=dict(
-            resume=False,
-            model=dict(backbone=backbone | dict(init_cfg=dict(type='Pretrained', checkpoint=str(poisoned)))),
-        ),
-        StrictPretrained=dict(
-            resume=False,
-            model=dict(backbone=backbone | dict(init_cfg=dict(type='mmpl.StrictPretrained', checkpoint=str(poisoned)))),
-        ),
+        Pretrained=initialised_by('Pretrained'),
+        StrictPretrained=initialised_by('mmpl.StrictPretrained'),
     )[door]
 
 
@@ -85,10 +89,8 @@ def test_trust_is_an_option_of_every_tool(
     tool: str, trust: bool, poisoned: Path, canary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The payload runs with ``--trust`` and only then; `train` meets it in an ``init_cfg`` of StrictPretrained."""
-    loader = dict(batch_size=4, num_workers=0, dataset=noise_cfg())
-    probe = dict(type='mmpl.FeatureProbeHook', train_dataloader=loader, val_dataloader=loader)
     config = tmp_path / 'config.py'
-    more = options('StrictPretrained', poisoned) if tool == 'train' else dict(custom_hooks=[probe])
+    more = options('StrictPretrained', poisoned) if tool == 'train' else dict(custom_hooks=[probe_hook()])
     fault_cfg(tmp_path / 'out', **more).dump(config)
     path, *arguments = dict(
         train=('tools/train.py', config),
@@ -125,64 +127,26 @@ def test_transfer_passes_trust_on(trust: bool, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.smoke
-def test_export(poisoned: Path, canary: Path) -> None:
+@pytest.mark.parametrize('door', ['export', 'evaluation', 'report', 'test'])
+def test_python_functions(
+    door: str,
+    poisoned: Path,
+    canary: Path,
+    noise_images: Path,
+    write_tiny_classifier: Callable[[int], Path],
+    tmp_path: Path,
+) -> None:
+    cfg = fault_cfg(poisoned.parent, custom_hooks=[probe_hook()])
+    cfg.dump(poisoned.parent / 'config.py')
+    shutil.copytree(noise_images, tmp_path / 'images' / 'noise')
+    call = dict(
+        export=lambda: export_backbone(poisoned, tmp_path / 'out.pth'),
+        evaluation=lambda: evaluate_features(cfg, str(poisoned)),
+        report=lambda: build_report(poisoned.parent),
+        test=lambda: run_test([str(write_tiny_classifier(1)), str(poisoned), '--work-dir', str(tmp_path / 'out')]),
+    )[door]
     with pytest.raises(UntrustedCheckpointError):
-        export_backbone(poisoned, poisoned.parent / 'out.pth')
-    assert not canary.exists()
-
-
-@pytest.mark.smoke
-def test_evaluation(poisoned: Path, canary: Path, tmp_path: Path) -> None:
-    loader = dict(batch_size=4, num_workers=0, dataset=noise_cfg())
-    probe = dict(type='mmpl.FeatureProbeHook', train_dataloader=loader, val_dataloader=loader)
-    with pytest.raises(UntrustedCheckpointError):
-        evaluate_features(fault_cfg(tmp_path, custom_hooks=[probe]), str(poisoned))
-    assert not canary.exists()
-
-
-@pytest.mark.smoke
-def test_report(poisoned: Path, canary: Path) -> None:
-    loader = dict(batch_size=4, num_workers=0, dataset=noise_cfg())
-    probe = dict(type='mmpl.FeatureProbeHook', train_dataloader=loader, val_dataloader=loader)
-    fault_cfg(poisoned.parent, custom_hooks=[probe]).dump(poisoned.parent / 'config.py')
-    with pytest.raises(UntrustedCheckpointError):
-        build_report(poisoned.parent)
-    assert not canary.exists()
-
-
-@pytest.mark.smoke
-def test_test(poisoned: Path, canary: Path, noise_images: Path, tmp_path: Path) -> None:
-    config = tmp_path / 'classifier.py'
-    Config(
-        dict(
-            default_scope='mmpretrain',
-            model=dict(
-                type='ImageClassifier',
-                backbone=dict(
-                    type='VisionTransformer',
-                    img_size=16,
-                    patch_size=4,
-                    arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=32),
-                ),
-                head=dict(type='VisionTransformerClsHead', num_classes=1, in_channels=16),
-            ),
-            test_dataloader=dict(
-                batch_size=4,
-                num_workers=0,
-                sampler=dict(type='DefaultSampler', shuffle=False),
-                dataset=dict(
-                    type='CustomDataset',
-                    data_root=str(noise_images),
-                    with_label=False,
-                    pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
-                ),
-            ),
-            test_cfg=dict(),
-            test_evaluator=dict(type='Accuracy'),
-        )
-    ).dump(config)
-    with pytest.raises(UntrustedCheckpointError):
-        run_test([str(config), str(poisoned), '--work-dir', str(tmp_path / 'out')])
+        call()
     assert not canary.exists()
 
 

@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from mmpl.models import match_places
-from tests.test_models.helpers import build_msa, build_plmae, samples_of, scramble
+from tests.test_models.helpers import build_msa, build_plmae, move_teachers, samples_of, scramble
 
 STEPS = 3
 VARIANTS = dict(
@@ -67,7 +67,7 @@ def run(variant: str, rank: int, world_size: int) -> dict:
         if step == 0:
             record['gradients'] = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
         optimizer.step()
-        model.update_teachers(**{f'momentum_{name}': 0.9 for name in model.teachers})
+        move_teachers(model, 0.9)
     record['state'] = copy.deepcopy(model.state_dict())
     return record
 

@@ -13,6 +13,7 @@ from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.engine.hooks import DualTeacherHook
 from mmpl.models.heads import LabelStats
 from tests.test_engine.runs import run_cfg, train
+from tests.test_models.helpers import build_plmae
 
 pytestmark = pytest.mark.smoke
 
@@ -47,10 +48,10 @@ class Recorder(Hook):
 
 @pytest.mark.parametrize(('accumulation', 'epochs'), [(4, 100), (3, 5)])
 def test_both_teachers_follow_their_schedules_after_optimizer_steps(tmp_path, accumulation, epochs):
-    hook = dict(momentum_label=dict(start=0.9, end=1.0), momentum_recon=dict(start=0.95, end=0.999))
+    momenta = dict(momentum_label=dict(start=0.9, end=1.0), momentum_recon=dict(start=0.95, end=0.999))
     cfg = run_cfg(
         tmp_path,
-        hook=hook,
+        model=momenta,
         train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=epochs),
         optim_wrapper=dict(
             type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3), accumulative_counts=accumulation
@@ -78,7 +79,7 @@ def test_msas_teacher_follows_its_schedule_after_optimizer_steps(tmp_path):
     cfg = run_cfg(
         tmp_path,
         method='msa',
-        hook=dict(momentum_align=dict(start=0.8, end=0.9)),
+        model=dict(momentum_align=dict(start=0.8, end=0.9)),
         train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=5),
         optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3), accumulative_counts=3),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1000)),
@@ -114,7 +115,7 @@ def test_a_skipped_step_moves_no_teacher(tmp_path):
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             self.seen.append(runner.model.label_teacher.backbone.layers[0].ln1.weight.clone())
 
-    runner = Runner.from_cfg(run_cfg(tmp_path, hook=dict(momentum_label=dict(start=0.5, end=0.5))))
+    runner = Runner.from_cfg(run_cfg(tmp_path, model=dict(momentum_label=dict(start=0.5, end=0.5))))
     watch = Watch()
     watch.seen = []
     runner.register_hook(SkipSecond())
@@ -195,7 +196,7 @@ def test_collapse_is_warned_of_once(tmp_path, caplog):
 
     runner.register_hook(Collapse())
     runner.train()
-    collapses = [text for text in warned if 'have collapsed or say nothing' in text]
+    collapses = [text for text in warned if 'has collapsed or says nothing' in text]
     assert len(collapses) == 2, warned  # one for each labelling head
     assert 'at iteration 3' in collapses[0]
     assert 'entropy_mean 1.0000' in collapses[0]
@@ -215,8 +216,8 @@ def test_collapse_of_an_alignment_is_warned_of(tmp_path):
 
     runner.register_hook(Collapse())
     runner.train()
-    (collapse,) = [text for text in warned if 'have collapsed or say nothing' in text]
-    assert collapse.startswith('The align_tokens embeddings')
+    (collapse,) = [text for text in warned if 'has collapsed or says nothing' in text]
+    assert collapse.startswith("What is learnt of 'align_tokens'")
     assert 'spread' in collapse and 'at iteration 3' in collapse and '`momentum_align`' in collapse
 
 
@@ -244,18 +245,43 @@ def test_refuses_a_model_without_teachers(tmp_path):
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [
-        (dict(momentum_label=dict(start=1.0, end=0.9)), '`momentum_label.start` must be at most'),
-        (dict(momentum_recon=dict(start=1.5)), r'`momentum_recon.start` must be a number in \[0, 1\], but got 1.5'),
         (dict(health_interval=0), '`health_interval`'),
-        (dict(momentum_align=dict(start=-0.1)), '`momentum_align.start`'),
-        (dict(min_usage=2), '`min_usage`'),
-        (dict(min_spread=-1), '`min_spread`'),
         (dict(patience=0), '`patience`'),
+        (dict(on_collapse='sleep'), r"`on_collapse` must be one of \['stop', 'warn'\]"),
+        (dict(healthy=dict(cls_usage=(0, float('nan')))), '`healthy.cls_usage` must be a number'),
+        (dict(healthy=dict(cls_usage=0.1)), '`healthy.cls_usage` must be a lowest and a highest value, but got 0.1'),
+        (
+            dict(momentum_recon=dict(start=0.9)),
+            r'`momentum_recon` is a field of the model.*set `model.momentum_recon` to',
+        ),
+        (dict(min_usage=0.1), '`min_usage` is not a field of DualTeacherHook'),
     ],
 )
 def test_refuses(fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         DualTeacherHook(**fields)
+
+
+@pytest.mark.parametrize(
+    ('fields', 'message'),
+    [
+        (dict(momentum_label=dict(start=1.0, end=0.9)), '`momentum_label.start` must be at most'),
+        (dict(momentum_recon=dict(start=1.5)), r'`momentum_recon.start` must be a number in \[0, 1\], but got 1.5'),
+    ],
+)
+def test_refuses_momenta_of_the_model(fields, message):
+    with pytest.raises(ValueError, match=message):
+        build_plmae(**fields)
+
+
+def test_bounds_can_be_set_for_each_logged_figure(tmp_path):
+    runner = Runner.from_cfg(run_cfg(tmp_path, hook=dict(patience=2, healthy=dict(target_norm=(None, 0.0)))))
+    warned = []
+    runner.logger.warning = lambda text, *args, **kwargs: warned.append(text)
+    runner.train()
+    assert [text for text in warned if "'target'" in text and '> 0.0' in text and '2 looks in a row' in text]
+    with pytest.raises(ValueError, match="`healthy` must be one of .*'cls_usage'.*, but got 'usage'"):
+        train(tmp_path / 'other', hook=dict(healthy=dict(usage=(0.1, None))))
 
 
 @pytest.mark.parametrize('method', ['plmae', 'msa'])
@@ -301,13 +327,14 @@ def test_teachers_start_as_the_student_of_a_checkpoint_without_teachers(tmp_path
 @pytest.mark.parametrize(
     ('before', 'model', 'method', 'copied', 'loaded'),
     [
-        ('plmae', {}, 'msa', ['align'], []),
-        ('msa', {}, 'plmae', ['label', 'recon'], []),
-        ('plmae', dict(single_teacher=True), 'plmae', ['recon'], ['label']),
+        ('plmae', {}, 'msa', ['align_teacher'], []),
+        ('msa', {}, 'plmae', ['label_teacher', 'recon_teacher'], []),
+        ('plmae', dict(single_teacher=True), 'plmae', ['recon_teacher'], ['label_teacher']),
     ],
 )
 def test_teachers_that_a_checkpoint_lacks_start_as_its_student(tmp_path, before, model, method, copied, loaded):
-    first = train(tmp_path / 'a', method=before, model=model, hook=dict(momentum_label=dict(start=0.5, end=0.5)))
+    fast = dict(momentum_label=dict(start=0.5, end=0.5)) if before == 'plmae' else {}
+    first = train(tmp_path / 'a', method=before, model=model | fast)
     runner = Runner.from_cfg(run_cfg(tmp_path / 'b', method=method, load_from=str(tmp_path / 'a' / 'epoch_2.pth')))
     seen = []
 

@@ -1,9 +1,6 @@
 """FeatureProbeHook: measures the right thing, logs it everywhere and leaves training alone."""
 
 import json
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,19 +9,15 @@ import torch
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-sys.path.insert(0, str(Path(__file__).parents[1] / 'test_evaluation'))
-from probe_helpers import build_mae, loader_cfg, mae_cfg, write_images  # noqa: E402
-
-from mmpl.evaluation import FeatureProbe, extract_features, knn_accuracy, linear_probe  # noqa: E402
-from mmpl.registry import HOOKS  # noqa: E402
-
-from mmpl.engine.hooks import FeatureProbeHook  # noqa: E402  isort: skip
+from mmpl.engine.hooks import FeatureProbeHook
+from mmpl.evaluation import FeatureProbe, extract_features, knn_accuracy, linear_probe
+from mmpl.registry import HOOKS
+from tests.test_evaluation.probe_helpers import build_mae, loader_cfg, mae_cfg, run_script, write_images, write_roots
 
 
 @pytest.fixture(scope='module')
 def roots(tmp_path_factory):
-    root = tmp_path_factory.mktemp('images')
-    return write_images(root / 'train', 6, seed=0), write_images(root / 'val', 3, seed=1)
+    return write_roots(tmp_path_factory.mktemp('images'))
 
 
 def hook_cfg(roots, **kwargs):
@@ -158,12 +151,11 @@ def test_scores_are_those_of_the_parts(roots):
         (dict(k=0), '`k` must be'),
         (dict(temperature=0), '`temperature` must be'),
         (dict(pool='max'), '`pool` must be one of'),
-        (dict(target='teacher'), '`target` must be one of'),
-        (dict(C=-1), '`C` must be finite and > 0'),
+        (dict(C=-1), r'`C` must be a number in \(0, inf\)'),
         (dict(max_train_images=3), r'`k` must not exceed `max_train_images` \(3\), but got 5'),
         (dict(val_dataloader=None), '`val_dataloader` must be a dataloader config'),
         (dict(train_dataloader=dict(batch_size=2)), '`train_dataloader` must have the field `dataset`'),
-        (dict(kk=3), 'kk'),
+        (dict(kk=3), '`kk` does not exist: did you mean `k`'),
     ],
 )
 def test_refuses_at_build_time(roots, change, message):
@@ -179,8 +171,8 @@ def test_refuses_what_only_the_data_show(roots, tmp_path):
     (other / 'red').rename(other / 'green')
     with pytest.raises(ValueError, match='`val_dataloader` must have the classes of `train_dataloader`'):
         FeatureProbe(loader_cfg(roots[0]), loader_cfg(other), k=5).build(model)
-    with pytest.raises(ValueError, match='`target` must be an encoder of MAE'):
-        FeatureProbe(loader_cfg(roots[0]), loader_cfg(roots[1]), k=5, target='label_teacher').build(model)
+    with pytest.raises(ValueError, match=r"`target` must be an encoder of MAE \(\['student'\]\), but got 'teacher'"):
+        HOOKS.build(hook_cfg(roots, target='teacher')).probe.build(model)
     with torch.no_grad():
         model.backbone.cls_token.fill_(float('nan'))
     with pytest.raises(ValueError, match='`train_features` must be finite'):
@@ -192,7 +184,7 @@ def _main(train_root, val_root, work_dir):
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo')
     roots = Path(train_root), Path(val_root)
-    states, scores = [], []
+    states = []
     for name, hook in (('plain', None), ('probed', hook_cfg(roots, interval=1))):
         runner = make_runner(roots, Path(work_dir) / name, hook, launcher='pytorch')
         assert type(runner.model).__name__ == 'MMDistributedDataParallel'
@@ -214,20 +206,7 @@ def _main(train_root, val_root, work_dir):
 
 @pytest.mark.dist
 def test_two_ranks(roots, tmp_path):
-    with socket.socket() as server:
-        server.bind(('127.0.0.1', 0))
-        port = server.getsockname()[1]
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', f'--master_port={port}']
-    repository = str(Path(__file__).parents[2])
-    environment = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
-    environment['PYTHONPATH'] = os.pathsep.join(filter(None, [repository, os.environ.get('PYTHONPATH')]))
-    done = subprocess.run(
-        [*command, __file__, *map(str, roots), str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = run_script(__file__, *roots, tmp_path, processes=2)
     assert done.returncode == 0, done.stderr[-4000:]
     found = scalars(tmp_path / 'probed')
     assert [line['epoch'] for line in found] == [0, 1, 2, 3]  # written by rank 0 only

@@ -1,20 +1,39 @@
-"""A folder of tiny images and a tiny MAE to probe."""
+"""Folders of tiny images and a tiny MAE to probe."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-CLASSES = ('bright', 'dark', 'red')
+REPOSITORY = Path(__file__).parents[2]
+
+
+def run_script(script, *arguments, processes=1):
+    """Run a Python file in one process, or in several by torchrun, on the CPU."""
+    start = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}'] if processes > 1 else []
+    environment = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
+    environment['PYTHONPATH'] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get('PYTHONPATH')]))
+    command = [sys.executable, *start, str(script), *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def write_roots(folder):
+    """Folders of 18 images to learn from and 9 to score."""
+    return write_images(folder / 'train', 6, seed=0), write_images(folder / 'val', 3, seed=1)
 
 
 def write_images(root, per_class=6, size=16, seed=0):
     """Write class folders of noisy PNGs, 3 classes whose colours overlap."""
     rng = np.random.default_rng(seed)
     colours = {'bright': (200, 200, 200), 'dark': (40, 40, 40), 'red': (200, 40, 40)}
-    for name in CLASSES:
+    for name, mean in colours.items():
         folder = root / name
         folder.mkdir(parents=True)
         for index in range(per_class):
-            colour = rng.normal(colours[name], 70)
+            colour = rng.normal(mean, 70)
             image = np.clip(rng.normal(colour, 30, (size, size, 3)), 0, 255).astype(np.uint8)
             Image.fromarray(image).save(folder / f'{index:03d}.png')
     return root

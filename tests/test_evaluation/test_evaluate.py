@@ -1,29 +1,22 @@
-"""The tool: strict loading, safe loading, and the whole way from a checkpoint to figures."""
+"""The tool: the whole way from a checkpoint, which must fit, to figures."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.logging import HistoryBuffer
-from probe_helpers import build_mae, loader_cfg, mae_cfg, write_images
 
-from mmpl.compat.torch_load import UntrustedCheckpointError
-from mmpl.evaluation import FeatureProbe, evaluate_features, load_backbone
-from mmpl.evaluation.evaluate import build_model, find_probe, load_state_dict
+from mmpl.checkpoints.fit import CheckpointMismatchError
+from mmpl.evaluation import FeatureProbe, build_model, evaluate_features
+from mmpl.evaluation.evaluate import find_probe
+from tests.test_evaluation.probe_helpers import REPOSITORY, build_mae, loader_cfg, mae_cfg, run_script, write_roots
 
-REPOSITORY = Path(__file__).parents[2]
 TOOL = REPOSITORY / 'tools' / 'benchmarks' / 'evaluate_features.py'
 
 
 @pytest.fixture(scope='module')
 def roots(tmp_path_factory):
-    root = tmp_path_factory.mktemp('images')
-    return write_images(root / 'train', 6, seed=0), write_images(root / 'val', 3, seed=1)
+    return write_roots(tmp_path_factory.mktemp('images'))
 
 
 @pytest.fixture
@@ -56,71 +49,16 @@ def test_a_random_initialisation_says_nothing(config, capfd):
     assert 'init_weights' not in out + err
 
 
-def test_loads_every_key_of_the_encoder_and_nothing_else(tmp_path):
-    source, model = build_mae(1), build_mae(2)
-    decoder = model.neck.state_dict()['mask_token'].clone()
-    load_backbone(model, save(source, tmp_path / 'a.pth'))
+def test_loads_every_key_of_the_encoder_and_nothing_else(config, tmp_path):
+    cfg, source = Config.fromfile(config), build_mae(1)
+    model = build_model(cfg, save(source, tmp_path / 'a.pth'))
     want, got = source.backbone.state_dict(), model.backbone.state_dict()
     assert all(torch.equal(value, got[key]) for key, value in want.items())
-    assert torch.equal(model.neck.state_dict()['mask_token'], decoder)
-    # a checkpoint of a DDP-wrapped model, without `state_dict`
-    torch.save({f'module.{key}': value for key, value in build_mae(3).state_dict().items()}, tmp_path / 'b.pth')
-    load_backbone(model, tmp_path / 'b.pth')
-    assert torch.equal(model.backbone.cls_token, build_mae(3).backbone.cls_token)
-
-
-def test_refuses_a_checkpoint_that_does_not_fit_and_lists_the_keys(tmp_path):
-    def change(state):
-        del state['backbone.cls_token']
-        state['backbone.extra'] = torch.zeros(1)
-        state['backbone.ln1.weight'] = torch.zeros(3)
-
-    model = build_mae()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match='does not fit the encoder') as caught:
-        load_backbone(model, save(build_mae(1), tmp_path / 'a.pth', change))
-    text = str(caught.value)
-    assert 'missing: backbone.cls_token' in text and 'unexpected: backbone.extra' in text and '(3 keys)' in text
-    assert 'shape: backbone.ln1.weight is (3,), the model wants (16,)' in text
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-    with pytest.raises(ValueError, match=r"keys that start with 'backbone.'.* has only \['neck.'\]"):
-        load_backbone(model, save(model, tmp_path / 'b.pth', lambda state: _keep(state, 'neck.')))
-    with pytest.raises(FileNotFoundError, match='none.pth'):
-        load_backbone(model, tmp_path / 'none.pth')
-    torch.save(dict(a=1), tmp_path / 'c.pth')
-    with pytest.raises(ValueError, match='`checkpoint` must hold a `state_dict`'):
-        load_backbone(model, tmp_path / 'c.pth')
-
-
-def _keep(state, prefix):
-    for key in [key for key in state if not key.startswith(prefix)]:
-        del state[key]
-
-
-class _Evil:
-    def __reduce__(self):
-        return os.mkdir, ('was_here',)
-
-
-class _Reach:
-    """Asks for an attribute that leads out of mmengine's log history."""
-
-    def __reduce__(self):
-        return getattr, (HistoryBuffer, '__init__')
-
-
-def test_a_checkpoint_runs_no_code_and_log_history_is_fine(tmp_path, monkeypatch):
-    import numpy as np
-
-    monkeypatch.chdir(tmp_path)
-    history = HistoryBuffer()
-    history.update(np.float64(1.5))
-    assert load_state_dict(save(build_mae(), tmp_path / 'a.pth', message_hub=dict(log_scalars=dict(loss=history))))
-    for bad in (_Evil(), _Reach()):
-        with pytest.raises(UntrustedCheckpointError):
-            load_state_dict(save(build_mae(), tmp_path / 'b.pth', more=bad))
-    assert not Path('was_here').exists()
+    assert not torch.equal(model.neck.mask_token, source.neck.mask_token)
+    with pytest.raises(CheckpointMismatchError, match=r'missing from the checkpoint \(1\):\n    cls_token'):
+        build_model(cfg, save(source, tmp_path / 'b.pth', lambda state: state.pop('backbone.cls_token')))
+    with pytest.raises(ValueError, match=r"`target` must be an encoder of MAE \(\['student'\]\), but got 'slow'"):
+        build_model(cfg, str(tmp_path / 'a.pth'), 'slow')
 
 
 def test_probe_comes_from_custom_hooks(config):
@@ -139,23 +77,9 @@ def test_options_override_the_hook(config, roots):
     assert report['results'] == probe.run(build_mae(7))
     other = evaluate_features(config, seed=7, cfg_options={'model.backbone.arch.num_layers': 1})
     assert set(other['results']) == {'knn_top1', 'knn_top1_cls', 'knn_top1_avg'}
-    with pytest.raises(ValueError, match="`model` must not have an `init_cfg` of type 'Pretrained'"):
-        evaluate_features(
-            config, cfg_options={'model.backbone.init_cfg': dict(type='Pretrained', checkpoint='somewhere.pth')}
-        )
-
-
-def run_tool(arguments, processes=1):
-    start = ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}'] if processes > 1 else []
-    environment = dict(os.environ, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1')
-    environment['PYTHONPATH'] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get('PYTHONPATH')]))
-    return subprocess.run(
-        [sys.executable, *start, str(TOOL), *map(str, arguments)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    for kind in ('Pretrained', 'mmpl.StrictPretrained'):
+        with pytest.raises(ValueError, match="`model` must not have an `init_cfg` of type 'Pretrained'"):
+            evaluate_features(config, cfg_options={'model.backbone.init_cfg': dict(type=kind, checkpoint='a.pth')})
 
 
 @pytest.mark.slow
@@ -163,13 +87,13 @@ def test_tool_end_to_end(config, roots, tmp_path):
     model = build_mae(5)
     checkpoint = save(model, tmp_path / 'a.pth')
     out = tmp_path / 'results' / 'probe.json'
-    done = run_tool([config, checkpoint, '--linear', '--k', 5, 9, '--out', out])
+    done = run_script(TOOL, config, checkpoint, '--linear', '--k', 5, 9, '--out', out)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(out.read_text())
     expected = FeatureProbe(loader_cfg(roots[0]), loader_cfg(roots[1]), k=[5, 9]).run(model)
     assert report['results'] == expected and report['checkpoint'] == checkpoint and report['seed'] is None
     assert f'linear_top1              {expected["linear_top1"]:6.2f} %' in done.stdout
-    done = run_tool([config, checkpoint, '--random-init'])
+    done = run_script(TOOL, config, checkpoint, '--random-init')
     assert done.returncode == 2 and 'goes without a checkpoint' in done.stderr
 
 
@@ -177,7 +101,7 @@ def test_tool_end_to_end(config, roots, tmp_path):
 @pytest.mark.dist
 def test_tool_on_two_ranks(config, roots, tmp_path):
     out = tmp_path / 'probe.json'
-    done = run_tool([config, '--random-init', '--seed', 3, '--linear', '--out', out], processes=2)
+    done = run_script(TOOL, config, '--random-init', '--seed', 3, '--linear', '--out', out, processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     expected = FeatureProbe(loader_cfg(roots[0]), loader_cfg(roots[1]), k=5).run(build_mae(3))
     assert json.loads(out.read_text())['results'] == expected

@@ -78,12 +78,12 @@ def test_class_without_training_images_counts_as_error():
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (dict(C=0), r'`C` must be finite and > 0, but got 0'),
-        (dict(C=[1.0, -2.0]), r'`C` must be finite and > 0, but got -2'),
+        (dict(C=0), r'`C` must be a number in \(0, inf\), but got 0'),
+        (dict(C=[1.0, -2.0]), r'`C` must be a number in \(0, inf\), but got -2'),
         (dict(C=[]), r'`C` must name at least one'),
-        (dict(holdout=1.0), r'`holdout` must be inside \(0, 1\), but got 1.0'),
-        (dict(max_iter=0), r'`max_iter` must be >= 1, but got 0'),
-        (dict(tol=0), r'`tol` must be > 0, but got 0'),
+        (dict(holdout=1.0), r'`holdout` must be a number in \(0, 1\), but got 1.0'),
+        (dict(max_iter=0), r'`max_iter` must be an integer in \[1, inf\), but got 0'),
+        (dict(tol=0), r'`tol` must be a number in \(0, inf\), but got 0'),
         (dict(train_labels=torch.zeros(10, dtype=torch.long)), r'`train_labels` must hold at least 2 classes'),
         (dict(train_features=torch.full((10, 4), float('nan'))), r'`train_features` must be finite'),
         (dict(val_features=torch.ones(6, 5)), r'`val_features` must have the width'),

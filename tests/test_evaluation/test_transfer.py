@@ -91,7 +91,7 @@ def test_refuses(tmp_path, checkpoint):
     with pytest.raises(FileNotFoundError, match='nowhere.pth does not exist'):
         go(tmp_path / 'nowhere.pth', tmp_path)
     torch.save({'state_dict': {'encoder.weight': torch.ones(2)}}, tmp_path / 'foreign.pth')
-    with pytest.raises(ValueError, match='foreign.pth has no key that starts with `backbone.`'):
+    with pytest.raises(CheckpointMismatchError, match="foreign.pth: checkpoint has no encoder 'student'"):
         go(tmp_path / 'foreign.pth', tmp_path)
     with pytest.raises(ValueError, match='one for each of the 3 seeds, but got 2'):
         go([checkpoint, checkpoint], tmp_path)

@@ -6,31 +6,28 @@ import torch
 from mmpretrain.registry import MODELS
 from torch.utils._python_dispatch import TorchDispatchMode
 
-ARCH = dict(embed_dims=32, num_layers=3, num_heads=4, feedforward_channels=64)
+from mmpl.methods import MSA, PLMAE, Method
+from mmpl.models import MomentumSchedule
+
+ARCH = MSA.tiny()['backbone']['arch']
 
 
-def _extend(cfg: dict, fields: dict) -> dict:
-    common = dict(
-        backbone=dict(type='mmpl.MaskedViT', arch=ARCH, img_size=16, patch_size=4),
-        neck=dict(type='mmpl.TokenDecoder', decoder_embed_dims=24, depth=2, num_heads=4),
-        head=dict(type='mmpl.TokenReconHead'),
-        masking=dict(mask_ratio=0.75),
-    )
-    cfg = common | cfg
+def tiny_cfg(method: type[Method], **fields) -> dict:
+    """The method's tiny config; keyword arguments replace or, for dicts, extend its fields."""
+    cfg = method.tiny()
     for name, value in fields.items():
         cfg[name] = {**cfg.get(name, {}), **value} if isinstance(value, dict) else value
     return cfg
 
 
 def plmae_cfg(**kwargs) -> dict:
-    """A PL-MAE of 16 patches; keyword arguments replace or, for dicts, extend its fields."""
-    label_head = dict(num_prototypes=16, hidden_dims=32, bottleneck_dims=8)
-    return _extend(dict(type='mmpl.PLMAE', label_head=label_head), kwargs)
+    """A PL-MAE of 16 patches."""
+    return tiny_cfg(PLMAE, **kwargs)
 
 
 def msa_cfg(**kwargs) -> dict:
-    """An MSA of 16 patches; keyword arguments replace or, for dicts, extend its fields."""
-    return _extend(dict(type='mmpl.MSA', align_head=dict(hidden_dims=32, out_dims=8)), kwargs)
+    """An MSA of 16 patches."""
+    return tiny_cfg(MSA, **kwargs)
 
 
 def _build(cfg: dict, attach: bool):
@@ -39,6 +36,14 @@ def _build(cfg: dict, attach: bool):
     if attach:
         model.attach_updater('the test')
     return model.train()
+
+
+def move_teachers(model, *momenta: float) -> None:
+    """Take the part of the hook after a step, with these momenta; one for all, or one for each in their order."""
+    teachers = list(model.teachers.values())
+    for teacher, momentum in zip(teachers, momenta * len(teachers) if len(momenta) == 1 else momenta, strict=False):
+        teacher.momentum = MomentumSchedule(momentum, momentum)
+    model.after_step(0.5, epoch=0)
 
 
 def build_plmae(attach: bool = True, **kwargs):

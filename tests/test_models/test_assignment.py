@@ -63,7 +63,7 @@ def test_centering_equals_its_formula_over_steps(unit):
         # two halves of a batch, as gradient accumulation brings them, are one batch for the centre
         centering.observe(embeddings[:10], prototypes)
         centering.observe(embeddings[10:], prototypes)
-        centering.update()
+        centering.after_step(0.5, 0)
         center = 0.9 * center + 0.1 * logits.mean(axis=0)
         np.testing.assert_allclose(centering.center, center, atol=1e-6)
 
@@ -75,7 +75,7 @@ def test_autocast_does_not_reach_the_center(unit, dtype):
         centering = Centering(9)
         with torch.autocast('cpu', dtype, enabled=enabled):
             centering.observe(*unit)
-            centering.update()
+            centering.after_step(0.5, 0)
         assert centering.center.dtype == torch.float32
         centers.append(centering.center)
     assert torch.equal(*centers)
@@ -87,7 +87,7 @@ def test_nothing_seen_moves_no_center(unit):
     centering.center += 1
     centering.observe(*unit)
     centering.forget()
-    centering.update()
+    centering.after_step(0.5, 0)
     assert torch.equal(centering.center, torch.ones(9))
 
 

@@ -76,7 +76,7 @@ def test_from_noise_keeps_the_least():
 
 @pytest.mark.parametrize('ratio', [0, 1, -0.5, 1.5, float('nan')])
 def test_refuses_mask_ratio(ratio):
-    with pytest.raises(ValueError, match=r'`mask_ratio` must be a number in \(0, 1\)'):
+    with pytest.raises(ValueError, match=r'`masking.mask_ratio` must be a number in \(0, 1\)'):
         RandomMasking(mask_ratio=ratio)
 
 
@@ -122,5 +122,5 @@ def test_refuses_to_mask_a_single_patch():
      ('predict_ratio', 1.1, ValueError), ('mask_ratio', '0.75', TypeError), ('seed', -1, ValueError)],
 )  # fmt: skip
 def test_refuses(field, value, error):
-    with pytest.raises(error, match=f'`{field}`'):
+    with pytest.raises(error, match=f'`masking.{field}`'):
         RandomMasking(**{field: value})

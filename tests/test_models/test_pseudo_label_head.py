@@ -58,7 +58,7 @@ def test_chunks_equal_the_whole(chunk_size, assignment):
         loss.backward()
         results.append([loss, tokens.grad, *(p.grad for p in student.parameters()), *stats])
     for whole, chunked in zip(*results, strict=True):
-        torch.testing.assert_close(whole, chunked, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(whole, chunked, rtol=1e-5, atol=1e-6)  # fp32: sums in another order
 
 
 def test_chunks_need_a_quarter_of_the_memory():
@@ -225,13 +225,19 @@ def test_refuses_other_numbers_of_labels():
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [
-        (dict(num_prototypes=1), r'`num_prototypes` must be an integer in \[2, inf\), but got 1'),
-        (dict(student_temp=0), r'`student_temp` must be a number in \(0, inf\), but got 0'),
-        (dict(teacher_temp=-0.1), r'`teacher_temp` must be a number in \(0, inf\)'),
-        (dict(warmup_teacher_temp=0), '`warmup_teacher_temp`'),
-        (dict(warmup_teacher_temp=0.08), '`warmup_teacher_temp`, the start of the schedule, must be at most its end'),
-        (dict(assignment='kmeans'), r"`assignment` must be one of \['centering', 'sinkhorn'\], but got 'kmeans'"),
-        (dict(center_momentum=1.1), '`center_momentum`'),
+        (dict(num_prototypes=1), r'`label_head.num_prototypes` must be an integer in \[2, inf\), but got 1'),
+        (dict(student_temp=0), r'`label_head.student_temp` must be a number in \(0, inf\), but got 0'),
+        (dict(teacher_temp=-0.1), r'`label_head.teacher_temp` must be a number in \(0, inf\)'),
+        (dict(warmup_teacher_temp=0), '`label_head.warmup_teacher_temp`'),
+        (
+            dict(warmup_teacher_temp=0.08),
+            '`label_head.warmup_teacher_temp`, the start of the schedule, must be at most its end',
+        ),
+        (
+            dict(assignment='kmeans'),
+            r"`label_head.assignment` must be one of \['centering', 'sinkhorn'\], but got 'kmeans'",
+        ),
+        (dict(center_momentum=1.1), '`label_head.center_momentum`'),
         (
             dict(teacher_norm='layer'),
             r"`label_head.teacher_norm` must be one of \['batch', 'none', 'position'\], but got 'layer'",
@@ -240,9 +246,9 @@ def test_refuses_other_numbers_of_labels():
             dict(student_norm='position'),
             r"`label_head.student_norm` must be one of \['batch', 'none'\], but got 'position'",
         ),
-        (dict(sinkhorn_iters=0), '`sinkhorn_iters`'),
-        (dict(chunk_size=0), '`chunk_size`'),
-        (dict(warmup_ratio=2), '`warmup_ratio`'),
+        (dict(sinkhorn_iters=0), '`label_head.sinkhorn_iters`'),
+        (dict(chunk_size=0), '`label_head.chunk_size`'),
+        (dict(warmup_ratio=2), '`label_head.warmup_ratio`'),
     ],
 )
 def test_refuses(fields, message):

@@ -1,13 +1,13 @@
 """Teachers: the moving average, what they look at, and that they never learn."""
 
+import math
+
 import pytest
 import torch
+from mmpretrain.registry import MODELS
 
-from mmpl.models import EMATeacher, TeacherView, move_teachers
-from mmpl.models import teacher as teacher_module
-from mmpl.models.masking import RandomMasking
-from mmpl.models.teacher_view import coarser_places
-from tests.test_models.helpers import build_plmae, scramble
+from mmpl.models import RandomMasking, Teacher, TeacherView
+from tests.test_models.helpers import build_plmae, move_teachers, plmae_cfg, scramble
 
 
 def test_the_average_follows_its_formula_in_float64():
@@ -20,7 +20,7 @@ def test_the_average_follows_its_formula_in_float64():
         for parameter in students.values():
             parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
         momenta = 0.9 + step / 1000, 0.99 + step / 10000
-        model.update_teachers(*momenta)
+        move_teachers(model, *momenta)
         for average, momentum in ((label, momenta[0]), (recon, momenta[1])):
             for name, value in average.items():
                 value.mul_(momentum).add_(students[name].detach().double(), alpha=1 - momentum)
@@ -43,41 +43,53 @@ def test_teachers_start_as_the_student_and_stay_in_evaluation_mode():
     assert not any(module.training for module in model.recon_teacher.modules())
 
 
-def test_a_shared_head_stays_shared_and_moves_once():
-    model = build_plmae(share_label_head=True)
-    assert model.label_heads['cls'] is model.label_heads['data']
-    assert model.label_teacher.heads['cls'] is model.label_teacher.heads['data']
-    assert model.label_teacher.assigners['cls'] is not model.label_teacher.assigners['data']
-    before = model.label_teacher.heads['cls'].prototypes.clone()
-    model.label_heads['cls'].prototypes.data += 1
-    model.update_teachers(0.75, 1)
-    torch.testing.assert_close(model.label_teacher.heads['cls'].prototypes, before + 0.25)
+def test_momentum_zero_copies_even_over_nan():
+    model = build_plmae()
+    for parameter in model.recon_teacher.parameters():
+        parameter.fill_(float('nan'))
+    model.copy_to_teachers(['recon_teacher'])
+    for name, parameter in model.recon_teacher.named_parameters():
+        assert torch.equal(parameter, model.get_parameter(name)), name
 
 
-def test_older_torch_moves_the_same(monkeypatch):
-    results = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        model = build_plmae()
-        for parameter in model.backbone.parameters():
-            parameter.data += 1
-        model.update_teachers(0.9, 0.99)
-        results.append([p.clone() for p in model.parameters()])
-        monkeypatch.setattr(teacher_module, 'hasattr', lambda *args: False, raising=False)
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+def test_a_teacher_that_moves_once_an_epoch_does_so_and_remembers_it():
+    student = torch.nn.Linear(2, 2)
+    fields = dict(start=0.96, end=0.99, every='epoch')
+    teacher = Teacher(fields, backbone=student)
+    moves, weight = [], teacher.backbone.weight.double().clone()
+    for step in range(1, 13):  # three epochs of four steps
+        student.weight.data += 1
+        if step == 4:
+            continue  # a step that is not taken: the move follows with the next one
+        before = teacher.backbone.weight.clone()
+        teacher.after_step(step / 12, step // 4)
+        if not torch.equal(teacher.backbone.weight, before):
+            moves.append(step)
+            momentum = 0.96 + 0.03 * (1 - math.cos(math.pi * step / 12)) / 2
+            weight = momentum * weight + (1 - momentum) * student.weight.detach().double()
+        if step == 6:
+            resumed = Teacher(fields, backbone=student)
+            resumed.load_state_dict(teacher.state_dict())
+            teacher = resumed
+    assert moves == [5, 8, 12]
+    torch.testing.assert_close(teacher.backbone.weight.double(), weight, rtol=0, atol=1e-6)
 
 
-def test_refuses_a_teacher_of_another_student():
-    teacher = EMATeacher(net=torch.nn.Linear(2, 2))
-    with pytest.raises(KeyError, match=r"a teacher has parameters that its student lacks: \['net.bias'\]"):
-        move_teachers([(teacher, 0.9)], dict(net=torch.nn.Linear(2, 2, bias=False)))
+def test_a_teacher_may_start_on_its_own():
+    model = MODELS.build(plmae_cfg())
+    teacher = Teacher(dict(start=0.9), starts_as='own', backbone=model.backbone)
+    model.init_weights()
+    teacher.init_copies()
+    own, student = teacher.backbone.layers[0].ffn.layers[1].weight, model.backbone.layers[0].ffn.layers[1].weight
+    assert not torch.equal(own, student)
+    assert own.std().item() == pytest.approx(student.std().item(), rel=0.1), 'drawn as the student is'
 
 
 @pytest.mark.parametrize('momentum', [-0.1, 1.1, float('nan')])
 def test_refuses_momentum(momentum):
     student = torch.nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r'`momentum` must be a number in \[0, 1\]'):
-        EMATeacher(net=student).update(dict(net=student), momentum)
+        Teacher(dict(start=0.9), net=student).move(momentum)
 
 
 def test_full_view_picks_the_places():
@@ -112,17 +124,3 @@ def test_folds_view_is_each_fold_encoded_by_itself():
 def test_refuses_folds_that_do_not_come_out_even():
     with pytest.raises(ValueError, match=r'138 masked patches do not split into folds of 58.*0\.75'):
         TeacherView.check_folds(138, 58)
-
-
-@pytest.mark.parametrize(('fine', 'coarse'), [(4, 2), (14, 7), (14, 10), (5, 3)])
-def test_coarser_places_hold_the_centres(fine, coarse):
-    places = coarser_places(fine**2, coarse)
-    for place, found in enumerate(places.tolist()):
-        row, column = divmod(place, fine)
-        at_row, at_column = divmod(found, coarse)
-        for centre, at in ((row, at_row), (column, at_column)):
-            assert at <= (centre + 0.5) / fine * coarse < at + 1
-
-
-def test_a_grid_of_the_same_size_needs_no_places():
-    assert coarser_places(196, 14) is None

@@ -1,5 +1,7 @@
 """Targets and distances of the reconstruction head against plain formulas."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from mmpl.models.codebook import OnlineCodebook
 from mmpl.models.heads import TokenReconHead
-from mmpl.models.heads.token_recon_head import standardise_channels
 from mmpl.models.masking import RandomMasking
+from mmpl.models.standardise import standardise_channels
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def masks():
 def test_feature_loss(masks, loss):
     head = TokenReconHead(loss=loss, beta=0.7, embed_dims=8)
     pred, tokens = torch.randn(4, 6, 8), 3 * torch.randn(4, 6, 8) + 1
-    target = head.token_targets(tokens, masks)
+    target = head.normalise(tokens, masks)
     x = tokens.double().numpy()
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(target, x, atol=1e-5)
@@ -43,7 +45,7 @@ def test_batch_norm_of_targets():
 
 def test_position_norm_of_targets(masks):
     head, tokens = TokenReconHead(target_norm='position', embed_dims=8), 3 * torch.randn(4, 6, 8) + 1
-    target = head.token_targets(tokens, masks)
+    target = head.normalise(tokens, masks)
     for place in range(16):
         here = masks.ids_predict == place
         if here.sum() == 0:
@@ -55,8 +57,8 @@ def test_position_norm_of_targets(masks):
 
 def test_position_layer_norm_of_targets(masks):
     tokens = 3 * torch.randn(4, 6, 8) + 1
-    placed = TokenReconHead(target_norm='position', embed_dims=8).token_targets(tokens, masks).numpy()
-    got = TokenReconHead(target_norm='position_layer', embed_dims=8).token_targets(tokens, masks).numpy()
+    placed = TokenReconHead(target_norm='position', embed_dims=8).normalise(tokens, masks).numpy()
+    got = TokenReconHead(target_norm='position_layer', embed_dims=8).normalise(tokens, masks).numpy()
     spread = np.sqrt(placed.var(-1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(got, (placed - placed.mean(-1, keepdims=True)) / spread, rtol=1e-4, atol=1e-5)
     assert np.abs(got - placed).max() > 0.1
@@ -64,13 +66,13 @@ def test_position_layer_norm_of_targets(masks):
 
 def test_no_norm_leaves_targets_alone(masks):
     tokens = torch.randn(4, 6, 8)
-    assert torch.equal(TokenReconHead(target_norm='none', embed_dims=8).token_targets(tokens, masks), tokens)
+    assert torch.equal(TokenReconHead(target_norm='none', embed_dims=8).normalise(tokens, masks), tokens)
 
 
 def test_discrete_loss_is_the_cross_entropy_with_the_nearest_code(masks):
     head = TokenReconHead(target='discrete', embed_dims=8, num_codes=12).eval()
     pred, tokens = torch.randn(4, 6, 8), torch.randn(4, 6, 8)
-    codes = head.token_targets(tokens, masks)
+    codes = head.targets(None, masks, SimpleNamespace(masked_features=tokens))
     similarity = F.cosine_similarity(F.layer_norm(tokens, (8,))[..., None, :], head.codebook.codes, dim=-1)
     assert torch.equal(codes, similarity.argmax(-1))
     expected = F.cross_entropy(head.classifier(pred).flatten(0, 1), codes.flatten())
@@ -85,19 +87,20 @@ def test_codebook_finds_clusters():
     for _ in range(60):
         tokens = centres.repeat(32, 1) + 0.02 * torch.randn(256, 16, generator=generator)
         book(tokens)
-        book.update()
+        book.after_step(0.5, 0)
     codes = book.eval()(centres)
     assert len(set(codes.tolist())) == 8
     assert (book.codes @ centres.t()).max(0).values.min() > 0.98
 
 
 def test_codebook_follows_its_formula():
-    book = OnlineCodebook(2, 2, momentum=0.8, min_share=0)
+    book = OnlineCodebook(2, 2, momentum=0.8)
+    book.MIN_SHARE = 0
     book.codes.copy_(torch.eye(2))
     book.share.fill_(0.5)
     tokens = F.normalize(torch.tensor([[1.0, 0.2], [1.0, -0.1], [0.1, 1.0]]), dim=-1)
     book.train()(tokens)
-    book.update()
+    book.after_step(0.5, 0)
     mean = F.normalize(tokens[:2].mean(0), dim=-1)
     expected = F.normalize(0.8 * torch.tensor([1.0, 0.0]) + 0.2 * mean, dim=-1)
     torch.testing.assert_close(book.codes[0], expected)
@@ -109,22 +112,39 @@ def test_codebook_that_saw_nothing_stays():
     before = book.codes.clone()
     book(torch.randn(5, 3))
     book.forget()
-    book.update()
+    book.after_step(0.5, 0)
     assert torch.equal(book.codes, before)
 
 
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [
-        (dict(target='tokens'), r"`target` must be one of \['discrete', 'feature', 'pixel'\], but got 'tokens'"),
+        (dict(target='tokens'), r"`head.target` must be one of \['discrete', 'feature', 'pixel'\], but got 'tokens'"),
         (dict(loss='l3'), '`head.loss` must be one of'),
-        (dict(target_norm='instance'), '`target_norm` must be one of'),
-        (dict(target_blocks=0), '`target_blocks`'),
-        (dict(beta=0), '`beta`'),
-        (dict(target='discrete', num_codes=1), '`num_codes`'),
-        (dict(target='discrete', codebook_momentum=-1), '`codebook_momentum`'),
+        (dict(target_norm='instance'), '`head.target_norm` must be one of'),
+        (dict(target_blocks=0), '`head.target_blocks`'),
+        (dict(beta=0), '`head.beta`'),
+        (dict(target='discrete', num_codes=1), '`head.num_codes`'),
+        (dict(target='discrete', codebook_momentum=-1), '`head.codebook_momentum`'),
     ],
 )
 def test_refuses(fields, message):
     with pytest.raises(ValueError, match=message):
+        TokenReconHead(**fields)
+
+
+@pytest.mark.parametrize(
+    ('fields', 'message'),
+    [
+        (dict(target='pixel', loss='l2'), '`head.loss` is not a field of PixelTarget: its fields are'),
+        (dict(target='discrete', beta=1.0), '`head.beta` is not a field of CodebookTarget'),
+        (dict(norm_pix=True), '`head.norm_pix` is not a field of FeatureTarget'),
+        (
+            dict(target_blcks=2),
+            '`head.target_blcks` is not a field of FeatureTarget: did you mean `head.target_bl',
+        ),
+    ],
+)
+def test_refuses_fields_of_other_targets(fields, message):
+    with pytest.raises(TypeError, match=message):
         TokenReconHead(**fields)

@@ -67,7 +67,7 @@ CASES = [
     (EVALUATE, 'work/config.py no.pth', NO_CHECKPOINT),
     (EVALUATE, 'work/config.py text.pth', TEXT),
     (EVALUATE, 'work/config.py text.pth --trust', TEXT),
-    (EVALUATE, 'work/config.py wrong.pth', r'does not fit the encoder .*missing: .* and \d+ more'),
+    (EVALUATE, 'work/config.py wrong.pth', r'does not fit the module.*missing from the checkpoint .* and \d+ more'),
     (EVALUATE, 'work/config.py --k 0', '`k`'),
     (COMPARE, '--config no.py --table', NO_CONFIG),
     (COMPARE, '--table --out no', r'no result in no.runs is one of .*compare_methods\.py as it is now'),

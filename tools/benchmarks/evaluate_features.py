@@ -18,7 +18,7 @@ from mmengine.dist import get_rank
 from mmpl.compat import add_trust_argument, set_load_policy
 from mmpl.compat.launch import init_distributed, shutdown_distributed
 from mmpl.evaluation import evaluate_features
-from mmpl.evaluation.features import POOLS, TARGETS
+from mmpl.evaluation.features import POOLS
 from mmpl.utils.user_errors import user_errors
 
 
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seed', type=int, default=0, help='seed of the random initialisation (default: 0)')
     parser.add_argument('--probe-config', help='take the FeatureProbeHook from this config instead')
     parser.add_argument('--pool', nargs='+', choices=POOLS, help='poolings of the tokens')
-    parser.add_argument('--target', choices=TARGETS, help='whose features')
+    parser.add_argument('--target', help="whose features: the student's, or a teacher's attribute in the model")
     parser.add_argument('--k', nargs='+', type=int, help='numbers of neighbours')
     parser.add_argument('--temperature', type=float, help="temperature of the neighbours' weights")
     parser.add_argument('--linear', action='store_true', help='also train a linear probe')
@@ -53,20 +53,8 @@ def main() -> None:
     set_load_policy(args.trust)
     if int(os.environ.get('WORLD_SIZE', '1')) > 1:
         init_distributed('pytorch')
-    report = evaluate_features(
-        args.config,
-        args.checkpoint,
-        probe_config=args.probe_config,
-        seed=args.seed,
-        pool=args.pool,
-        k=args.k,
-        temperature=args.temperature,
-        linear=args.linear,
-        C=args.C,
-        target=args.target,
-        max_train_images=args.max_train_images,
-        cfg_options=args.cfg_options,
-    )
+    options = {name: value for name, value in vars(args).items() if name not in ('random_init', 'out', 'trust')}
+    report = evaluate_features(**options)
     if get_rank() == 0:
         print(f'{args.checkpoint or f"random initialisation, seed {args.seed}"} ({report["target"]})')
         for name, value in report['results'].items():

@@ -1,4 +1,4 @@
-"""Export the encoder of a PL-MAE checkpoint to mmpretrain, timm or Hugging Face.
+"""Export an encoder of a checkpoint to mmpretrain, timm or Hugging Face.
 
 python tools/model_converters/export_backbone.py work_dirs/run/epoch_400.pth vit.pth --source student --to timm
 """
@@ -6,7 +6,7 @@ python tools/model_converters/export_backbone.py work_dirs/run/epoch_400.pth vit
 import argparse
 
 from mmpl.compat import add_trust_argument, set_load_policy
-from mmpl.export.backbone import SOURCES, TARGETS, export_backbone
+from mmpl.export.backbone import LIBRARIES, export_backbone
 from mmpl.utils.user_errors import user_errors
 
 
@@ -15,8 +15,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', help='checkpoint file of a pre-training run')
     parser.add_argument('out', help='file to write (mmpretrain, timm) or directory (huggingface)')
-    parser.add_argument('--source', choices=list(SOURCES), default='student', help='which encoder (default: student)')
-    parser.add_argument('--to', choices=list(TARGETS), default='mmpretrain', help='library (default: mmpretrain)')
+    parser.add_argument(
+        '--source', default='student', help="which encoder: the student (default) or a teacher's attribute in the model"
+    )
+    parser.add_argument('--to', choices=list(LIBRARIES), default='mmpretrain', help='library (default: mmpretrain)')
     parser.add_argument('--num-heads', type=int, help='attention heads, if the checkpoint carries no config')
     parser.add_argument(
         '--verify',

@@ -24,5 +24,6 @@ model = dict(
         temperature=0.2,
     ),
     tokens_align_head=dict(loss='cosine'),  # of data tokens; further fields in which it differs from align_head
+    momentum_align=dict(start=0.996, end=1.0),  # BYOL's, cosine over the run
     loss_weights=dict(recon=1.0, align_cls=1.0, align_tokens=1.0),
 )

@@ -33,13 +33,13 @@ model = dict(
         center_momentum=0.9,
         student_norm='none',  # 'none' | 'batch'
         teacher_norm='none',  # 'none' | 'batch' | 'position': young encoders need one, see docs/evidence.md
-        chunk_size=4096,
-    ),  # tokens whose logits are in memory at once
+        chunk_size=4096,  # tokens whose logits are in memory at once
+    ),
     data_label_head=dict(),  # fields in which the head of data tokens differs from label_head
-    share_label_head=False,
     data_tokens='visible',  # 'visible' | 'masked' | 'all'
     teacher_input='full',  # 'full' | 'folds'
-    label_teacher_size=None,  # side in pixels of the images for the labelling teacher, if not img_size
     single_teacher=False,
+    momentum_label=dict(start=0.996, end=1.0),  # labelling teacher, cosine over the run
+    momentum_recon=dict(start=0.9995, end=1.0),  # reconstruction teacher
     loss_weights=dict(recon=1.0, label_cls=1.0, label_data=1.0),
 )

@@ -10,9 +10,10 @@ model = dict(
     neck=dict(type='mmpl.TokenDecoder', decoder_embed_dims=96, depth=1, num_heads=3),
     head=dict(type='mmpl.TokenReconHead', target='pixel', norm_pix=True),
     align_head=dict(hidden_dims=256, out_dims=64, temperature=0.2, norm='batch'),
+    momentum_align=dict(start=0.9, end=1.0),
     loss_weights=dict(align_cls=1.0, align_tokens=0.1),
 )
-custom_hooks = [dict(type='mmpl.DualTeacherHook', momentum_align=dict(start=0.9, end=1.0))]
+custom_hooks = [dict(type='mmpl.DualTeacherHook')]
 
 views = dict(
     type='mmpl.TwoViews',

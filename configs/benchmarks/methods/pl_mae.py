@@ -20,14 +20,10 @@ model = dict(
         teacher_temp=0.025,
     ),
     data_label_head=dict(teacher_norm='position'),
+    momentum_label=dict(start=0.9, end=1.0),
+    momentum_recon=dict(start=0.999, end=1.0),
     loss_weights=dict(label_cls=2.0, label_data=0.1),
 )
-custom_hooks = [
-    dict(
-        type='mmpl.DualTeacherHook',
-        momentum_label=dict(start=0.9, end=1.0),
-        momentum_recon=dict(start=0.999, end=1.0),
-    )
-]
+custom_hooks = [dict(type='mmpl.DualTeacherHook')]
 train_dataloader = dict(batch_size=64)
 optim_wrapper = dict(optimizer=dict(lr=3e-3))

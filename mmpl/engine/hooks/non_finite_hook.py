@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from mmpl.checkpoints import files as checkpoint_files
 from mmpl.compat import load_checkpoint
 from mmpl.engine.optimizers.guarded_wrapper import GuardedOptimWrapper
-from mmpl.models.masking import RandomMasking
 from mmpl.registry import HOOKS
 from mmpl.utils.dist import unwrapped
 from mmpl.utils.fields import check_choice, check_number
@@ -198,11 +197,7 @@ def agree(names: list[str]) -> list[str]:
 
 
 def forget_observations(model: nn.Module) -> None:
-    """Drop what centres and codebooks have seen since the last step.
-
-    Args:
-        model (nn.Module): Those of its modules that have a ``forget`` are asked to.
-    """
+    """Drop what parts such as centres and codebooks have seen since the last step: those that have a ``forget``."""
     for module in model.modules():
         if callable(getattr(module, 'forget', None)):
             module.forget()
@@ -293,10 +288,8 @@ def first_bad_layer(runner: Runner, model: nn.Module, data_batch: Any) -> str:
         return hook
 
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    masks = [(module, module._step) for module in model.modules() if isinstance(module, RandomMasking)]
-    tracked = {
-        key: model.__dict__[key] for key in ('track_health', 'health_stats', 'target_norm') if key in model.__dict__
-    }
+    counters = [module for module in model.modules() if callable(getattr(module, 'rewind', None))]
+    tracked = {key: model.__dict__[key] for key in ('track_health', 'last_figures') if key in model.__dict__}
     handles = [
         module.register_forward_hook(note(name))
         for name, module in model.named_modules()
@@ -304,8 +297,8 @@ def first_bad_layer(runner: Runner, model: nn.Module, data_batch: Any) -> str:
     ]
     try:
         with preserve_rng_state():
-            for module, step in masks:
-                module._step = max(0, step - 1)  # the masks of the step that failed
+            for counter in counters:
+                counter.rewind(1)  # the masks of the step that failed
             if hasattr(runner.train_loop, 'seed_iteration'):
                 runner.train_loop.seed_iteration()
             if 'track_health' in tracked:
@@ -319,8 +312,8 @@ def first_bad_layer(runner: Runner, model: nn.Module, data_batch: Any) -> str:
             handle.remove()
         for buffer, value in buffers:
             buffer.copy_(value)
-        for module, step in masks:
-            module._step = step
+        for counter in counters:
+            counter.rewind()
         for key, value in tracked.items():
             setattr(model, key, value)
     return first[0] if first else ''

@@ -1,7 +1,7 @@
 """A hook that probes the frozen features while pre-training goes on."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
@@ -9,7 +9,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmpl.evaluation.probe import FeatureProbe
 from mmpl.registry import HOOKS
 from mmpl.utils.dist import unwrapped
-from mmpl.utils.fields import check_choice, check_number
+from mmpl.utils.fields import Count, checked
 from mmpl.utils.seeds import preserve_rng_state
 
 
@@ -31,34 +31,28 @@ class FeatureProbeHook(Hook):
         train_dataloader: Dataloader config of the labelled training images, see
             :class:`mmpl.evaluation.FeatureProbe`.
         val_dataloader: Dataloader config of the images to score.
-        interval: Probe every that many epochs (or iterations), >= 1.
+        interval: Probe every that many epochs (or iterations).
         by_epoch: Whether ``interval`` counts epochs.
         before_train: Also probe before the first step: the baseline of random initialisation. Not repeated on resume.
         linear: True: a linear probe each time; 'last': only at the start (``before_train``) and at the end; False: kNN
             only.
-        **probe: Options of :class:`mmpl.evaluation.FeatureProbe`: ``pool``, ``k``, ``temperature``, ``C``, ``holdout``,
-            ``max_iter``, ``tol``, ``max_train_images``, ``target``, ``seed``.
-
-    Raises:
-        TypeError: If an option has the wrong type or does not exist.
-        ValueError: If an option is outside its range.
+        **probe: Further options of :class:`mmpl.evaluation.FeatureProbe`.
     """
 
     # After the teachers moved (NORMAL) and the step was logged (BELOW_NORMAL), before the checkpoint (VERY_LOW).
     priority = 'LOW'
 
+    @checked()
     def __init__(
         self,
         train_dataloader: dict,
         val_dataloader: dict,
-        interval: int = 1,
+        interval: Count = 1,
         by_epoch: bool = True,
         before_train: bool = True,
-        linear: bool | str = True,
+        linear: Literal[True, False, 'last'] = True,
         **probe: Any,
     ) -> None:
-        check_number('interval', interval, 1, integer=True)
-        check_choice('linear', linear, (True, False, 'last'))
         self.interval = interval
         self.by_epoch = by_epoch
         self.probe_before_train = before_train
@@ -66,14 +60,7 @@ class FeatureProbeHook(Hook):
         self.probe = FeatureProbe(train_dataloader, val_dataloader, linear=bool(linear), **probe)
 
     def before_train(self, runner: Runner) -> None:
-        """Build the dataloaders, so that a fault in them shows at once, and probe the untrained model.
-
-        Args:
-            runner: The runner.
-
-        Raises:
-            ValueError: If epochs are to be counted in a loop that has none, or the datasets do not fit the options.
-        """
+        """Build the dataloaders, so that a fault in them shows at once, and probe the untrained model."""
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise ValueError('`by_epoch` must be False in an iteration-based training loop, but got True')
         model = unwrapped(runner.model)
@@ -83,11 +70,7 @@ class FeatureProbeHook(Hook):
             self._run(runner, epoch=0, iteration=0, edge=True)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Probe every ``interval`` epochs and after the last.
-
-        Args:
-            runner: The runner.
-        """
+        """Probe every ``interval`` epochs and after the last."""
         last = self.is_last_train_epoch(runner)
         if self.by_epoch and (last or self.every_n_epochs(runner, self.interval)):
             self._run(runner, epoch=runner.epoch + 1, iteration=runner.iter, edge=last)
@@ -99,14 +82,7 @@ class FeatureProbeHook(Hook):
         data_batch: dict | tuple | list | None = None,
         outputs: dict | Sequence | None = None,
     ) -> None:
-        """Probe every ``interval`` iterations and after the last.
-
-        Args:
-            runner: The runner.
-            batch_idx: Index of the batch.
-            data_batch: Not used.
-            outputs: Not used.
-        """
+        """Probe every ``interval`` iterations and after the last."""
         last = self.is_last_train_iter(runner)
         if not self.by_epoch and (last or self.every_n_train_iters(runner, self.interval)):
             self._run(runner, epoch=runner.epoch, iteration=runner.iter + 1, edge=last)

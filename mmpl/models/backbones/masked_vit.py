@@ -1,5 +1,7 @@
 """The vision transformer that encodes any subset of an image's patches."""
 
+from typing import Any
+
 import torch
 from mmpretrain.models.backbones import VisionTransformer
 from mmpretrain.models.selfsup import MAEViT
@@ -12,59 +14,41 @@ from mmpl.checkpoints.strict_pretrained import loads_weights
 from mmpl.models.arch import check_arch, check_patches
 from mmpl.models.masking import gather_tokens
 from mmpl.registry import MODELS
+from mmpl.utils.fields import Count, checked
 
 
 @MODELS.register_module()
 class MaskedViT(MAEViT):
     """mmpretrain's MAE vision transformer, with masks given from outside.
 
-    Student and teachers are this one class: the student encodes the visible
-    patches, a teacher the whole image or its folds. The parameters and their
-    names are those of mmpretrain's ``VisionTransformer``.
+    Student and teachers are this one class: the student encodes the visible patches, a teacher the whole image or its
+    folds. The parameters and their names are those of mmpretrain's ``VisionTransformer``.
 
     Args:
-        img_size (int): Side of the square input images in pixels.
-            Defaults to 224.
-        patch_size (int): Side of a square patch in pixels. Defaults to 16.
-        embed_visible_only (bool): Embed only the patches that are encoded.
-            Saves the work on masked patches; the result equals the other
-            form's up to rounding, so the default keeps MAE's arithmetic.
-            Needs a ``patch_cfg`` that embeds each patch by itself and without
-            a norm. Defaults to False.
-        with_cp (bool): Recompute activations in the backward pass instead of
-            keeping them. Defaults to False.
-        **kwargs: As ``mmpretrain.models.MAEViT``, but for ``mask_ratio``,
-            which belongs to :class:`mmpl.models.RandomMasking`.
-
-    Raises:
-        ValueError: If ``img_size`` is not a multiple of ``patch_size`` or
-            makes more than 2^20 patches, a field of ``arch`` is impossible,
-            ``final_norm`` is False, or ``patch_cfg`` does not go with
-            ``embed_visible_only``.
-        TypeError: If ``img_size``, ``patch_size`` or a field of ``arch`` is
-            not an integer, or ``mask_ratio`` is given here.
+        arch: As in mmpretrain's ``VisionTransformer``.
+        img_size: Side of the square input images in pixels, a multiple of ``patch_size``.
+        patch_size: Side of a square patch in pixels.
+        embed_visible_only: Embed only the patches that are encoded. Saves the work on masked patches; the result equals
+            the other form's up to rounding, so the default keeps MAE's arithmetic. Needs a ``patch_cfg`` that embeds
+            each patch by itself and without a norm.
+        with_cp: Recompute activations in the backward pass instead of keeping them.
+        **kwargs: As ``mmpretrain.models.MAEViT``, but for ``mask_ratio``, which belongs to
+            :class:`mmpl.models.RandomMasking`, and ``final_norm``, which must be True.
     """
 
+    @checked('backbone')
     def __init__(
         self,
         arch: str | dict = 'b',
-        img_size: int = 224,
-        patch_size: int = 16,
+        img_size: Count = 224,
+        patch_size: Count = 16,
         embed_visible_only: bool = False,
         with_cp: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         if 'mask_ratio' in kwargs:
             raise TypeError(
                 '`backbone.mask_ratio` is not a field of MaskedViT: set `masking=dict(mask_ratio=...)` of the model'
-            )
-        for field, value in (('img_size', img_size), ('patch_size', patch_size)):
-            if not isinstance(value, int) or value < 1:
-                raise TypeError(f"`{field}` must be a positive integer (a square's side), but got {value!r}")
-        if img_size % patch_size:
-            raise ValueError(
-                f'`img_size` must be a multiple of `patch_size` {patch_size}, but got {img_size}; '
-                f'the nearest are {img_size // patch_size * patch_size} and {-(-img_size // patch_size) * patch_size}'
             )
         check_patches(img_size, patch_size)
         check_arch(arch)
@@ -99,15 +83,10 @@ class MaskedViT(MAEViT):
             super().init_weights()
 
     def forward(self, x: Tensor, ids: Tensor | None = None) -> tuple[Tensor, ...] | Tensor:
-        """Encode images, or the patches of them that ``ids`` names.
-
-        Args:
-            x (Tensor): Normalised images, (B, 3, H, W).
-            ids (Tensor, optional): Patches to encode, (B·R, L).
+        """Encode images, (B, C, H, W), or the patches of them that ``ids``, (B·R, L), names.
 
         Returns:
-            tuple[Tensor] | Tensor: Without ``ids`` what mmpretrain's
-            ``VisionTransformer`` returns (by default one tensor of raw tokens,
+            Without ``ids`` what mmpretrain's ``VisionTransformer`` returns (by default one tensor of raw tokens,
             (B, 1+N, D)); with them the normed tokens, (B·R, 1+L, D).
         """
         if ids is None:
@@ -118,15 +97,12 @@ class MaskedViT(MAEViT):
         """Encode images or subsets of their patches, with the last blocks' outputs.
 
         Args:
-            images (Tensor): Normalised images, (B, 3, H, W).
-            ids (Tensor, optional): Patches to encode, (B·R, L); row
-                ``b * R + r`` belongs to image b. None encodes all N patches.
-            last_blocks (int): How many of the last blocks' outputs to return.
+            images: Normalised images, (B, C, H, W).
+            ids: Patches to encode, (B·R, L); row ``b * R + r`` belongs to image b. None encodes all N patches.
+            last_blocks: How many of the last blocks' outputs to return.
 
         Returns:
-            tuple[Tensor, list[Tensor]]: Tokens after the final norm,
-            (B·R, 1+L, D), and the raw outputs of the last blocks, each of the
-            same shape.
+            Tokens after the final norm, (B·R, 1+L, D), and the raw outputs of the last blocks, each of the same shape.
         """
         x = self._embed(images, ids)
         cls_token = self.cls_token + self.pos_embed[:, :1, :]

@@ -2,6 +2,15 @@
 
 from .align_head import AlignHead, AlignStats
 from .pseudo_label_head import LabelStats, PseudoLabelHead
-from .token_recon_head import TokenReconHead
+from .token_recon_head import CodebookTarget, FeatureTarget, PixelTarget, TokenReconHead
 
-__all__ = ['AlignHead', 'AlignStats', 'LabelStats', 'PseudoLabelHead', 'TokenReconHead']
+__all__ = [
+    'AlignHead',
+    'AlignStats',
+    'CodebookTarget',
+    'FeatureTarget',
+    'LabelStats',
+    'PixelTarget',
+    'PseudoLabelHead',
+    'TokenReconHead',
+]

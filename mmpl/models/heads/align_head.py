@@ -1,7 +1,10 @@
-"""The alignment head: how far the student's tokens are from the teacher's view of the same image or place."""
+"""The alignment head: how far the student's tokens are from the teacher's view of the same image or place.
+
+Shape legend: L tokens of the student, L' of the teacher, D token dims, E embedding dims.
+"""
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from mmengine.dist import get_rank
@@ -13,21 +16,33 @@ from torch.nn.init import trunc_normal_
 from mmpl.models.standardise import unit_vectors
 from mmpl.registry import MODELS
 from mmpl.utils.dist import global_concat, global_sum
-from mmpl.utils.fields import check_choice, check_number
+from mmpl.utils.fields import Count, Positive, checked
+from mmpl.utils.figures import Chart, Figure
 
-ALIGN_LOSSES = ('infonce', 'cosine')
-ALIGN_NORMS = ('none', 'batch')
+from .mlp import mlp
+
+ALIGNMENT = Chart(
+    'Alignment of student and teacher',
+    'Cosine between what the student predicts and what the teacher sees (solid), and how far the teacher tells '
+    'tokens apart (dashed: 0 means that all have one embedding, which is collapse).',
+)
+RECOGNITION = Chart(
+    'Recognition among the batch',
+    "How often the own image's embedding by the teacher is the nearest to what the student predicts.",
+    'share',
+)
+ADVICE = 'Try a higher `momentum_align`, a lower learning rate or less weight for what is aligned.'
 
 
 class AlignStats(NamedTuple):
     """Sums over tokens from which the health of an alignment is read.
 
     Attributes:
-        count (Tensor): Number of tokens, ().
-        cosine (Tensor): Sum of the cosines between student and teacher, ().
-        agreement (Tensor): Tokens whose own teacher token is the nearest of
-            all, (); NaN with ``'cosine'``, which compares no other token.
-        mean (Tensor): Sum of the teacher's unit embeddings, (E,).
+        count: Number of tokens, ().
+        cosine: Sum of the cosines between student and teacher, ().
+        agreement: Tokens whose own teacher token is the nearest of all, (); NaN with ``'cosine'``, which compares no
+            other token.
+        mean: Sum of the teacher's unit embeddings, (E,).
     """
 
     count: Tensor
@@ -36,11 +51,7 @@ class AlignStats(NamedTuple):
     mean: Tensor
 
     def figures(self) -> dict[str, float]:
-        """``cosine``, ``spread``, and with ``'infonce'`` ``agreement``; nothing without a token.
-
-        ``spread`` is 1 minus the squared length of the mean unit embedding: 0
-        means that all tokens have one embedding (collapse).
-        """
+        """What :attr:`AlignHead.FIGURES` declares; ``agreement`` only with ``'infonce'``, nothing without a token."""
         count = self.count.item()
         if count == 0:
             return {}
@@ -56,67 +67,54 @@ class AlignStats(NamedTuple):
 class AlignHead(BaseModule):
     """Projects tokens, and pulls the student's towards the teacher's.
 
-    Student and teacher hold a projector each, the student a predictor on top
-    (the structure is BYOL's, section 3.2; MSA leaves it open, so it is our
-    choice). D token dims, E dims of an embedding.
+    Student and teacher hold a projector each, the student a predictor on top (the structure is BYOL's, section 3.2; MSA
+    leaves it open, so it is our choice).
 
-    - ``'infonce'``: a token has to find its own teacher token among those of
-      the joint batch; inter-image discrimination, for class tokens (MSA).
+    - ``'infonce'``: a token has to find its own teacher token among those of the joint batch; inter-image
+      discrimination, for class tokens (MSA).
     - ``'cosine'``: 1 - cosine; spatial perception, for data tokens (MSA).
 
     Args:
-        in_dims (int): D.
-        loss (str): ``'infonce'`` or ``'cosine'``.
-        num_layers (int): Layers of the projector. Defaults to 2.
-        hidden_dims (int): Hidden width of projector and predictor. Defaults
-            to 2048.
-        out_dims (int): E. Defaults to 256.
-        temperature (float): Of ``'infonce'``, above 0. Defaults to 0.2 (MoCo
-            v3, section 3).
-        norm (str): ``'batch'`` standardises each channel of student's and
-            teacher's embeddings over all tokens of the joint batch before they
-            are L2-normalised, without affine parameters, as the batch
-            normalisation at the end of MoCo v3's projector does; ``'none'``
-            does not (our choice). Defaults to ``'none'``.
-        init_cfg (dict, optional): Initialisation.
-
-    Raises:
-        TypeError: If a field has the wrong type.
-        ValueError: If a field is outside of what is allowed.
+        in_dims: D.
+        loss: ``'infonce'`` or ``'cosine'``.
+        num_layers: Layers of the projector.
+        hidden_dims: Hidden width of projector and predictor.
+        out_dims: E.
+        temperature: Of ``'infonce'``; 0.2 is MoCo v3's (section 3).
+        norm: ``'batch'`` standardises each channel of student's and teacher's embeddings over all tokens of the joint
+            batch before they are L2-normalised, without affine parameters, as the batch normalisation at the end of
+            MoCo v3's projector does; ``'none'`` does not (our choice).
+        init_cfg: Initialisation.
     """
 
+    FIGURES: ClassVar[dict[str, Figure]] = dict(
+        cosine=Figure('cosine', ALIGNMENT),
+        spread=Figure('spread', ALIGNMENT, (0.02, None), ADVICE, dashed=True, column='spread'),
+        agreement=Figure('recognised', RECOGNITION),
+    )
+    """Cosine: mean between student and teacher. Spread: 1 minus the squared length of the teacher's mean unit
+    embedding; 0 if all are the same. Agreement: share of the tokens whose own teacher token is the nearest
+    (``'infonce'`` only)."""
+
+    @checked('align_head')
     def __init__(
         self,
-        in_dims: int,
-        loss: str,
-        num_layers: int = 2,
-        hidden_dims: int = 2048,
-        out_dims: int = 256,
-        temperature: float = 0.2,
-        norm: str = 'none',
+        in_dims: Count,
+        loss: Literal['infonce', 'cosine'],
+        num_layers: Count = 2,
+        hidden_dims: Count = 2048,
+        out_dims: Count = 256,
+        temperature: Positive = 0.2,
+        norm: Literal['none', 'batch'] = 'none',
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        check_choice('align_head.loss', loss, ALIGN_LOSSES)
-        sizes = dict(in_dims=in_dims, num_layers=num_layers, hidden_dims=hidden_dims, out_dims=out_dims)
-        for field, value in sizes.items():
-            check_number(f'align_head.{field}', value, 1, integer=True)
-        check_number('align_head.temperature', temperature, 0, open_minimum=True)
-        check_choice('align_head.norm', norm, ALIGN_NORMS)
         self.in_dims = in_dims
         self.norm = norm
         self.loss_type = loss
         self.temperature = temperature
-        self.projector = self._mlp([in_dims] + [hidden_dims] * (num_layers - 1) + [out_dims])
-        self.predictor = self._mlp([out_dims, hidden_dims, out_dims])
-
-    @staticmethod
-    def _mlp(dims: list[int]) -> nn.Sequential:
-        layers: list[nn.Module] = []
-        for index in range(len(dims) - 1):
-            layers += [nn.GELU()] if index else []
-            layers += [nn.Linear(dims[index], dims[index + 1])]
-        return nn.Sequential(*layers)
+        self.projector = mlp([in_dims] + [hidden_dims] * (num_layers - 1) + [out_dims])
+        self.predictor = mlp([out_dims, hidden_dims, out_dims])
 
     def init_weights(self) -> None:
         """Truncated normal weights whose outputs keep the inputs' variance, zero biases."""
@@ -127,18 +125,11 @@ class AlignHead(BaseModule):
                 nn.init.zeros_(module.bias)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """A teacher's part: unit embeddings in fp32.
-
-        Args:
-            tokens (Tensor): (L, D).
-
-        Returns:
-            Tensor: (L, E).
-        """
+        """A teacher's part: (L', D) -> unit embeddings in fp32, (L', E)."""
         return unit_vectors(self.projector(tokens).float(), self.norm)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The student's part: predictions of the teacher's embeddings, (L, D) -> unit vectors (L, E) in fp32."""
+        """The student's part: predictions of the teacher's embeddings, (L, D) -> unit vectors in fp32, (L, E)."""
         return unit_vectors(self.predictor(self.projector(tokens)).float(), self.norm)
 
     def loss(
@@ -152,24 +143,16 @@ class AlignHead(BaseModule):
         """Mean loss over tokens.
 
         Args:
-            tokens (Tensor): Tokens of the student, (L, D).
-            target (Tensor): The teacher's unit embeddings, (L', E), as many in
-                every process. With ``'infonce'`` those of all processes are
-                what a token is searched among, so none may be there twice.
-            rows (Tensor): Row of ``target`` that each token belongs to, (L,);
-                several masks of an image share rows.
-            keep (Tensor, optional): Tokens that have a counterpart, (L,) bool;
-                the others count for nothing. None stands for all.
-            with_stats (bool): Also sum up what the health is read from.
+            tokens: Tokens of the student, (L, D).
+            target: The teacher's unit embeddings, (L', E), as many in every process. With ``'infonce'`` those of all
+                processes are what a token is searched among, so none may be there twice.
+            rows: Row of ``target`` that each token belongs to, (L,); several masks of an image share rows.
+            keep: Tokens that have a counterpart, (L,) bool; the others count for nothing. None stands for all.
+            with_stats: Also sum up what the health is read from.
 
         Returns:
-            tuple[Tensor, AlignStats | None]: The loss (), and the sums. Over
-            several processes the mean of their losses is the loss of the joint
-            batch, also where they keep unequal numbers of tokens.
-
-        Raises:
-            ValueError: If there are not as many ``rows``, or as many ``keep``,
-                as tokens.
+            The loss (), and the sums. Over several processes the mean of their losses is the loss of the joint batch,
+            also where they keep unequal numbers of tokens.
         """
         for name, given in (('rows', rows), ('keep', keep)):
             if given is not None and given.shape != tokens.shape[:1]:

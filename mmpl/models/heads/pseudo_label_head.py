@@ -1,8 +1,11 @@
-"""The labelling head: projector, prototypes and the cross-entropy with a teacher's labels."""
+"""The labelling head: projector, prototypes and the cross-entropy with a teacher's labels.
+
+Shape legend: L tokens, D token dims, E bottleneck dims, K prototypes.
+"""
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from mmengine.model import BaseModule
@@ -11,26 +14,42 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.init import trunc_normal_
 
-from mmpl.models.assignment import ASSIGNMENTS, Centering, PseudoLabels, Sinkhorn
+from mmpl.models.assignment import Assignment, Centering, PseudoLabels, Sinkhorn
 from mmpl.models.masking import gather_tokens
 from mmpl.models.standardise import unit_vectors
 from mmpl.registry import MODELS
-from mmpl.utils.fields import check_choice, check_number
+from mmpl.utils.fields import Count, Interval, Positive, Share, checked
+from mmpl.utils.figures import Chart, Figure
 
-TEACHER_NORMS = ('none', 'batch', 'position')
-STUDENT_NORMS = ('none', 'batch')
+from .mlp import mlp
+
+ENTROPY = Chart(
+    'Entropy of the labels',
+    'Of one image (solid: low is sure) and of the batch average (dashed: high means many labels are in use); '
+    'both near 0, or both near 1, mean collapse.',
+    'entropy / log K',
+)
+USE = Chart(
+    'Use and agreement of the labels',
+    'Share of prototypes that are used (solid) and how often student and teacher choose the same one (dashed); '
+    'usage that falls towards 0 means collapse.',
+    'share',
+)
+ADVICE = (
+    "Try a lower `teacher_temp`, `assignment='sinkhorn'`, `teacher_norm='batch'`, fewer `num_prototypes` or a lower "
+    'learning rate.'
+)
 
 
 class LabelStats(NamedTuple):
     """Sums over tokens from which the health of the labels is read.
 
     Attributes:
-        count (Tensor): Number of tokens, ().
-        entropy (Tensor): Sum of the assignments' entropies in nats, ().
-        agreement (Tensor): Tokens where teacher and student choose the same
-            prototype, ().
-        probs (Tensor): Sum of the assignments, (K,).
-        hits (Tensor): Tokens whose first choice a prototype is, (K,).
+        count: Number of tokens, ().
+        entropy: Sum of the assignments' entropies in nats, ().
+        agreement: Tokens where teacher and student choose the same prototype, ().
+        probs: Sum of the assignments, (K,).
+        hits: Tokens whose first choice a prototype is, (K,).
     """
 
     count: Tensor
@@ -40,11 +59,7 @@ class LabelStats(NamedTuple):
     hits: Tensor
 
     def figures(self) -> dict[str, float]:
-        """Figures that tell whether labels have collapsed, each in [0, 1].
-
-        ``entropy_mean``, ``entropy_marginal``, ``usage`` and ``agreement``;
-        see :class:`mmpl.engine.DualTeacherHook`.
-        """
+        """What :attr:`PseudoLabelHead.FIGURES` declares, each in [0, 1]."""
         count, num_prototypes = self.count.item(), len(self.probs)
         marginal = self.probs.double() / self.probs.double().sum()
         return dict(
@@ -59,94 +74,73 @@ class LabelStats(NamedTuple):
 class PseudoLabelHead(BaseModule):
     """Projects tokens onto prototypes and learns a teacher's assignments.
 
-    Student and labelling teacher hold one each. K prototypes, E bottleneck
-    dims, D token dims. Structure and defaults are our choice, after DINO's
-    head: an MLP with GELU, an L2-normalised bottleneck and weight-normalised
-    prototypes.
+    Student and labelling teacher hold one each. Structure and defaults are our choice, after DINO's head: an MLP with
+    GELU, an L2-normalised bottleneck and weight-normalised prototypes.
 
     Args:
-        in_dims (int): D.
-        num_prototypes (int): K, at least 2. Defaults to 8192.
-        num_layers (int): Layers of the MLP. Defaults to 3.
-        hidden_dims (int): Hidden width of the MLP. Defaults to 2048.
-        bottleneck_dims (int): E. Defaults to 256.
-        student_temp (float): T_s, above 0. Defaults to 0.1.
-        teacher_temp (float): T_t after the warm-up, above 0. Defaults to 0.07.
-        warmup_teacher_temp (float): T_t at the start, at most
-            ``teacher_temp``. Defaults to 0.04.
-        warmup_ratio (float): Share of the run in which T_t rises, linearly.
-            Defaults to 0.1.
-        assignment (str): ``'centering'`` (a running centre is subtracted) or
-            ``'sinkhorn'`` (prototypes take equal shares of the joint batch).
-            Defaults to ``'centering'``.
-        center_momentum (float): Momentum of the centre, in [0, 1]. Defaults to
-            0.9.
-        sinkhorn_iters (int): Iterations of ``'sinkhorn'``. Defaults to 3.
-        teacher_norm (str): Standardise the teacher's embeddings before they are
-            L2-normalised, without affine parameters: ``'batch'`` (each channel
-            over all tokens of the joint batch), ``'position'`` (each channel
-            at each place by itself, so that no label can tell the place
-            alone) or ``'none'``. Embeddings of a young encoder differ little
-            from token to token; without this their labels are nearly uniform
-            (our choice). Defaults to ``'none'``.
-        student_norm (str): The same for the student's embeddings: ``'batch'``,
-            with gradients through the statistics, or ``'none'``. It does what
-            batch normalisation does in the projectors of SimCLR and MoCo v3:
-            tokens are told apart from the first step on (our choice). Defaults
-            to ``'none'``.
-        chunk_size (int, optional): Tokens whose K logits are held at once,
-            see :class:`ChunkedCrossEntropy`; ``'sinkhorn'`` computes them
-            again in each iteration. None holds all, until after the backward
-            pass. Defaults to None.
-        init_cfg (dict, optional): Initialisation.
-
-    Raises:
-        TypeError: If a field has the wrong type.
-        ValueError: If a field is outside of what is allowed.
+        in_dims: D.
+        num_prototypes: K.
+        num_layers: Layers of the MLP.
+        hidden_dims: Hidden width of the MLP.
+        bottleneck_dims: E.
+        student_temp: T_s.
+        teacher_temp: T_t after the warm-up.
+        warmup_teacher_temp: T_t at the start, at most ``teacher_temp``.
+        warmup_ratio: Share of the run in which T_t rises, linearly.
+        assignment: ``'centering'`` (a running centre is subtracted) or ``'sinkhorn'`` (prototypes take equal shares of
+            the joint batch).
+        center_momentum: Momentum of the centre.
+        sinkhorn_iters: Iterations of ``'sinkhorn'``.
+        teacher_norm: Standardise the teacher's embeddings before they are L2-normalised, without affine parameters:
+            ``'batch'`` (each channel over all tokens of the joint batch), ``'position'`` (each channel at each place by
+            itself, so that no label can tell the place alone) or ``'none'``. Embeddings of a young encoder differ
+            little from token to token; without this their labels are nearly uniform (our choice).
+        student_norm: The same for the student's embeddings: ``'batch'``, with gradients through the statistics, or
+            ``'none'``. It does what batch normalisation does in the projectors of SimCLR and MoCo v3: tokens are told
+            apart from the first step on (our choice).
+        chunk_size: Tokens whose K logits are held at once, see :class:`ChunkedCrossEntropy`; ``'sinkhorn'`` computes
+            them again in each iteration. None holds all, until after the backward pass.
+        init_cfg: Initialisation.
     """
 
+    FIGURES: ClassVar[dict[str, Figure]] = dict(
+        entropy_mean=Figure('per token', ENTROPY, (None, 0.995), ADVICE),
+        entropy_marginal=Figure(
+            'batch mean', ENTROPY, (0.1, None), ADVICE, dashed=True, column='entropy of the mean label'
+        ),
+        usage=Figure('prototypes used', USE, (0.02, None), ADVICE, column='prototypes in use'),
+        agreement=Figure('agreement', USE, dashed=True),
+    )
+    """Of the assignments, where 0 to 1 is the whole range. The entropies are divided by log K: a mean near 1 means that
+    labels say nothing, a marginal one near 0 that all tokens have one label. Usage is the share of the prototypes that
+    are some token's first choice (of those that could be: K, or the tokens if they are fewer)."""
+
+    @checked('label_head')
     def __init__(
         self,
-        in_dims: int,
-        num_prototypes: int = 8192,
-        num_layers: int = 3,
-        hidden_dims: int = 2048,
-        bottleneck_dims: int = 256,
-        student_temp: float = 0.1,
-        teacher_temp: float = 0.07,
-        warmup_teacher_temp: float = 0.04,
-        warmup_ratio: float = 0.1,
-        assignment: str = 'centering',
-        center_momentum: float = 0.9,
-        sinkhorn_iters: int = 3,
-        teacher_norm: str = 'none',
-        student_norm: str = 'none',
-        chunk_size: int | None = None,
+        in_dims: Count,
+        num_prototypes: Annotated[int, Interval(2)] = 8192,
+        num_layers: Count = 3,
+        hidden_dims: Count = 2048,
+        bottleneck_dims: Count = 256,
+        student_temp: Positive = 0.1,
+        teacher_temp: Positive = 0.07,
+        warmup_teacher_temp: Positive = 0.04,
+        warmup_ratio: Share = 0.1,
+        assignment: Assignment = 'centering',
+        center_momentum: Share = 0.9,
+        sinkhorn_iters: Count = 3,
+        teacher_norm: Literal['none', 'batch', 'position'] = 'none',
+        student_norm: Literal['none', 'batch'] = 'none',
+        chunk_size: Count | None = None,
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
-        sizes = dict(in_dims=in_dims, num_layers=num_layers, hidden_dims=hidden_dims, bottleneck_dims=bottleneck_dims)
-        for field, value in sizes.items():
-            check_number(f'label_head.{field}', value, 1, integer=True)
-        check_number('num_prototypes', num_prototypes, 2, integer=True)
-        temperatures = dict(
-            student_temp=student_temp, teacher_temp=teacher_temp, warmup_teacher_temp=warmup_teacher_temp
-        )
-        for field, temperature in temperatures.items():
-            check_number(field, temperature, 0, open_minimum=True)
         if warmup_teacher_temp > teacher_temp:
             raise ValueError(
-                f'`warmup_teacher_temp`, the start of the schedule, must be at most its end `teacher_temp` '
+                f'`label_head.warmup_teacher_temp`, the start of the schedule, must be at most its end `teacher_temp` '
                 f'{teacher_temp}, but got {warmup_teacher_temp}'
             )
-        check_number('warmup_ratio', warmup_ratio, 0, 1)
-        check_choice('assignment', assignment, ASSIGNMENTS)
-        check_number('center_momentum', center_momentum, 0, 1)
-        check_number('sinkhorn_iters', sinkhorn_iters, 1, integer=True)
-        check_choice('label_head.teacher_norm', teacher_norm, TEACHER_NORMS)
-        check_choice('label_head.student_norm', student_norm, STUDENT_NORMS)
-        if chunk_size is not None:
-            check_number('chunk_size', chunk_size, 1, integer=True)
         self.in_dims = in_dims
         self.num_prototypes = num_prototypes
         self.student_temp = student_temp
@@ -159,13 +153,7 @@ class PseudoLabelHead(BaseModule):
         self.teacher_norm = teacher_norm
         self.student_norm = student_norm
         self.chunk_size = chunk_size
-
-        dims = [in_dims] + [hidden_dims] * (num_layers - 1) + [bottleneck_dims]
-        layers: list[nn.Module] = []
-        for index in range(num_layers):
-            layers += [nn.GELU()] if index else []
-            layers += [nn.Linear(dims[index], dims[index + 1])]
-        self.projector = nn.Sequential(*layers)
+        self.projector = mlp([in_dims] + [hidden_dims] * (num_layers - 1) + [bottleneck_dims])
         self.prototypes = nn.Parameter(torch.empty(num_prototypes, bottleneck_dims))
 
     def init_weights(self) -> None:
@@ -185,26 +173,12 @@ class PseudoLabelHead(BaseModule):
         return Sinkhorn(self.sinkhorn_iters, self.chunk_size)
 
     def teacher_temp_at(self, progress: float) -> float:
-        """T_t at a point of the run.
-
-        Args:
-            progress (float): Share of the run that is done, in [0, 1].
-
-        Returns:
-            float: From ``warmup_teacher_temp`` to ``teacher_temp``.
-        """
+        """T_t when a share ``progress`` of the run, in [0, 1], is done."""
         warmed = min(1.0, progress / self.warmup_ratio) if self.warmup_ratio else 1.0
         return self.warmup_teacher_temp + warmed * (self.teacher_temp - self.warmup_teacher_temp)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Embed tokens; the student's part.
-
-        Args:
-            tokens (Tensor): (..., D).
-
-        Returns:
-            Tensor: Unit vectors in fp32, (tokens, E).
-        """
+        """Embed tokens; the student's part: (..., D) -> unit vectors in fp32, (L, E)."""
         return unit_vectors(self.projector(tokens.flatten(0, -2)).float(), self.student_norm)
 
     def _project_at(self, tokens: Tensor, ids: Tensor | None) -> Tensor:
@@ -230,16 +204,15 @@ class PseudoLabelHead(BaseModule):
         """Label tokens; a teacher's part.
 
         Args:
-            tokens (Tensor): (..., D); with ``ids`` (B, N, D).
-            assigner (Centering | Sinkhorn): From :meth:`build_assigner`.
-            progress (float): Share of the run that is done, in [0, 1].
-            ids (Tensor, optional): Which of the tokens to label, (B·R, L).
-            places (Tensor, optional): Patch of each token that is labelled,
-                (...); class tokens have none.
-            num_places (int): N, if there are ``places``.
+            tokens: (..., D); with ``ids`` (B, N, D).
+            assigner: From :meth:`build_assigner`.
+            progress: Share of the run that is done, in [0, 1].
+            ids: Which of the tokens to label, (B·R, L).
+            places: Patch of each token that is labelled, (...); class tokens have none.
+            num_places: N, if there are ``places``.
 
         Returns:
-            PseudoLabels: One row a token, or with ``ids`` one a place.
+            One row a token, or with ``ids`` one a place.
         """
         embeddings = unit_vectors(self._project_at(tokens, ids), self.teacher_norm, places, num_places)
         prototypes = self.unit_prototypes()
@@ -251,15 +224,9 @@ class PseudoLabelHead(BaseModule):
         """Mean cross-entropy between labels p and softmax(logits / T_s) over tokens.
 
         Args:
-            tokens (Tensor): Tokens of the student, (..., D).
-            labels (PseudoLabels): One row for each of them.
-            with_stats (bool): Also sum up what the labels' health is read from.
-
-        Returns:
-            tuple[Tensor, LabelStats | None]: The loss (), and the sums.
-
-        Raises:
-            ValueError: If there are not as many labels as tokens.
+            tokens: Tokens of the student, (..., D).
+            labels: One row for each of them.
+            with_stats: Also sum up what the labels' health is read from.
         """
         embeddings, prototypes = self(tokens), self.unit_prototypes()
         count = embeddings.shape[0]
@@ -281,9 +248,9 @@ class PseudoLabelHead(BaseModule):
     ) -> tuple[Tensor, LabelStats | None]:
         """Sum of the cross-entropies, never holding the logits of more than ``chunk_size`` tokens."""
         stats: list[LabelStats] = []
-        look = (lambda probs, logits: stats.append(self._stats(probs, logits))) if with_stats else None
+        note = (lambda probs, logits: stats.append(self._stats(probs, logits))) if with_stats else None
         assert self.chunk_size is not None
-        total = ChunkedCrossEntropy.apply(embeddings, prototypes, labels, self.student_temp, self.chunk_size, look)
+        total = ChunkedCrossEntropy.apply(embeddings, prototypes, labels, self.student_temp, self.chunk_size, note)
         if not with_stats:
             return total, None
         return total, LabelStats(*(torch.stack(sums).sum(0) for sums in zip(*stats, strict=True)))
@@ -315,22 +282,18 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         labels: PseudoLabels,
         temperature: float,
         chunk_size: int,
-        look: Callable[[Tensor, Tensor], None] | None,
+        note: Callable[[Tensor, Tensor], None] | None,
     ) -> Tensor:
-        """Sum of the cross-entropies.
+        """Sum of the cross-entropies, ().
 
         Args:
             ctx: Of autograd.
-            embeddings (Tensor): Z, (L, E).
-            prototypes (Tensor): W, (K, E).
-            labels (PseudoLabels): p, one row for each of the L tokens.
-            temperature (float): T_s.
-            chunk_size (int): Tokens at once.
-            look (Callable, optional): Called with p and the logits of each
-                chunk.
-
-        Returns:
-            Tensor: ().
+            embeddings: Z, (L, E).
+            prototypes: W, (K, E).
+            labels: p, one row for each of the L tokens.
+            temperature: T_s.
+            chunk_size: Tokens at once.
+            note: Called with p and the logits of each chunk.
         """
         needed = ctx.needs_input_grad[:2]
         by_embeddings = torch.empty_like(embeddings) if needed[0] else None
@@ -340,8 +303,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             rows = slice(start, start + chunk_size)
             logits = (embeddings[rows] @ prototypes.t()).div_(temperature)
             probs = labels.probs(rows)
-            if look is not None:
-                look(probs, logits)
+            if note is not None:
+                note(probs, logits)
             normaliser = logits.logsumexp(-1, keepdim=True)
             total += normaliser.sum() - torch.dot(probs.flatten(), logits.flatten())  # each row of p sums to 1
             if any(needed):

@@ -1,4 +1,9 @@
-"""The reconstruction head: what is reconstructed, and how far off the prediction is."""
+"""The reconstruction heads: what is reconstructed at the masked places, and how far off the prediction is.
+
+Shape legend: B images with R masks each, P places to predict, D token dims, C dims of a prediction.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from mmengine.model import BaseModule
@@ -9,137 +14,188 @@ from torch.nn import functional as F  # noqa: N812
 from mmpl.models.codebook import OnlineCodebook
 from mmpl.models.masking import Masks, gather_tokens
 from mmpl.models.standardise import standardise_channels
+from mmpl.models.teacher_view import TeacherView
 from mmpl.registry import MODELS
-from mmpl.utils.fields import check_choice, check_number
+from mmpl.utils.fields import Count, Interval, Positive, Share, check_choice, checked
+from mmpl.utils.figures import Chart, Figure
 
-TARGETS = ('feature', 'discrete', 'pixel')
-LOSSES = ('smooth_l1', 'l2', 'cosine')
-TARGET_NORMS = ('layer', 'batch', 'position', 'position_layer', 'none')
+TargetNorm = Literal['layer', 'batch', 'position', 'position_layer', 'none']
 
 
 @MODELS.register_module()
 class TokenReconHead(BaseModule):
-    """Reconstruction of the masked places, in one of three target spaces.
+    """Reconstruction of the masked places; ``target`` chooses what is reconstructed, and with it the class.
 
-    - ``'feature'``: the reconstruction teacher's tokens (PL-MAE: token-level
-      reconstruction).
-    - ``'discrete'``: the index of the nearest code in an online codebook over
-      those tokens; cross-entropy (PL-MAE speaks of discrete tokens; the
+    - ``'feature'``, :class:`FeatureTarget`: the reconstruction teacher's tokens (PL-MAE: token-level reconstruction).
+    - ``'discrete'``, :class:`CodebookTarget`: their codes in an online codebook (PL-MAE speaks of discrete tokens; the
       codebook is our choice).
-    - ``'pixel'``: the pixels of the patch, as MAE (section 3); the loss equals
-      mmpretrain's MAE to the last bit.
+    - ``'pixel'``, :class:`PixelTarget`: the pixels of the patch, as MAE.
+
+    A new target is a subclass with a ``target`` of its own: it says :attr:`out_dims`, makes :meth:`targets`, and
+    measures their :meth:`distance` to predictions. If it has state that follows the steps, that has ``after_step`` and
+    ``forget``.
 
     Args:
-        target (str): One of the three. Defaults to ``'feature'``.
-        loss (str): Distance of feature targets, ``'smooth_l1'``, ``'l2'`` or
-            ``'cosine'``; pixel targets are always compared by L2 and discrete
-            ones by cross-entropy. Defaults to ``'smooth_l1'``.
-        beta (float): Where smooth L1 turns from square to linear, above 0.
-            Defaults to 1.0.
-        target_norm (str): Normalisation of the teacher's tokens, without
-            affine parameters: ``'layer'`` (each token over its channels),
-            ``'batch'`` (each channel over all tokens of the joint batch),
-            ``'position'`` (each channel at each place over the joint batch,
-            which takes out what the place alone tells; our choice),
-            ``'position_layer'`` (that, and then each token over its channels;
-            our choice) or ``'none'``. Defaults to ``'layer'``.
-        target_blocks (int): The target is the mean of the teacher's last
-            ``target_blocks`` blocks (data2vec, section 3.3). Defaults to 1.
-        embed_dims (int): D, dims of a token; needed by discrete targets.
-            Defaults to 768.
-        num_codes (int): Codes of discrete targets. Defaults to 8192.
-        codebook_momentum (float): Momentum of the codes, in [0, 1]. Defaults
-            to 0.99.
-        norm_pix (bool): Pixel targets are standardised patch by patch (MAE,
-            section 4.1). Defaults to True.
-        patch_size (int): Side of a patch in pixels, for pixel targets.
-            Defaults to 16.
-        in_channels (int): Channels of an image, for pixel targets. Defaults
-            to 3.
-        init_cfg (dict, optional): Initialisation.
-
-    Raises:
-        TypeError: If a field has the wrong type.
-        ValueError: If a field is outside of what is allowed.
+        target: One of the above.
+        **fields: Of that class.
     """
 
-    def __init__(
-        self,
-        target: str = 'feature',
-        loss: str = 'smooth_l1',
-        beta: float = 1.0,
-        target_norm: str = 'layer',
-        target_blocks: int = 1,
-        embed_dims: int = 768,
-        num_codes: int = 8192,
-        codebook_momentum: float = 0.99,
-        norm_pix: bool = True,
-        patch_size: int = 16,
-        in_channels: int = 3,
-        init_cfg: dict | None = None,
-    ) -> None:
-        super().__init__(init_cfg)
-        check_choice('target', target, TARGETS)
-        check_choice('head.loss', loss, LOSSES)
-        check_number('beta', beta, 0, open_minimum=True)
-        check_choice('target_norm', target_norm, TARGET_NORMS)
-        check_number('target_blocks', target_blocks, 1, integer=True)
-        self.target = target
-        self.loss_type = loss
-        self.beta = beta
-        self.target_norm = target_norm
-        self.target_blocks = target_blocks
-        self.embed_dims = embed_dims
-        if target == 'pixel':
-            check_number('head.patch_size', patch_size, 1, integer=True)
-            check_number('head.in_channels', in_channels, 1, integer=True)
-            self.out_dims = patch_size**2 * in_channels
-            self.pixels = MAEPretrainHead(
-                loss=dict(type='mmpretrain.PixelReconstructionLoss', criterion='L2'),
-                norm_pix=norm_pix,
-                patch_size=patch_size,
-                in_channels=in_channels,
-            )
-        else:
-            check_number('head.embed_dims', embed_dims, 1, integer=True)
-            self.out_dims = embed_dims
-        if target == 'discrete':
-            self.codebook = OnlineCodebook(num_codes, embed_dims, codebook_momentum)
-            self.classifier = nn.Linear(embed_dims, num_codes)
+    KINDS: ClassVar[dict[str, type]] = {}
+    FIGURES: ClassVar[dict[str, Figure]] = {}
+    target: ClassVar[str] = ''
+    target_blocks: int = 0
+    """How many of the teacher's last blocks the targets are made of; 0: there is no teacher."""
+    out_dims: int
+    """C, what the decoder has to give."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        TokenReconHead.KINDS[cls.target] = cls
+
+    def __new__(cls, target: str = 'feature', **fields: Any) -> 'TokenReconHead':
+        """Make one of the class that ``target`` names."""
+        if cls is not TokenReconHead:
+            return super().__new__(cls)
+        check_choice('head.target', target, cls.KINDS)
+        return super().__new__(cls.KINDS[target])
 
     @property
     def needs_teacher(self) -> bool:
         """Whether the targets come from a teacher."""
-        return self.target != 'pixel'
+        return self.target_blocks > 0
 
     def forward(self, pred: Tensor) -> Tensor:
-        """Predicted tokens, or with discrete targets the logits over the codes."""
-        return self.classifier(pred) if self.target == 'discrete' else pred
+        """What is compared with the targets, (B·R, P, ...), from the decoder's predictions, (B·R, P, C)."""
+        return pred
 
-    @torch.no_grad()
-    def pixel_targets(self, images: Tensor, masks: Masks) -> Tensor:
-        """Pixels at the places to predict.
+    def targets(self, images: Tensor, masks: Masks, view: TeacherView | None) -> Tensor:
+        """What is to be predicted at ``masks.ids_predict``, (B·R, P, ...), from the images or from a teacher's view."""
+        raise NotImplementedError
+
+    def distance(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Loss of each token, (B·R, P)."""
+        raise NotImplementedError
+
+    def figures(self, view: TeacherView | None) -> dict[str, Tensor]:
+        """Values of :attr:`FIGURES`."""
+        return {}
+
+    def loss(self, pred: Tensor, target: Tensor, masks: Masks) -> Tensor:
+        """Mean loss over the places to predict, ().
 
         Args:
-            images (Tensor): Normalised images, (B, 3, H, W).
-            masks (Masks): The places.
-
-        Returns:
-            Tensor: (B·R, P, p·p·3).
+            pred: From the decoder, (B·R, P, C).
+            target: From :meth:`targets`.
+            masks: The places.
         """
+        pred = self(pred)
+        with torch.autocast(pred.device.type, enabled=False):
+            per_token = self.distance(pred.float(), target)
+            # summed in the images' order, over all places, as MAE sums: this makes the two equal to the last bit
+            placed = per_token.new_zeros(masks.ids_restore.shape).scatter(1, masks.ids_predict, per_token)
+            return placed.sum() / per_token.numel()
+
+
+class PixelTarget(TokenReconHead):
+    """Pixels of the patches, compared by L2 as in MAE (section 3): the loss equals mmpretrain's MAE to the last bit.
+
+    Args:
+        target: ``'pixel'``.
+        norm_pix: Standardise each patch by itself (MAE, section 4.1).
+        embed_dims: Width of the encoder; not needed.
+        patch_size: Side of a patch in pixels.
+        in_channels: Channels of an image.
+        init_cfg: Initialisation.
+    """
+
+    target = 'pixel'
+
+    @checked('head')
+    def __init__(
+        self,
+        target: Literal['pixel'] = 'pixel',
+        norm_pix: bool = True,
+        embed_dims: Count = 768,
+        patch_size: Count = 16,
+        in_channels: Count = 3,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.out_dims = patch_size**2 * in_channels
+        self.pixels = MAEPretrainHead(
+            loss=dict(type='mmpretrain.PixelReconstructionLoss', criterion='L2'),
+            norm_pix=norm_pix,
+            patch_size=patch_size,
+            in_channels=in_channels,
+        )
+
+    @torch.no_grad()
+    def targets(self, images: Tensor, masks: Masks, view: TeacherView | None = None) -> Tensor:
+        """Pixels at the places to predict, (B·R, P, C)."""
         return gather_tokens(self.pixels.construct_target(images), masks.ids_predict)
 
+    def distance(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Mean squared error of each patch."""
+        return F.mse_loss(pred, target, reduction='none').mean(-1)
+
+
+class FeatureTarget(TokenReconHead):
+    """Tokens of the reconstruction teacher.
+
+    Args:
+        target: ``'feature'``.
+        loss: ``'smooth_l1'``, ``'l2'`` or ``'cosine'``.
+        beta: Where smooth L1 turns from square to linear.
+        target_norm: Normalisation of the teacher's tokens, without affine parameters: ``'layer'`` (each token over its
+            channels), ``'batch'`` (each channel over all tokens of the joint batch), ``'position'`` (each channel at
+            each place over the joint batch, which takes out what the place alone tells; our choice),
+            ``'position_layer'`` (that, and then each token over its channels; our choice) or ``'none'``.
+        target_blocks: The target is the mean of that many of the teacher's last blocks (data2vec, section 3.3).
+        embed_dims: D.
+        patch_size: Side of a patch; not needed.
+        init_cfg: Initialisation.
+    """
+
+    target = 'feature'
+    FIGURES = dict(
+        norm=Figure(
+            'norm',
+            Chart(
+                'Norm of the target features',
+                'Mean length of the features to reconstruct, before normalisation; it must not run to 0.',
+                'norm',
+            ),
+        )
+    )
+
+    @checked('head')
+    def __init__(
+        self,
+        target: Literal['feature', 'discrete'] = 'feature',
+        loss: Literal['smooth_l1', 'l2', 'cosine'] = 'smooth_l1',
+        beta: Positive = 1.0,
+        target_norm: TargetNorm = 'layer',
+        target_blocks: Count = 1,
+        embed_dims: Count = 768,
+        patch_size: Count = 16,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.loss_type = loss
+        self.beta = beta
+        self.target_norm = target_norm
+        self.target_blocks = target_blocks
+        self.embed_dims = self.out_dims = embed_dims
+
     @torch.no_grad()
-    def token_targets(self, tokens: Tensor, masks: Masks) -> Tensor:
-        """Normalise, and for discrete targets encode, the teacher's tokens.
+    def targets(self, images: Tensor, masks: Masks, view: TeacherView | None) -> Tensor:
+        """The teacher's normalised tokens at the places to predict, (B·R, P, D)."""
+        assert view is not None  # `target_blocks` asks for a teacher
+        return self.normalise(view.masked_features, masks)
 
-        Args:
-            tokens (Tensor): Tokens at the places to predict, (B·R, P, D).
-            masks (Masks): The places.
-
-        Returns:
-            Tensor: Targets, (B·R, P, D), or codes, (B·R, P).
-        """
+    @torch.no_grad()
+    def normalise(self, tokens: Tensor, masks: Masks) -> Tensor:
+        """Normalise tokens at the places to predict, (B·R, P, D), as ``target_norm`` says; fp32."""
         with torch.autocast(tokens.device.type, enabled=False):
             tokens = tokens.float()
             if self.target_norm == 'layer':
@@ -150,33 +206,66 @@ class TokenReconHead(BaseModule):
                 tokens = standardise_channels(tokens, masks.ids_predict, masks.num_patches)
             if self.target_norm == 'position_layer':
                 tokens = F.layer_norm(tokens, tokens.shape[-1:])
-            return self.codebook(tokens) if self.target == 'discrete' else tokens
+            return tokens
 
-    def loss(self, pred: Tensor, target: Tensor, masks: Masks) -> Tensor:
-        """Mean loss over the places to predict.
+    def figures(self, view: TeacherView | None) -> dict[str, Tensor]:
+        """Mean norm of the teacher's tokens."""
+        return {} if view is None else dict(norm=view.masked_features.float().norm(dim=-1).mean())
 
-        Args:
-            pred (Tensor): From the decoder, (B·R, P, C).
-            target (Tensor): From :meth:`pixel_targets` or
-                :meth:`token_targets`.
-            masks (Masks): The places.
-
-        Returns:
-            Tensor: ().
-        """
-        pred = self(pred)
-        with torch.autocast(pred.device.type, enabled=False):
-            per_token = self._distance(pred.float(), target)
-            # summed in the images' order, over all places, as MAE sums: this makes the two equal to the last bit
-            placed = per_token.new_zeros(masks.ids_restore.shape).scatter(1, masks.ids_predict, per_token)
-            return placed.sum() / per_token.numel()
-
-    def _distance(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Loss of each token, (B·R, P)."""
-        if self.target == 'discrete':
-            return F.cross_entropy(pred.transpose(1, 2), target, reduction='none')
-        if self.target == 'pixel' or self.loss_type == 'l2':
+    def distance(self, pred: Tensor, target: Tensor) -> Tensor:
+        """``loss`` of each token."""
+        if self.loss_type == 'l2':
             return F.mse_loss(pred, target, reduction='none').mean(-1)
         if self.loss_type == 'cosine':
             return 1 - F.cosine_similarity(pred, target, dim=-1)
         return F.smooth_l1_loss(pred, target, reduction='none', beta=self.beta).mean(-1)
+
+
+class CodebookTarget(FeatureTarget):
+    """Index of the nearest code in an online codebook over the teacher's normalised tokens; cross-entropy.
+
+    Args:
+        target: ``'discrete'``.
+        num_codes: Codes.
+        codebook_momentum: Of the codes, in [0, 1].
+        target_norm: As in :class:`FeatureTarget`.
+        target_blocks: As in :class:`FeatureTarget`.
+        embed_dims: D.
+        patch_size: Side of a patch; not needed.
+        init_cfg: Initialisation.
+    """
+
+    target = 'discrete'
+
+    @checked('head')
+    def __init__(
+        self,
+        target: Literal['discrete'] = 'discrete',
+        num_codes: Annotated[int, Interval(2)] = 8192,
+        codebook_momentum: Share = 0.99,
+        target_norm: TargetNorm = 'layer',
+        target_blocks: Count = 1,
+        embed_dims: Count = 768,
+        patch_size: Count = 16,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(
+            target, target_norm=target_norm, target_blocks=target_blocks, embed_dims=embed_dims, init_cfg=init_cfg
+        )
+        self.codebook = OnlineCodebook(num_codes, embed_dims, codebook_momentum)
+        self.classifier = nn.Linear(embed_dims, num_codes)
+
+    def forward(self, pred: Tensor) -> Tensor:
+        """Logits over the codes."""
+        return self.classifier(pred)
+
+    @torch.no_grad()
+    def targets(self, images: Tensor, masks: Masks, view: TeacherView | None) -> Tensor:
+        """Codes of the teacher's tokens, (B·R, P)."""
+        tokens = super().targets(images, masks, view)
+        with torch.autocast(tokens.device.type, enabled=False):
+            return self.codebook(tokens)
+
+    def distance(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy of each token."""
+        return F.cross_entropy(pred.transpose(1, 2), target, reduction='none')

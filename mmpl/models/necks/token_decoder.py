@@ -1,70 +1,57 @@
 """The decoder that predicts a token at every masked place."""
 
+from math import isqrt
+
 import torch
 from mmpretrain.models.necks import MAEPretrainDecoder
 from torch import Tensor
 
 from mmpl.models.masking import Masks, gather_tokens
 from mmpl.registry import MODELS
-from mmpl.utils.fields import check_number
+from mmpl.utils.fields import Count, Positive, checked
 
 
 @MODELS.register_module()
 class TokenDecoder(MAEPretrainDecoder):
     """MAE's decoder (MAE, section 3), asked for tokens at the masked places only.
 
-    The parameters and their names are those of mmpretrain's
-    ``MAEPretrainDecoder``. If all masked places are asked for, so is the
-    arithmetic; if only some are (``predict_ratio`` < 1), the mask tokens of
-    the others are left out of the sequence.
+    The parameters and their names are those of mmpretrain's ``MAEPretrainDecoder``. If all masked places are asked for,
+    so is the arithmetic; if only some are (``predict_ratio`` < 1), the mask tokens of the others are left out of the
+    sequence.
 
     Args:
-        num_patches (int): N, patches of an image. Defaults to 196.
-        embed_dims (int): D, width of the encoder. Defaults to 768.
-        decoder_embed_dims (int): Width of the decoder. Defaults to 512.
-        depth (int): Number of transformer blocks. Defaults to 8.
-        num_heads (int): Number of attention heads. Defaults to 16.
-        mlp_ratio (float): Hidden width of a block's MLP over the decoder's
-            width. Defaults to 4.
-        out_dims (int, optional): C, width of a predicted token. None means
-            ``embed_dims``, right for token targets; pixel targets want
+        num_patches: N, patches of an image, a square number.
+        embed_dims: D, width of the encoder.
+        decoder_embed_dims: Width of the decoder, a multiple of ``num_heads``.
+        depth: Number of transformer blocks.
+        num_heads: Number of attention heads.
+        mlp_ratio: Hidden width of a block's MLP over the decoder's width.
+        out_dims: C, width of a predicted token. None means ``embed_dims``, right for token targets; pixel targets want
             ``patch_size ** 2 * 3``.
-        norm_cfg (dict): Normalisation layer.
-        init_cfg (dict, optional): Initialisation.
-
-    Raises:
-        ValueError: If a size is not a positive integer, or ``num_patches`` is
-            not a square.
+        norm_cfg: Normalisation layer.
+        init_cfg: Initialisation.
     """
 
+    @checked('neck')
     def __init__(
         self,
-        num_patches: int = 196,
-        embed_dims: int = 768,
-        decoder_embed_dims: int = 512,
-        depth: int = 8,
-        num_heads: int = 16,
-        mlp_ratio: float = 4,
-        out_dims: int | None = None,
+        num_patches: Count = 196,
+        embed_dims: Count = 768,
+        decoder_embed_dims: Count = 512,
+        depth: Count = 8,
+        num_heads: Count = 16,
+        mlp_ratio: Positive = 4,
+        out_dims: Count | None = None,
         norm_cfg: dict = dict(type='LN', eps=1e-6),  # noqa: B006
         init_cfg: dict | None = None,
     ) -> None:
-        out_dims = embed_dims if out_dims is None else out_dims
-        for field, value in dict(
-            num_patches=num_patches,
-            embed_dims=embed_dims,
-            decoder_embed_dims=decoder_embed_dims,
-            depth=depth,
-            num_heads=num_heads,
-            out_dims=out_dims,
-        ).items():
-            check_number(f'neck.{field}', value, 1, integer=True)
-        if int(num_patches**0.5) ** 2 != num_patches:
+        if isqrt(num_patches) ** 2 != num_patches:
             raise ValueError(f'`neck.num_patches` must be a square number, but got {num_patches}')
         if decoder_embed_dims % num_heads:
             raise ValueError(
                 f'`neck.decoder_embed_dims` must be a multiple of `num_heads` {num_heads}, but got {decoder_embed_dims}'
             )
+        out_dims = embed_dims if out_dims is None else out_dims
         super().__init__(
             num_patches=num_patches,
             embed_dim=embed_dims,
@@ -80,15 +67,7 @@ class TokenDecoder(MAEPretrainDecoder):
         self.out_dims = out_dims
 
     def forward(self, latent: Tensor, masks: Masks) -> Tensor:
-        """Predict the tokens at ``masks.ids_predict``.
-
-        Args:
-            latent (Tensor): The student's tokens, (B·R, 1+V, D).
-            masks (Masks): Where they come from and what is asked for.
-
-        Returns:
-            Tensor: Predictions, (B·R, P, C), in the order of ``ids_predict``.
-        """
+        """Predict the tokens at ``masks.ids_predict``, in their order: (B·R, 1+V, D) -> (B·R, P, C)."""
         if masks.predicts_all:
             return gather_tokens(super().forward(latent, masks.ids_restore), masks.ids_predict)
         visible = self.decoder_embed(latent)

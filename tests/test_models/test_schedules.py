@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mmpl.engine.schedules import MomentumSchedule
+from mmpl.models import MomentumSchedule
 
 
 def test_closed_forms():

@@ -1,0 +1,160 @@
+"""Architecture of an encoder, told from its tensors and, where they do not say it, from the training config."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .layouts import plain_vit_keys
+
+_SHOWN = 6
+_REASONS = {  # part of a key -> what a plain ViT does not have
+    'gamma': 'layer scale (layer_scale_init_value > 0)',
+    'ffn.w12': 'SwiGLU feed-forward (ffn_type="swiglu_fused")',
+    'ffn.w3': 'SwiGLU feed-forward (ffn_type="swiglu_fused")',
+    'pre_norm': 'pre_norm=True',
+}
+
+
+class ExportError(ValueError):
+    """An encoder cannot be handed over; the message says which field, value and remedy."""
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Architecture of a plain ViT encoder, by mmpretrain's names."""
+
+    embed_dims: int
+    num_layers: int
+    num_heads: int
+    feedforward_channels: int
+    img_size: tuple[int, int]  # (height, width) in pixels that the position embedding is for
+    patch_size: tuple[int, int]  # (height, width) in pixels
+    in_channels: int
+    qkv_bias: bool
+    norm_eps: float  # of every LayerNorm
+
+
+def infer_spec(
+    encoder: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, num_heads: int | None = None
+) -> EncoderSpec:
+    """Tell the architecture from the shapes; only the number of heads and the norm's epsilon need the config.
+
+    Args:
+        encoder: Tensors by mmpretrain's keys without prefix.
+        config: The training config, of which ``model.backbone`` counts.
+        num_heads: Attention heads; None: those of ``model.backbone.arch`` of the config.
+
+    Raises:
+        ExportError: If keys are missing or cannot be mapped, or if ``num_heads`` is known from nowhere.
+    """
+    num_layers = _check_keys(encoder)
+    backbone = _section(_section(config or {}, 'model'), 'backbone')
+    layers = backbone.get('layer_cfgs') or []
+    for layer in layers if isinstance(layers, Sequence) else [layers]:
+        activation = _section(layer, 'act_cfg').get('type', 'GELU')
+        if activation != 'GELU':
+            raise ExportError(f'model.backbone.layer_cfgs act_cfg type={activation!r}: only GELU can be exported')
+    embed_dims, in_channels, *patch_size = encoder['patch_embed.projection.weight'].shape
+    norm_cfg = backbone.get('norm_cfg')
+    return EncoderSpec(
+        embed_dims=embed_dims,
+        num_layers=num_layers,
+        num_heads=_num_heads(backbone, embed_dims, num_heads),
+        feedforward_channels=encoder['layers.0.ffn.layers.0.0.weight'].shape[0],
+        img_size=_img_size(backbone, encoder['pos_embed'].shape[1] - 1, tuple(patch_size)),
+        patch_size=tuple(patch_size),
+        in_channels=in_channels,
+        qkv_bias='layers.0.attn.qkv.bias' in encoder,
+        # nn.LayerNorm's own default if a norm_cfg without eps was given; mmpretrain's ViT default otherwise
+        norm_eps=float(norm_cfg.get('eps', 1e-5)) if isinstance(norm_cfg, Mapping) else 1e-6,
+    )
+
+
+def normalisation(config: Mapping[str, Any]) -> dict[str, list[float]] | None:
+    """Mean and std of the training images in units of [0, 1], RGB order, if the config says them."""
+    for part in (_section(config, 'model'), config):
+        preprocessor = _section(part, 'data_preprocessor')
+        if preprocessor.get('mean') and preprocessor.get('std'):
+            return {name: [float(v) / 255 for v in preprocessor[name]] for name in ('mean', 'std')}
+    return None
+
+
+def _section(config: Any, name: str) -> dict[str, Any]:
+    section = config.get(name) if isinstance(config, Mapping) else None
+    return dict(section) if isinstance(section, Mapping) else {}
+
+
+def _check_keys(encoder: Mapping[str, Tensor]) -> int:
+    """Require exactly the keys of a plain ViT, none missing, none that a library could not hold; count its blocks."""
+    indices = [key.split('.')[1] for key in encoder if key.startswith('layers.')]
+    num_layers = max((int(index) for index in indices if index.isdigit()), default=-1) + 1
+    if num_layers == 0:
+        raise ExportError('the encoder has no key "layers.*": it is not a ViT of mmpretrain')
+    known = plain_vit_keys(num_layers)
+    if unmapped := sorted(set(encoder) - known):
+        raise ExportError(
+            f'{len(unmapped)} encoder keys cannot be mapped to a plain ViT: {_some(unmapped)}; '
+            f'reason: {"; ".join(sorted(set(map(_reason, unmapped))))}. '
+            'Only a plain ViT (GELU MLP, no layer scale) can be exported'
+        )
+    qkv_biases = {f'layers.{i}.attn.qkv.bias' for i in range(num_layers)}
+    optional = set() if qkv_biases & set(encoder) else qkv_biases
+    if missing := sorted(known - set(encoder) - optional):
+        raise ExportError(
+            f'{len(missing)} encoder keys are missing: {_some(missing)}; '
+            'the checkpoint is incomplete or was trained without a class token or final norm'
+        )
+    return num_layers
+
+
+def _some(keys: list[str]) -> str:
+    return f'{keys[:_SHOWN]}{" ..." if len(keys) > _SHOWN else ""}'
+
+
+def _reason(key: str) -> str:
+    if key.startswith('ln2.'):
+        return 'out_type="avg_featmap" (a norm after pooling)'
+    return next((reason for part, reason in _REASONS.items() if part in key), 'not a key of the plain ViT')
+
+
+def _num_heads(backbone: Mapping[str, Any], embed_dims: int, num_heads: int | None) -> int:
+    if num_heads is None:
+        arch = backbone.get('arch')
+        if isinstance(arch, str):
+            from mmpretrain.models import VisionTransformer
+
+            arch = VisionTransformer.arch_zoo.get(arch.lower(), {})
+        num_heads = arch.get('num_heads') if isinstance(arch, Mapping) else None
+    if num_heads is None:
+        raise ExportError(
+            'num_heads cannot be told from the weights, and the config in the checkpoint (meta["cfg"]) names no '
+            'model.backbone.arch to read it from: give --num-heads'
+        )
+    if num_heads < 1 or embed_dims % num_heads:
+        raise ExportError(f'num_heads={num_heads} must divide embed_dims={embed_dims}')
+    return int(num_heads)
+
+
+def _img_size(backbone: Mapping[str, Any], patches: int, patch_size: tuple[int, int]) -> tuple[int, int]:
+    side = math.isqrt(patches)
+    if side * side == patches:
+        return side * patch_size[0], side * patch_size[1]
+    given = backbone.get('img_size')
+    if given is not None:
+        height, width = _pair(given, 'model.backbone.img_size')
+        if (height // patch_size[0]) * (width // patch_size[1]) == patches:
+            return height, width
+    raise ExportError(
+        f'pos_embed has {patches} patch positions, which is not a square grid, and the img_size in the config '
+        f'({given!r}) does not explain it'
+    )
+
+
+def _pair(value: Any, field: str) -> tuple[int, int]:
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or not all(isinstance(item, int) and item > 0 for item in pair):
+        raise ExportError(f'{field}={value!r} must be a positive integer or two of them')
+    return pair[0], pair[1]
