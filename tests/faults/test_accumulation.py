@@ -8,7 +8,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mmpl.compat import load_checkpoint
-from mmpl.engine.loops import STATE_KEY
+from mmpl.engine.hooks.position_hook import STATE_KEY
 from tests.faults.runs import fault_cfg, run
 from tests.faults.test_exact_resume import stop_at, stopped
 
@@ -81,19 +81,3 @@ def test_resumed_has_the_rates_of_a_run_like_that(before: dict, after: dict, fir
     counts = [fields['optim_wrapper']['accumulative_counts'] for fields in (before, after)]
     assert f'accumulative_counts {counts[0]} -> {counts[1]}' in logs
     assert load_checkpoint(tmp_path / 'a' / 'epoch_3.pth')[STATE_KEY]['accumulative_counts'] == counts[1]
-
-
-def test_a_checkpoint_that_does_not_know_its_accumulation(tmp_path: Path) -> None:
-    """Those of early versions lack the number; the run goes on as it is."""
-
-    class Forget(Hook):
-        priority = 'LOWEST'
-
-        def before_save_checkpoint(self, runner, checkpoint) -> None:
-            del checkpoint[STATE_KEY]['accumulative_counts']
-
-    runner = Runner.from_cfg(fault_cfg(tmp_path, epochs=1, **split(4, 2)))
-    runner.register_hook(Forget())
-    runner.train()
-    lr, resumed = rates(tmp_path, epochs=2, **split(4, 2))
-    assert lr == pytest.approx(0.5e-3) and min(resumed) == 6
