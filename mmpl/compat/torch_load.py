@@ -97,16 +97,13 @@ def _safe_globals() -> list[Any]:
 def allow_mmengine_classes() -> None:
     """Let ``torch.load(weights_only=True)`` read what mmengine's hooks put into a checkpoint.
 
-    None of the classes runs code of the file when it is rebuilt. Calling it again changes nothing.
+    None of the classes runs code of the file when it is rebuilt.
     """
     torch.serialization.add_safe_globals(_safe_globals())
 
 
 def _without_source(checkpoint: Any, path: object) -> Any:
-    """Drop ``meta['config']``: ``Runner.resume`` would run it as Python source.
-
-    It serves mmengine for one check only, of the number of GPUs of mmcv 1 runs.
-    """
+    """Drop ``meta['config']``, which ``Runner.resume`` would run to check the number of GPUs of mmcv 1 runs."""
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
     if isinstance(meta, dict) and meta.pop('config', None) is not None:
         print_log(f'checkpoint {str(path)!r}: dropped meta["config"], which would have been run', logger='current')
@@ -178,11 +175,7 @@ def unsafe_load_allowed() -> bool:
 
 
 def set_load_policy(trust: bool) -> None:
-    """Decide for the whole process.
-
-    Args:
-        trust (bool): Whether checkpoints may run code: what :func:`add_trust_argument` adds to the command line.
-    """
+    """Decide for the whole process whether checkpoints may run code; see :func:`add_trust_argument`."""
     (allow_unsafe_load if trust else forbid_unsafe_load)()
 
 
@@ -223,11 +216,7 @@ def safe_loading() -> Iterator[None]:
 
 
 def check_checkpoint_path(path: str) -> None:
-    """Refuse a local file that is not there; URLs pass.
-
-    Raises:
-        FileNotFoundError: If a local path does not exist.
-    """
+    """Refuse a local file that is not there; URLs pass."""
     if '://' not in path and not Path(path).is_file():
         raise FileNotFoundError(f'checkpoint {path!r} does not exist')
 
@@ -236,20 +225,20 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu', trust: b
     """Load a checkpoint file, or anything that mmengine's ``CheckpointLoader`` knows (``https://`` ...).
 
     Args:
-        path (str | PathLike): File or URL.
-        map_location: As in ``torch.load``. Defaults to ``'cpu'``.
-        trust (bool, optional): Whether the file may run code. Defaults to None: only if the process was told so, by
-            ``--trust`` or :func:`allow_unsafe_load`.
+        path: File or URL.
+        map_location: As in ``torch.load``.
+        trust: Whether the file may run code. None: only if the process was told so, by ``--trust`` or
+            :func:`allow_unsafe_load`.
 
     Returns:
-        dict: The checkpoint, as it was saved.
+        The checkpoint, as it was saved.
 
     Raises:
-        FileNotFoundError: If a local path does not exist.
-        UnreadableCheckpointError: If a local file is no checkpoint, or a damaged one.
-        UntrustedCheckpointError: If the file may run no code and holds anything but weights, plain values and
-            mmengine's log buffers. None of its code was run.
-        ValueError: If the file holds no dict.
+        FileNotFoundError: A local path does not exist.
+        UnreadableCheckpointError: A local file is no checkpoint, or a damaged one.
+        UntrustedCheckpointError: The file may run no code and holds anything but weights, plain values and mmengine's
+            log buffers. None of its code was run.
+        ValueError: The file holds no dict.
     """
     name = os.fspath(path)
     check_checkpoint_path(name)
