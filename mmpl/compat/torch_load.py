@@ -147,6 +147,7 @@ def set_load_policy(trust: bool) -> None:
     """
     global _unsafe_load_allowed
     _unsafe_load_allowed = trust
+    allow_mmengine_classes()  # again: a library that used torch's `safe_globals` may have taken them off the list
     forced, dropped = (_FORCE_UNSAFE, _FORCE_SAFE) if trust else (_FORCE_SAFE, _FORCE_UNSAFE)
     os.environ.pop(dropped, None)
     os.environ[forced] = '1'

@@ -155,7 +155,7 @@ def test_scores_are_those_of_the_parts(roots):
         (dict(max_train_images=3), r'`k` must not exceed `max_train_images` \(3\), but got 5'),
         (dict(val_dataloader=None), '`val_dataloader` must be a dataloader config'),
         (dict(train_dataloader=dict(batch_size=2)), '`train_dataloader` must have the field `dataset`'),
-        (dict(kk=3), '`kk` does not exist: did you mean `k`'),
+        (dict(kk=3), '`kk` is not a field of FeatureProbe: did you mean `k`'),
     ],
 )
 def test_refuses_at_build_time(roots, change, message):

@@ -123,7 +123,7 @@ def test_unknown_class_is_an_error_not_a_crash():
         (dict(train_features=torch.ones(10, 4, dtype=torch.long)), r'`train_features` must be a floating-point'),
         (dict(query_chunk=0), r'`query_chunk` must be an integer in \[1, inf\), but got 0'),
         (dict(bank_chunk=0), r'`bank_chunk` must be an integer in \[1, inf\), but got 0'),
-        (dict(bank_chunks=1), r'`bank_chunks` does not exist: did you mean `bank_chunk`'),
+        (dict(bank_chunks=1), r'`bank_chunks` is not a field of knn_predict: did you mean `bank_chunk`'),
     ],
 )
 def test_refuses(change, message):
