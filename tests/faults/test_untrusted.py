@@ -16,9 +16,10 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.runner import Runner
 
+import transfer
 from mmpl.apis.test import test as run_test
 from mmpl.compat import UntrustedCheckpointError, allow_unsafe_load, set_load_policy
-from mmpl.evaluation import evaluate_features, transfer, transfer_run
+from mmpl.evaluation import evaluate_features
 from mmpl.export import export_backbone
 from mmpl.utils.paths import PathOutsideRootError, forbid_paths_outside_root
 from mmpl.visualization import build_report
@@ -110,20 +111,28 @@ def test_trust_is_an_option_of_every_tool(
 @pytest.mark.parametrize('trust', [False, True])
 def test_transfer_passes_trust_on(trust: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the benchmark to its runs, and from a run to its training and its test."""
-    set_load_policy(trust)
-    run = transfer.Run('segmentation', 'x', 0, tmp_path / 'a.pth', tmp_path / 'work')
-    command = transfer._Processes(ROOT / 'configs' / 'downstream', 'digits', [], print).command(run)
-    assert ('--trust' in command) == trust
+    checkpoint = tmp_path / 'a.pth'
+    torch.save(dict(state_dict={'backbone.patch_embed.projection.weight': torch.ones(1)}), checkpoint)
+    argv = [str(checkpoint), '--seeds', '0', '--tasks', 'segmentation', '--work-dir', str(tmp_path / 'work')]
+    argv += ['--trust'] * trust
+    jobs: list = []
+    monkeypatch.setattr(transfer, 'run_jobs', lambda some, *args: jobs.extend(some) or sys.exit(0))
+    monkeypatch.setattr(transfer, 'write_random_encoder', lambda *args: None)
+    with pytest.raises(SystemExit):
+        transfer.main(argv)
+    assert [('--trust' in job.command) for job in jobs] == [trust, trust]
     calls: list[list[str]] = []
-    monkeypatch.setattr(transfer_run, '_identity', lambda *args: {})
-    monkeypatch.setattr(transfer_run, 'train', calls.append)
-    monkeypatch.setattr(transfer_run, 'test', lambda argv: calls.append(argv) or {})
-    run.work_dir.mkdir(parents=True)
-    (run.work_dir / 'last_checkpoint').write_text('a.pth')
+    monkeypatch.setattr(transfer.Bench, 'identity', lambda *args: {})
+    monkeypatch.setattr(transfer, 'train', calls.append)
+    monkeypatch.setattr(transfer, 'test', lambda argv: calls.append(argv) or {})
+    monkeypatch.setattr(transfer, 'draw', lambda *args: [])
+    folder = Path(jobs[-1].log).parent
+    folder.mkdir(parents=True)
+    (folder / 'last_checkpoint').write_text('a.pth')
     set_load_policy(not trust)
-    transfer_run.main([*command[3:], '--pictures', '0'])
+    transfer.main(jobs[-1].command[2:])
     assert [('--trust' in argv) for argv in calls] == [trust, trust]
-    assert transfer_run.parse_train_args(calls[0]).trust == trust
+    assert transfer.parse_train_args(calls[0]).trust == trust
 
 
 @pytest.mark.smoke
