@@ -1,4 +1,4 @@
-# SdAE, ViT-B/16, ImageNet-1K, 300 epochs: the recipe of Chen et al. (ECCV 2022), who report 84.1 % top-1 after fine-tuning.
+# SdAE, ViT-B/16, ImageNet-1K, 300 epochs: the recipe of Chen et al. (ECCV 2022), who report 84.1 % after fine-tuning.
 #
 #   tools/dist_train.sh configs/sdae_vitb.py 8
 #

@@ -1,5 +1,6 @@
 """What every test shares."""
 
+import gc
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +32,12 @@ def _process_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope='module')
 def _module_undone() -> Iterator[None]:
-    """Nothing of a file's fixtures is left to the next file."""
+    """Nothing of a file's fixtures is left to the next file.
+
+    What was imported is no garbage: without it a full collection, as after each checkpoint, takes a tenth of the time.
+    """
+    gc.collect()
+    gc.freeze()
     with _process_as_it_was():
         yield
 

@@ -10,24 +10,21 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from mmengine.registry import DATASETS, init_default_scope
+
 from mmpl.datasets.bad_files import listing
 from mmpl.datasets.image_check import MAX_PIXELS, MIN_SIDE, ImageVerdict, inspect_image
-from mmpl.datasets.unlabelled_folder import EXTENSIONS
+from mmpl.datasets.unlabelled_folder import UnlabelledFolder
+from mmpl.utils.config_errors import read_config
 from mmpl.utils.user_errors import user_errors
 
 
 class DatasetCheck(NamedTuple):
-    """What a check found.
+    """What a check found."""
 
-    Attributes:
-        total (int): Files looked at.
-        bad (list[dict]): ``path`` and ``reason`` of each that training would replace.
-        notes (Counter): How many are unusual but get converted, by kind (``'cmyk'``, ``'16-bit'`` ...).
-    """
-
-    total: int
-    bad: list[dict]
-    notes: Counter
+    total: int  # files looked at
+    bad: list[dict]  # path and reason of each that training would replace
+    notes: Counter  # how many are unusual but get converted, by kind ('cmyk', '16-bit' ...)
 
     @property
     def share(self) -> float:
@@ -36,35 +33,23 @@ class DatasetCheck(NamedTuple):
 
 
 def files_of(source: str) -> list[str]:
-    """The image files of a folder, or of a config's training set.
-
-    Args:
-        source (str): Folder, searched with all subfolders, or a config (``.py``).
-
-    Returns:
-        list[str]: Paths, sorted.
+    """The image files of a folder, as ``mmpl.UnlabelledFolder`` lists them, or of a config's training set; sorted.
 
     Raises:
-        FileNotFoundError: If there is no such folder or config.
-        ValueError: If there are no images, or the config has no training set.
+        FileNotFoundError: There is no such folder or config.
+        ValueError: There are no images, or the config has no training set.
     """
     path = Path(source)
     if path.is_dir():
-        files = sorted(str(file) for file in path.rglob('*') if file.suffix.lower() in EXTENSIONS)
-        if not files:
-            raise ValueError(f'{source!r} holds no images, files that end in {", ".join(sorted(EXTENSIONS))}')
-        return files
-    if not path.is_file():
+        dataset = UnlabelledFolder(data_root=source)
+    elif path.is_file():
+        cfg = read_config(path)
+        init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+        if not cfg.get('train_dataloader', {}).get('dataset'):
+            raise ValueError(f'{source!r} has no `train_dataloader.dataset`')
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    else:
         raise FileNotFoundError(f'{source!r} is neither a folder nor a config')
-    from mmengine.registry import DATASETS, init_default_scope
-
-    from mmpl.utils.config_errors import read_config
-
-    cfg = read_config(path)
-    init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    if not cfg.get('train_dataloader', {}).get('dataset'):
-        raise ValueError(f'{source!r} has no `train_dataloader.dataset`')
-    dataset = DATASETS.build(cfg.train_dataloader.dataset)
     infos = (dataset.get_data_info(index) for index in range(len(dataset)))
     files = sorted({info['img_path'] for info in infos if 'img_path' in info})
     if not files:
@@ -75,49 +60,36 @@ def files_of(source: str) -> list[str]:
 def check_files(
     files: Iterable[str], workers: int = 0, full: bool = True, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
 ) -> DatasetCheck:
-    """Look at files in parallel.
+    """Look at files in parallel; what is bad is in the order of the files.
 
     Args:
-        files (Iterable[str]): Paths.
-        workers (int): Processes; 0 for as many as there are cores.
-        full (bool): Decode every file to its end, as training does not before it needs to. Defaults to True.
-        max_pixels (int): As in :func:`mmpl.datasets.image_check.inspect_image`.
-        min_side (int): As there.
-
-    Returns:
-        DatasetCheck: What was found, in the order of the files.
+        files: Paths.
+        workers: Processes; 0 for as many as there are cores.
+        full: Decode every file to its end, as training does not before it needs to.
+        max_pixels: As in :func:`mmpl.datasets.image_check.inspect_image`.
+        min_side: As there.
     """
     files = list(files)
-    look = partial(inspect_image, full=full, max_pixels=max_pixels, min_side=min_side)
+    inspect = partial(inspect_image, full=full, max_pixels=max_pixels, min_side=min_side)
     bad, notes = [], Counter[str]()
-    for path, verdict in zip(files, _map(look, files, workers or len(os.sched_getaffinity(0))), strict=True):
+    for path, verdict in zip(files, _map(inspect, files, workers or len(os.sched_getaffinity(0))), strict=True):
         if verdict.bad:
             bad.append(dict(path=path, reason=verdict.bad))
         notes.update(verdict.notes)
     return DatasetCheck(len(files), bad, notes)
 
 
-def _map(look: partial, files: list[str], workers: int) -> Iterator[ImageVerdict]:
+def _map(inspect: partial, files: list[str], workers: int) -> Iterator[ImageVerdict]:
     if workers == 1 or len(files) < 2:
-        yield from map(look, files)
+        yield from map(inspect, files)
         return
     with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(look, files, chunksize=max(1, min(256, len(files) // (4 * workers))))
+        yield from pool.map(inspect, files, chunksize=max(1, min(256, len(files) // (4 * workers))))
 
 
 @user_errors()
 def main(argv: list[str] | None = None) -> int:
-    """Run ``tools/check_dataset.py``.
-
-    Args:
-        argv (list[str], optional): Arguments; those of the process by default.
-
-    Returns:
-        int: Exit code: 1 if the share of bad files is above ``--max-share``.
-
-    Raises:
-        SystemExit: If there is nothing to check.
-    """
+    """Run ``tools/check_dataset.py``; the exit code is 1 if the share of bad files is above ``--max-share``."""
     parser = argparse.ArgumentParser(description='Find the images that cannot be trained on')
     parser.add_argument('source', help="folder of images, or a config, whose training set's files are checked")
     parser.add_argument('--workers', type=int, default=0, help='processes (default: one a core)')

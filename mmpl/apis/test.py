@@ -1,7 +1,6 @@
 """The work behind ``tools/test.py``: evaluate a checkpoint as its config says."""
 
 import argparse
-import os
 import re
 from collections import OrderedDict
 from pathlib import Path
@@ -14,11 +13,16 @@ from mmengine.evaluator import DumpResults
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmpl.apis.train import add_common_arguments, build_runner, load_config, set_loader_defaults
+from mmpl.apis.train import (
+    add_common_arguments,
+    build_runner,
+    load_config,
+    prepare_process,
+    set_loader_defaults,
+)
 from mmpl.checkpoints.fit import CheckpointMismatchError, load_completely
-from mmpl.compat import check_checkpoint_path, init_distributed, set_load_policy, shutdown_distributed
+from mmpl.compat import check_checkpoint_path, init_distributed, shutdown_distributed
 from mmpl.utils.dist import unwrapped
-from mmpl.utils.paths import forbid_paths_outside_root
 from mmpl.utils.user_errors import user_errors
 
 _ENDINGS = {'pred': ('.pkl', '.pickle'), 'metrics': ('.json', '.yaml', '.yml', '.pkl', '.pickle')}
@@ -47,14 +51,7 @@ class _FitHook(Hook):
 
 
 def parse_test_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line of ``tools/test.py``.
-
-    Args:
-        argv (list[str], optional): Arguments; those of the process by default.
-
-    Returns:
-        argparse.Namespace: The options.
-    """
+    """Parse the command line of ``tools/test.py``, that of the process by default."""
     parser = argparse.ArgumentParser(description='Evaluate a checkpoint as a config says')
     parser.add_argument('config', help='path of the config')
     parser.add_argument('checkpoint', help='path or URL of the checkpoint')
@@ -73,16 +70,10 @@ def parse_test_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def test_config(options: argparse.Namespace) -> Config:
-    """Read the config that ``options`` name and merge the options into it.
-
-    Args:
-        options (argparse.Namespace): As from :func:`parse_test_args`.
-
-    Returns:
-        Config: Ready for a Runner.
+    """Read the config that ``options`` name and merge the options into it, ready for a Runner.
 
     Raises:
-        ValueError: If the config has nothing to test with, or no hook that could draw for ``--show-dir``.
+        ValueError: The config has nothing to test with, or no hook that could draw for ``--show-dir``.
     """
     cfg = load_config(options.config, options)
     cfg.load_from = options.checkpoint
@@ -91,18 +82,11 @@ def test_config(options: argparse.Namespace) -> Config:
         if 'visualization' not in cfg.get('default_hooks', {}):
             raise ValueError('--show-dir: the config lacks default_hooks.visualization')
         # The three projects name the same thing differently.
-        fields = {
-            'mmseg': {'default_hooks.visualization.draw': True, 'visualizer.save_dir': options.show_dir},
-            'mmdet': {
-                'default_hooks.visualization.draw': True,
-                'default_hooks.visualization.test_out_dir': options.show_dir,
-            },
-        }
-        other = {
-            'default_hooks.visualization.enable': True,
-            'default_hooks.visualization.out_dir': options.show_dir,
-        }
-        cfg.merge_from_dict(fields.get(cfg.get('default_scope'), other))
+        hook = 'default_hooks.visualization'
+        switch, folder = dict(
+            mmseg=(f'{hook}.draw', 'visualizer.save_dir'), mmdet=(f'{hook}.draw', f'{hook}.test_out_dir')
+        ).get(cfg.get('default_scope'), (f'{hook}.enable', f'{hook}.out_dir'))
+        cfg.merge_from_dict({switch: True, folder: options.show_dir})
     if options.cfg_options is not None:
         cfg.merge_from_dict(options.cfg_options)
     missing = [field for field in ('test_dataloader', 'test_cfg', 'test_evaluator') if cfg.get(field) is None]
@@ -121,19 +105,17 @@ def test(argv: list[str] | None = None) -> dict[str, Any]:
     Unless ``--trust`` is given, no checkpoint runs code: see :mod:`mmpl.compat.torch_load`.
 
     Args:
-        argv (list[str], optional): Arguments; those of the process by default.
+        argv: Arguments; those of the process by default.
 
     Returns:
-        dict: Metrics by name.
+        Metrics by name.
 
     Raises:
         SystemExit: The config cannot be read, an option does not fit it, or there is no such checkpoint.
         CheckpointMismatchError: The checkpoint lacks a part of the model, or has it in another shape.
     """
     options = parse_test_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
-    set_load_policy(options.trust)
-    forbid_paths_outside_root()
+    prepare_process(options)
     with user_errors():  # what fails later is for torchrun's record() to see
         cfg = test_config(options)
         check_checkpoint_path(cfg.load_from)

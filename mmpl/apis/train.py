@@ -50,14 +50,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_train_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line of ``tools/train.py``.
-
-    Args:
-        argv (list[str], optional): Arguments; those of the process by default.
-
-    Returns:
-        argparse.Namespace: The options.
-    """
+    """Parse the command line of ``tools/train.py``, that of the process by default."""
     parser = argparse.ArgumentParser(description='Train a model from a config')
     parser.add_argument('config', help='path of the config')
     parser.add_argument(
@@ -79,16 +72,15 @@ def parse_train_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def prepare_process(options: argparse.Namespace) -> None:
+    """Decide for the whole process what it may load, before anything of it is read."""
+    os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
+    set_load_policy(options.trust)
+    forbid_paths_outside_root()
+
+
 def load_config(path: str, options: argparse.Namespace) -> Config:
-    """Read a config and apply the options that training and testing share, ``--cfg-options`` excepted.
-
-    Args:
-        path (str): Path of the config.
-        options (argparse.Namespace): The parsed command line.
-
-    Returns:
-        Config: With ``launcher`` and ``work_dir`` set.
-    """
+    """Read a config and apply the options that training and testing share, ``--cfg-options`` excepted."""
     cfg = read_config(path)
     cfg.launcher = options.launcher
     if options.work_dir is not None:
@@ -101,13 +93,8 @@ def load_config(path: str, options: argparse.Namespace) -> Config:
 def set_loader_defaults(cfg: Config, pin_memory: bool, persistent_workers: bool) -> None:
     """Give every data loader the defaults of mmpretrain's tools, where they can hold.
 
-    Memory is pinned only with a GPU, workers persist only where there are any. What the config says wins, except that
-    an option that was switched off stays off.
-
-    Args:
-        cfg (Config): Changed in place.
-        pin_memory (bool): Whether memory may be pinned.
-        persistent_workers (bool): Whether workers may persist.
+    Memory is pinned only with a GPU, workers persist only where there are any. What the config says wins, but
+    ``pin_memory`` and ``persistent_workers`` switch off what is False.
     """
     for field in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(field)
@@ -141,16 +128,10 @@ def _enable_amp(cfg: Config) -> None:
 
 
 def train_config(options: argparse.Namespace) -> Config:
-    """Read the config that ``options`` name and merge the options into it.
-
-    Args:
-        options (argparse.Namespace): As from :func:`parse_train_args`.
-
-    Returns:
-        Config: Ready for a Runner.
+    """Read the config that ``options`` name and merge the options into it, ready for a Runner.
 
     Raises:
-        ValueError: If ``--amp`` or ``--auto-scale-lr`` is asked for and the config has no place for it.
+        ValueError: ``--amp`` or ``--auto-scale-lr`` is asked for and the config has no place for it.
     """
     cfg = load_config(options.config, options)
     if options.no_validate:
@@ -198,11 +179,11 @@ def start_or_resume(cfg: Config, options: argparse.Namespace) -> str:
     starts from a finished one. That is kept for ``--resume PATH`` and ``--cfg-options resume=...``, which say so.
 
     Args:
-        cfg (Config): ``resume`` and ``load_from`` are changed in place, equally in all processes.
-        options (argparse.Namespace): As from :func:`parse_train_args`.
+        cfg: ``resume`` and ``load_from`` are changed in place, equally in all processes.
+        options: As from :func:`parse_train_args`.
 
     Returns:
-        str: What was chosen, for the log; empty where there was nothing to choose.
+        What was chosen, for the log; empty where there was nothing to choose.
     """
     path_given = options.resume not in (None, 'auto')
     if path_given or 'resume' in (options.cfg_options or {}):
@@ -226,19 +207,17 @@ def train(argv: list[str] | None = None) -> Any:
     outside of its data root.
 
     Args:
-        argv (list[str], optional): Arguments; those of the process by default.
+        argv: Arguments; those of the process by default.
 
     Returns:
-        nn.Module: The trained model.
+        The trained model.
 
     Raises:
         SystemExit: The config cannot be read, an option does not fit it, or there is no such checkpoint.
         ConfigError: Something cannot be built as the config says.
     """
     options = parse_train_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
-    set_load_policy(options.trust)
-    forbid_paths_outside_root()
+    prepare_process(options)
     with user_errors():  # what fails later is for torchrun's record() to see
         cfg = train_config(options)
     resume_after_restart(cfg)

@@ -12,12 +12,11 @@ import zipfile
 from pathlib import Path
 
 POINTER = 'last_checkpoint'
-RECORD_SUFFIX = '.sha256'
 _NAME = re.compile(r'(epoch|iter)_\d+\.pth')
 
 
 def sync_file(path: str | os.PathLike) -> None:
-    """Wait until a file's content is on the disk."""
+    """Wait until a file's content, or a folder's list of files, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -30,10 +29,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     path = Path(path)
     temporary = path.with_name(f'.{path.name}.tmp')
     try:
-        with open(temporary, 'w', encoding='utf-8') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        temporary.write_text(text, encoding='utf-8')
+        sync_file(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -50,16 +47,16 @@ def sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
-def publish(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Turn a written file into a checkpoint: sync it, record its checksum, rename it.
+def record_of(path: str | os.PathLike) -> Path:
+    """Where a checkpoint's checksum is."""
+    return Path(f'{path}.sha256')
 
-    Args:
-        temporary (str | PathLike): The file as written, in the same folder.
-        path (str | PathLike): Its final name.
-    """
+
+def publish(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Turn a written file of the same folder into a checkpoint: sync it, record its checksum, rename it."""
     path = Path(path)
     sync_file(temporary)
-    record = Path(f'{path}{RECORD_SUFFIX}')
+    record = record_of(path)
     new = f'{sha256(temporary)}  {path.name}\n'
     old = record.read_text(encoding='utf-8') if path.is_file() and record.is_file() else ''
     write_text(record, new + old)  # while the file of this name is replaced, either of the two is right
@@ -71,20 +68,16 @@ def publish(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
 
 def remove(path: str | os.PathLike) -> None:
     """Remove a checkpoint and its record, as far as they are there."""
-    for name in (Path(path), Path(f'{path}{RECORD_SUFFIX}')):
+    for name in (Path(path), record_of(path)):
         name.unlink(missing_ok=True)
 
 
 def damage(path: str | os.PathLike) -> str:
-    """What is wrong with a checkpoint file.
+    """What is wrong with a checkpoint file; empty if it is whole.
 
-    Args:
-        path (str | PathLike): The file. Without a record beside it, the checksums inside of torch's zip format count.
-
-    Returns:
-        str: The damage; empty if the file is whole.
+    Without a record beside it, the checksums inside of torch's zip format count.
     """
-    path, record = Path(path), Path(f'{path}{RECORD_SUFFIX}')
+    path, record = Path(path), record_of(path)
     if not path.is_file():
         return 'it does not exist'
     if path.stat().st_size == 0:
@@ -104,64 +97,39 @@ def damage(path: str | os.PathLike) -> str:
 
 
 def checkpoint_folder(work_dir: str | os.PathLike, out_dir: str | os.PathLike | None = None) -> str:
-    """Where a run's checkpoints are, as mmengine's ``CheckpointHook`` has it.
-
-    Args:
-        work_dir (str | PathLike): The work folder.
-        out_dir (str | PathLike, optional): ``out_dir`` of the hook. Defaults to None, the work folder.
-
-    Returns:
-        str: The folder.
-    """
+    """Where a run's checkpoints are, as mmengine's ``CheckpointHook`` has it, whose ``out_dir`` is given."""
     return str(work_dir) if out_dir is None or out_dir == work_dir else str(Path(out_dir, Path(work_dir).name))
 
 
 def candidates(folder: str | os.PathLike) -> list[Path]:
-    """Checkpoints that a run could be resumed from, the best first.
+    """Checkpoints of a folder that a run could be resumed from, the best first.
 
     That is what the pointer names, but for files that were published after the pointer was moved, as a kill between
     the two leaves them; then all others, newest first. Whoever edits the pointer gets what it says.
-
-    Args:
-        folder (str | PathLike): The work folder.
-
-    Returns:
-        list[Path]: Files that exist.
     """
     folder = Path(folder)
     pointer = folder / POINTER
     found = [path for path in folder.glob('*.pth') if _NAME.fullmatch(path.name) and path.is_file()]
     newest_first = sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
-    if not pointer.is_file():
-        return newest_first
-    text = pointer.read_text(encoding='utf-8', errors='replace').strip().strip('\0')
-    target = Path(text) if text else pointer
+    text = pointer.read_text(encoding='utf-8', errors='replace').strip().strip('\0') if pointer.is_file() else ''
+    target = Path(text)
     if text and not target.is_file():
         target = folder / target.name  # the work folder was moved
-    moved = pointer.stat().st_mtime_ns
-    later = [
-        path
-        for path in newest_first
-        if path.stat().st_mtime_ns > moved and path.name != target.name and Path(f'{path}{RECORD_SUFFIX}').is_file()
-    ]
-    named = [target] if text and target.is_file() else []
-    return later + named + [path for path in newest_first if path not in later and path not in named]
+    first = []
+    if pointer.is_file():
+        moved = pointer.stat().st_mtime_ns
+        published_later = [path for path in newest_first if path.stat().st_mtime_ns > moved]
+        first = [path for path in published_later if path.name != target.name and record_of(path).is_file()]
+        first += [target] if text and target.is_file() else []
+    return first + [path for path in newest_first if path not in first]
 
 
 def find_whole_checkpoint(folder: str | os.PathLike) -> tuple[str | None, list[str]]:
-    """The checkpoint to resume from.
-
-    Args:
-        folder (str | PathLike): The work folder.
-
-    Returns:
-        tuple[str | None, list[str]]: The file, None if there is none; and for each that was passed over what is wrong
-        with it.
-    """
-    passed: list[str] = []
+    """The checkpoint of a folder to resume from, and what is wrong with each that was passed over."""
+    passed_over: list[str] = []
     for path in candidates(folder):
         wrong = damage(path)
         if not wrong:
-            return str(path), passed
-        passed.append(f'{path}: {wrong}')
-    return None, passed
+            return str(path), passed_over
+        passed_over.append(f'{path}: {wrong}')
+    return None, passed_over

@@ -14,23 +14,23 @@ from mmengine.config import Config
 from mmengine.dist import init_dist
 
 LAUNCHERS = ('none', 'pytorch', 'slurm', 'mpi')
+_RANK_VARIABLES = dict(
+    pytorch=('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+    slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+)
+_STARTED_BY = dict(pytorch='torchrun (tools/dist_train.sh)', slurm='srun (tools/slurm_train.sh)', mpi='mpirun')
 
 
 def _set_rank_environment(launcher: str) -> None:
     """Translate what the launcher says into torch's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_*)."""
     env = os.environ
-    wanted = {
-        'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
-        'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
-        'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
-    }[launcher]
+    wanted = _RANK_VARIABLES[launcher]
     missing = [name for name in wanted if name not in env]
     if missing:
         raise RuntimeError(
             f'launcher={launcher!r} needs {", ".join(missing)} in the environment: start the run with '
-            + {'pytorch': 'torchrun (tools/dist_train.sh)', 'slurm': 'srun (tools/slurm_train.sh)', 'mpi': 'mpirun'}[
-                launcher
-            ]
+            f'{_STARTED_BY[launcher]}'
         )
     env['RANK'], env['WORLD_SIZE'], env['LOCAL_RANK'] = (env[name] for name in wanted)
     if 'MASTER_ADDR' not in env:
@@ -53,16 +53,15 @@ def init_distributed(launcher: str, cfg: Config | None = None) -> bool:
     group exists already, or for a ``FlexibleRunner`` on GPUs, whose strategy starts its own.
 
     Args:
-        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
-        cfg (Config, optional): The run's config. ``env_cfg.dist_cfg`` is read (``backend``, ``timeout`` in seconds).
-            On CPU its ``backend`` becomes ``gloo`` and its ``model_wrapper_cfg`` is made to name no GPU.
+        launcher: One of :data:`LAUNCHERS`.
+        cfg: The run's config. ``env_cfg.dist_cfg`` is read (``backend``, ``timeout`` in seconds). On CPU its
+            ``backend`` becomes ``gloo`` and its ``model_wrapper_cfg`` is made to name no GPU.
 
     Returns:
-        bool: Whether a process group exists now.
+        Whether a process group exists now.
 
     Raises:
-        ValueError: If the launcher is not one of the four.
-        RuntimeError: If the launcher's environment variables are missing.
+        RuntimeError: The launcher's environment variables are missing.
     """
     if launcher not in LAUNCHERS:
         raise ValueError(f'launcher={launcher!r}: allowed are {", ".join(LAUNCHERS)}')

@@ -9,6 +9,7 @@ head of every log, shows the replacement as mmcv's compiler.
 
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 import torchvision
@@ -45,26 +46,8 @@ def nms(bboxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) -
     return torchvision.ops.nms(bboxes, scores.to(bboxes.dtype), iou_threshold)
 
 
-def _check_average(pool_mode: int) -> None:
-    if pool_mode != 1:
-        raise NotImplementedError(
-            "mmcv's RoIAlign with pool_mode='max' has no counterpart in torchvision; use pool_mode='avg'. "
-            + HOW_TO_BUILD
-        )
-
-
 def roi_align_forward(
-    input: Tensor,
-    rois: Tensor,
-    output: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    aligned_height: int,
-    aligned_width: int,
-    spatial_scale: float,
-    sampling_ratio: int,
-    pool_mode: int,
-    aligned: bool,
+    input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, **settings: Any
 ) -> None:
     """Pool each region of interest from a feature map into ``output``.
 
@@ -74,88 +57,68 @@ def roi_align_forward(
         output: (R, C, aligned_height, aligned_width), written in place.
         argmax_y: Unused; of max pooling only.
         argmax_x: Unused; of max pooling only.
-        aligned_height: Height of the output.
-        aligned_width: Width of the output.
-        spatial_scale: Feature map's size over the image's.
-        sampling_ratio: Samples per output cell and direction; 0 means as many as there are input cells.
-        pool_mode: 1 (average).
-        aligned: Shift the region by half a pixel.
-
-    Raises:
-        NotImplementedError: ``pool_mode`` asks for max pooling.
+        **settings: As in :func:`_roi_align`.
     """
-    _check_average(pool_mode)
-    input, rois = _computable(input, rois)
-    output.copy_(
-        torch.ops.torchvision.roi_align(
-            input,
-            rois.to(input.dtype),
-            float(spatial_scale),
-            int(aligned_height),
-            int(aligned_width),
-            int(sampling_ratio),
-            bool(aligned),
-        )
-    )
+    output.copy_(_roi_align(torch.ops.torchvision.roi_align, input, rois, (), **settings))
 
 
 def roi_align_backward(
-    grad_output: Tensor,
+    grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor, grad_input: Tensor, **settings: Any
+) -> None:
+    """Gradient of :func:`roi_align_forward` for its features, added to ``grad_input``, (B, C, H, W)."""
+    kernel = torch.ops.torchvision._roi_align_backward
+    grad_input += _roi_align(kernel, grad_output, rois, tuple(grad_input.shape), **settings)
+
+
+def _roi_align(
+    kernel: Callable,
+    features: Tensor,
     rois: Tensor,
-    argmax_y: Tensor,
-    argmax_x: Tensor,
-    grad_input: Tensor,
+    shape: tuple[int, ...],
+    *,
     aligned_height: int,
     aligned_width: int,
     spatial_scale: float,
     sampling_ratio: int,
     pool_mode: int,
     aligned: bool,
-) -> None:
-    """Gradient of :func:`roi_align_forward` for its features, added to ``grad_input``.
+) -> Tensor:
+    """Call one of torchvision's kernels as mmcv calls its own.
 
     Args:
-        grad_output: (R, C, aligned_height, aligned_width).
-        rois: As in the forward pass.
-        argmax_y: Unused.
-        argmax_x: Unused.
-        grad_input: (B, C, H, W), written in place.
-        aligned_height: As in the forward pass.
-        aligned_width: As in the forward pass.
-        spatial_scale: As in the forward pass.
-        sampling_ratio: As in the forward pass.
-        pool_mode: As in the forward pass.
-        aligned: As in the forward pass.
-
-    Raises:
-        NotImplementedError: ``pool_mode`` asks for max pooling.
+        kernel: Forward or backward.
+        features: Features, or the gradient of what was pooled.
+        rois: (R, 5), as in :func:`roi_align_forward`.
+        shape: Of the features; of the backward pass only.
+        aligned_height: Height of the output.
+        aligned_width: Width of the output.
+        spatial_scale: Feature map's size over the image's.
+        sampling_ratio: Samples per output cell and direction; 0 means as many as there are input cells.
+        pool_mode: 1 (average).
+        aligned: Shift the region by half a pixel.
     """
-    _check_average(pool_mode)
-    grad_output, rois = _computable(grad_output, rois)
-    grad_input += torch.ops.torchvision._roi_align_backward(
-        grad_output,
-        rois.to(grad_output.dtype),
-        float(spatial_scale),
-        int(aligned_height),
-        int(aligned_width),
-        *grad_input.shape,
-        int(sampling_ratio),
-        bool(aligned),
-    )
+    if pool_mode != 1:
+        raise NotImplementedError(
+            "mmcv's RoIAlign with pool_mode='max' has no counterpart in torchvision; use pool_mode='avg'. "
+            + HOW_TO_BUILD
+        )
+    features, rois = _computable(features, rois)
+    size = (float(spatial_scale), int(aligned_height), int(aligned_width))
+    return kernel(features, rois.to(features.dtype), *size, *shape, int(sampling_ratio), bool(aligned))
 
 
-def get_compiler_version() -> str:
-    """What mmcv's environment report shows as its compiler."""
+def version_for_report() -> str:
+    """What mmcv's environment report shows as its compiler, and as its CUDA version."""
     return 'none (operators of torchvision, provided by mmpl)'
 
 
-def get_compiling_cuda_version() -> str:
-    """What mmcv's environment report shows as its CUDA version."""
-    return 'none (operators of torchvision, provided by mmpl)'
-
-
-_OPS = (nms, roi_align_forward, roi_align_backward, get_compiler_version, get_compiling_cuda_version)
-PROVIDED: dict[str, Callable] = {op.__name__: op for op in _OPS}
+PROVIDED: dict[str, Callable] = dict(
+    nms=nms,
+    roi_align_forward=roi_align_forward,
+    roi_align_backward=roi_align_backward,
+    get_compiler_version=version_for_report,
+    get_compiling_cuda_version=version_for_report,
+)
 
 
 def missing_op(name: str) -> Callable:
@@ -172,11 +135,7 @@ def missing_op(name: str) -> Callable:
 
 
 def fill_ext_module(module: ModuleType) -> None:
-    """Give ``module`` the operators of this file, and a stand-in for every other name.
-
-    Args:
-        module: The new, empty module object for ``mmcv._ext``.
-    """
+    """Give the new, empty ``mmcv._ext`` the operators of this file, and a stand-in for every other name."""
 
     def other(name: str) -> Callable:
         if name.startswith('__'):  # Python's own questions (__path__, __wrapped__, ...)

@@ -29,13 +29,10 @@ def _transformers_lacks_name() -> bool:
 
 
 def disable_broken_multimodal() -> bool:
-    """Switch mmpretrain's vision-language models off where they cannot be imported.
+    """Switch mmpretrain's vision-language models off where they cannot be imported; whether that was so.
 
     mmpretrain's own switch is used: each of those models becomes a placeholder that raises ImportError when it is
-    built. Nothing happens where they can be imported, or when ``mmpretrain.models`` is loaded already.
-
-    Returns:
-        bool: Whether they were switched off.
+    built. Nothing happens when ``mmpretrain.models`` is loaded already.
     """
     if 'mmpretrain.models' in sys.modules or not _transformers_lacks_name():
         return False

@@ -6,11 +6,11 @@ containers and an allow-list of classes, nothing else. Three things stand betwee
 - mmengine stores its ``HistoryBuffer`` and numpy arrays in every checkpoint. With torch >= 2.6 upstream mmengine
   therefore cannot resume from what it wrote itself. :func:`allow_mmengine_classes` puts exactly these on the list.
 - OneDL's mmengine answers a refused file by loading it again, unsafely, and downloads are loaded unsafely by
-  ``torch.hub``. :func:`forbid_unsafe_load` closes both for the whole process and its children.
-- ``Runner.resume`` runs ``meta['config']`` of old checkpoints as Python source. :func:`forbid_unsafe_load` drops it.
+  ``torch.hub``.
+- ``Runner.resume`` runs ``meta['config']`` of old checkpoints as Python source.
 
-Whether checkpoints may run code is decided once for a process, by :func:`set_load_policy`; ``--trust`` of mmpl's tools
-is that decision. Where nobody decided, :func:`load_checkpoint` and all that is built on it refuse.
+:func:`set_load_policy` decides once for a process whether checkpoints may run code. Where nobody decided,
+:func:`load_checkpoint` and all that is built on it refuse.
 """
 
 import argparse
@@ -97,16 +97,13 @@ def _safe_globals() -> list[Any]:
 def allow_mmengine_classes() -> None:
     """Let ``torch.load(weights_only=True)`` read what mmengine's hooks put into a checkpoint.
 
-    None of the classes runs code of the file when it is rebuilt. Calling it again changes nothing.
+    None of the classes runs code of the file when it is rebuilt.
     """
     torch.serialization.add_safe_globals(_safe_globals())
 
 
 def _without_source(checkpoint: Any, path: object) -> Any:
-    """Drop ``meta['config']``: ``Runner.resume`` would run it as Python source.
-
-    It serves mmengine for one check only, of the number of GPUs of mmcv 1 runs.
-    """
+    """Drop ``meta['config']``, which ``Runner.resume`` would run to check the number of GPUs of mmcv 1 runs."""
     meta = checkpoint.get('meta') if isinstance(checkpoint, dict) else None
     if isinstance(meta, dict) and meta.pop('config', None) is not None:
         print_log(f'checkpoint {str(path)!r}: dropped meta["config"], which would have been run', logger='current')
@@ -132,58 +129,45 @@ def _readable(load: Callable[[], Any], path: str | os.PathLike) -> Any:
         raise UnreadableCheckpointError(f'checkpoint {name!r} cannot be read: it {what}') from error
 
 
-def _refuses(load: Callable[[], Any], path: str | os.PathLike) -> Any:
+def _refusing_load(cls: type, filename: str, map_location: Any = None, logger: Any = 'current') -> Any:
+    """Mmengine's ``CheckpointLoader.load_checkpoint``, with errors that say what to do."""
     try:
-        return _without_source(_readable(load, path), path)
+        checkpoint = _readable(lambda: _original_load(cls, filename, map_location, logger), filename)
     except UnpicklingError as error:
-        raise UntrustedCheckpointError(path, error) from error
+        raise UntrustedCheckpointError(filename, error) from error
+    return _without_source(checkpoint, filename)
+
+
+def set_load_policy(trust: bool) -> None:
+    """Decide for the whole process whether checkpoints may run code; ``--trust`` of mmpl's tools is that decision.
+
+    If they may not, every ``torch.load`` is weights-only from then on, in children too, and also where a library asks
+    for the opposite (OneDL mmengine's second attempt, ``torch.hub``), and whatever goes through mmengine's
+    ``CheckpointLoader`` (``load_from``, ``resume``, ``init_cfg``) raises :class:`UntrustedCheckpointError`.
+    """
+    global _unsafe_load_allowed
+    _unsafe_load_allowed = trust
+    forced, dropped = (_FORCE_UNSAFE, _FORCE_SAFE) if trust else (_FORCE_SAFE, _FORCE_UNSAFE)
+    os.environ.pop(dropped, None)
+    os.environ[forced] = '1'
+    if _original_local_load is not None:
+        mmengine_checkpoint._safe_torch_load = functools.partial(torch.load, weights_only=not trust)
+    CheckpointLoader.load_checkpoint = classmethod(_original_load if trust else _refusing_load)
 
 
 def forbid_unsafe_load() -> None:
-    """Let nothing in this process, or in a child of it, unpickle a checkpoint unsafely.
-
-    mmpl's tools that load checkpoints call it unless they are given ``--trust``. Every ``torch.load`` is weights-only
-    from then on, also where a library asks for the opposite (OneDL mmengine's second attempt, ``torch.hub``), and
-    whatever goes through mmengine's ``CheckpointLoader`` (``load_from``, ``resume``, ``init_cfg``) raises
-    :class:`UntrustedCheckpointError`.
-    """
-    global _unsafe_load_allowed
-    _unsafe_load_allowed = False
-    allow_mmengine_classes()
-    os.environ.pop(_FORCE_UNSAFE, None)
-    os.environ[_FORCE_SAFE] = '1'
-    if _original_local_load is not None:
-        mmengine_checkpoint._safe_torch_load = functools.partial(torch.load, weights_only=True)
-
-    def load(cls: type, filename: str, map_location: Any = None, logger: Any = 'current') -> Any:
-        return _refuses(lambda: _original_load(cls, filename, map_location, logger), filename)
-
-    CheckpointLoader.load_checkpoint = classmethod(load)
+    """Let nothing in this process, or in a child of it, unpickle a checkpoint unsafely; see :func:`set_load_policy`."""
+    set_load_policy(False)
 
 
 def allow_unsafe_load() -> None:
     """Undo :func:`forbid_unsafe_load` and load anything: what ``--trust`` asks for."""
-    global _unsafe_load_allowed
-    _unsafe_load_allowed = True
-    os.environ.pop(_FORCE_SAFE, None)
-    os.environ[_FORCE_UNSAFE] = '1'
-    if _original_local_load is not None:
-        mmengine_checkpoint._safe_torch_load = functools.partial(torch.load, weights_only=False)
-    CheckpointLoader.load_checkpoint = classmethod(_original_load)
+    set_load_policy(True)
 
 
 def unsafe_load_allowed() -> bool:
     """Whether this process was told to trust checkpoints, by :func:`allow_unsafe_load` or ``--trust``."""
     return _unsafe_load_allowed
-
-
-def set_load_policy(trust: bool) -> None:
-    """Decide for the whole process.
-
-    Args:
-        trust (bool): Whether checkpoints may run code: what :func:`add_trust_argument` adds to the command line.
-    """
-    (allow_unsafe_load if trust else forbid_unsafe_load)()
 
 
 def add_trust_argument(parser: argparse.ArgumentParser) -> None:
@@ -223,11 +207,7 @@ def safe_loading() -> Iterator[None]:
 
 
 def check_checkpoint_path(path: str) -> None:
-    """Refuse a local file that is not there; URLs pass.
-
-    Raises:
-        FileNotFoundError: If a local path does not exist.
-    """
+    """Refuse a local file that is not there; URLs pass."""
     if '://' not in path and not Path(path).is_file():
         raise FileNotFoundError(f'checkpoint {path!r} does not exist')
 
@@ -236,20 +216,20 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu', trust: b
     """Load a checkpoint file, or anything that mmengine's ``CheckpointLoader`` knows (``https://`` ...).
 
     Args:
-        path (str | PathLike): File or URL.
-        map_location: As in ``torch.load``. Defaults to ``'cpu'``.
-        trust (bool, optional): Whether the file may run code. Defaults to None: only if the process was told so, by
-            ``--trust`` or :func:`allow_unsafe_load`.
+        path: File or URL.
+        map_location: As in ``torch.load``.
+        trust: Whether the file may run code. None: only if the process was told so, by ``--trust`` or
+            :func:`allow_unsafe_load`.
 
     Returns:
-        dict: The checkpoint, as it was saved.
+        The checkpoint, as it was saved.
 
     Raises:
-        FileNotFoundError: If a local path does not exist.
-        UnreadableCheckpointError: If a local file is no checkpoint, or a damaged one.
-        UntrustedCheckpointError: If the file may run no code and holds anything but weights, plain values and
-            mmengine's log buffers. None of its code was run.
-        ValueError: If the file holds no dict.
+        FileNotFoundError: A local path does not exist.
+        UnreadableCheckpointError: A local file is no checkpoint, or a damaged one.
+        UntrustedCheckpointError: The file may run no code and holds anything but weights, plain values and mmengine's
+            log buffers. None of its code was run.
+        ValueError: The file holds no dict.
     """
     name = os.fspath(path)
     check_checkpoint_path(name)

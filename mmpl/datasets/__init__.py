@@ -1,17 +1,6 @@
-"""Data sets.
+"""Data sets, samplers and transforms. Importing this package imports neither mmdet nor mmseg."""
 
-``embedded`` makes real images on first use from what pip wheels carry; importing this package imports neither mmdet
-nor mmseg.
-"""
-
-from .embedded import (
-    EmbeddedClassification,
-    RenderParams,
-    build_embedded_coco,
-    build_embedded_dataset,
-    build_embedded_seg,
-    embedded_dataset_dir,
-)
+from .embedded import EmbeddedClassification, build_embedded
 from .guarded import GuardedDataset
 from .resumable_sampler import ResumableSampler
 from .transforms import BoxedResizedCrop, LoadRandomResizedCrop, TwoViews
@@ -22,12 +11,8 @@ __all__ = [
     'EmbeddedClassification',
     'GuardedDataset',
     'LoadRandomResizedCrop',
-    'RenderParams',
     'ResumableSampler',
     'TwoViews',
     'UnlabelledFolder',
-    'build_embedded_coco',
-    'build_embedded_dataset',
-    'build_embedded_seg',
-    'embedded_dataset_dir',
+    'build_embedded',
 ]

@@ -13,11 +13,7 @@ class BadDataError(RuntimeError):
 
 
 class BadFileReport:
-    """A file of JSON lines, ``{"path", "reason", "index"}``, that many processes may add to.
-
-    Args:
-        path (str): The file.
-    """
+    """A file of JSON lines, ``{"path", "reason", "index"}``, that many processes may add to."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -25,11 +21,8 @@ class BadFileReport:
     def add(self, entry: dict[str, Any]) -> bool:
         """Add a line unless its path is there already, under a lock that holds between processes.
 
-        Args:
-            entry (dict): With ``path``.
-
         Returns:
-            bool: Whether it was new.
+            Whether it was new.
         """
         os.makedirs(os.path.dirname(self.path) or '.', exist_ok=True)
         with open(self.path, 'a+', encoding='utf-8') as file:
@@ -64,14 +57,6 @@ def _complete(line: str) -> bool:
 
 
 def listing(entries: list[dict[str, Any]], shown: int = 50) -> str:
-    """Bad files, one a line.
-
-    Args:
-        entries (list[dict]): Of a :class:`BadFileReport`.
-        shown (int): Lines at most.
-
-    Returns:
-        str: The list.
-    """
+    """Entries of a :class:`BadFileReport`, one a line, at most ``shown`` of them."""
     lines = [f'  {entry["path"]!r}: {entry["reason"]}' for entry in entries[:shown]]
     return '\n'.join(lines + ([f'  ... and {len(entries) - shown} more'] if len(entries) > shown else []))

@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from torch.utils.data import Dataset
 
 from mmpl.registry import DATASETS
-from mmpl.utils.fields import check_number
+from mmpl.utils.fields import Count, checked
 from mmpl.utils.paths import check_annotated_paths
 from mmpl.utils.seeds import derive_seed, seed_host
 
@@ -35,28 +35,24 @@ class GuardedDataset(Dataset):
 
     Args:
         dataset: The wrapped dataset or its config.
-        replace_bad: Whether bad files are replaced; if not, they raise whatever the dataset raises.
-        max_pixels: Images with more pixels are bad. Defaults to 10^8 (our choice).
-        min_side: Images with a shorter side, in pixels, are bad. Defaults to 2 (our choice).
+        max_pixels: Images with more pixels are bad.
+        min_side: Images with a shorter side, in pixels, are bad.
         report: Path of the report; :class:`mmpl.engine.ExactEpochLoop` sets it to ``bad_files.jsonl`` in the work
             folder. Without one, bad files are logged by the process that finds them.
 
     Raises:
-        ValueError: A field is outside of its interval, or an annotated path leaves ``data_root``.
+        PathOutsideRootError: An annotated path leaves ``data_root``.
     """
 
+    @checked()
     def __init__(
         self,
         dataset: Any,
-        replace_bad: bool = True,
-        max_pixels: int = MAX_PIXELS,
-        min_side: int = MIN_SIDE,
+        max_pixels: Count = MAX_PIXELS,
+        min_side: Count = MIN_SIDE,
         report: str | None = None,
     ) -> None:
-        check_number('max_pixels', max_pixels, 1, integer=True)
-        check_number('min_side', min_side, 1, integer=True)
         self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-        self.replace_bad = replace_bad
         self.max_pixels = max_pixels
         self.min_side = min_side
         self.report = report
@@ -74,18 +70,11 @@ class GuardedDataset(Dataset):
     def __getitem__(self, index: int) -> Any:
         """The sample, or what replaces it.
 
-        Args:
-            index: A plain index, or one with a seed.
-
         Raises:
             BadDataError: Sixteen replacements in a row are bad too.
         """
         seed = index.seed if isinstance(index, SeededIndex) else None
         index = int(index)
-        if not self.replace_bad:
-            if seed is not None:
-                seed_host(seed)
-            return self.dataset[index]
         reason, cause = '', None
         for attempt in range(_ATTEMPTS + 1):
             candidate = self.replacement(index, attempt)
@@ -104,12 +93,7 @@ class GuardedDataset(Dataset):
         ) from cause
 
     def replacement(self, index: int, attempt: int) -> int:
-        """Which sample stands in for a bad one: a function of its index and of how often that failed.
-
-        Args:
-            index: Of the bad sample.
-            attempt: 0 is the sample itself.
-        """
+        """Which sample stands in for a bad one: a function of its index and the attempt; 0 is the sample itself."""
         return index if attempt == 0 else derive_seed('replacement', index, attempt) % len(self)
 
     def _try(self, index: int) -> tuple[str, Exception | None, Any]:

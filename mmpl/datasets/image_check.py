@@ -8,17 +8,26 @@ from PIL import Image, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 2
-_SIXTEEN_BIT = ('I', 'F', 'I;16', 'I;16L', 'I;16B', 'I;16N')
-_TAIL = 4096
+_TAIL = 4096  # bytes at the end of a file, among which its end mark is looked for
+_NOTES = {  # by Pillow's mode
+    '1': ('greyscale',),
+    'L': ('greyscale',),
+    'LA': ('greyscale', 'alpha'),
+    'P': ('palette',),
+    'PA': ('palette', 'alpha'),
+    'RGBA': ('alpha',),
+    'CMYK': ('cmyk',),
+    **dict.fromkeys(('I', 'F', 'I;16', 'I;16L', 'I;16B', 'I;16N'), ('16-bit',)),
+}
 
 
 class ImageVerdict(NamedTuple):
     """What a look at a file found.
 
     Attributes:
-        bad (str): Why it cannot be trained on, its kind first (``'truncated: ...'``); empty if it can.
-        notes (tuple[str]): What is unusual but gets converted by the loader: ``'cmyk'``, ``'greyscale'``,
-            ``'palette'``, ``'16-bit'``, ``'alpha'``, ``'animated'``.
+        bad: Why it cannot be trained on, its kind first (``'truncated: ...'``); empty if it can.
+        notes: What is unusual but gets converted by the loader: ``'cmyk'``, ``'greyscale'``, ``'palette'``,
+            ``'16-bit'``, ``'alpha'``, ``'animated'``.
     """
 
     bad: str = ''
@@ -41,23 +50,6 @@ def _seems_whole(path: str, image_format: str) -> bool:
     return False
 
 
-def _notes(image: Image.Image) -> tuple[str, ...]:
-    notes = []
-    if image.mode == 'CMYK':
-        notes.append('cmyk')
-    elif image.mode in ('L', 'LA', '1'):
-        notes.append('greyscale')
-    elif image.mode in ('P', 'PA'):
-        notes.append('palette')
-    elif image.mode in _SIXTEEN_BIT:
-        notes.append('16-bit')
-    if image.mode in ('RGBA', 'LA', 'PA'):
-        notes.append('alpha')
-    if getattr(image, 'n_frames', 1) > 1:
-        notes.append('animated')
-    return tuple(notes)
-
-
 def inspect_image(
     path: str | os.PathLike, full: bool = False, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
 ) -> ImageVerdict:
@@ -66,13 +58,11 @@ def inspect_image(
     The header is read, and the file's end; all of it is decoded only if the end does not tell whether it is whole.
 
     Args:
-        path (str | PathLike): The file.
-        full (bool): Decode it in any case. Defaults to False.
-        max_pixels (int): More pixels (of one frame) are too large: a decompression bomb, or memory for nothing.
-        min_side (int): A shorter side, in pixels, is too small.
-
-    Returns:
-        ImageVerdict: What was found.
+        path: The file.
+        full: Decode it in any case.
+        max_pixels: More pixels (of one frame) are too large: a decompression bomb, or memory for nothing. The default
+            and the next are our choice.
+        min_side: A shorter side, in pixels, is too small.
     """
     path = os.fspath(path)
     try:
@@ -90,7 +80,7 @@ def inspect_image(
                 return ImageVerdict(f'too large: {width} x {height} pixels, more than max_pixels={max_pixels}')
             if min(width, height) < min_side:
                 return ImageVerdict(f'too small: {width} x {height} pixels, less than min_side={min_side}')
-            notes = _notes(image)
+            notes = _NOTES.get(image.mode, ()) + (('animated',) if getattr(image, 'n_frames', 1) > 1 else ())
             if full or not _seems_whole(path, image.format or ''):
                 image.load()
             return ImageVerdict('', notes)

@@ -11,21 +11,12 @@ from mmpl.utils.seeds import derive_seed
 
 
 class SeededIndex(int):
-    """An index into a dataset that carries the seed of its sample; it travels to data loader workers as it is.
+    """An index into a dataset that carries the seed of its sample; it travels to data loader workers as it is."""
 
-    Attributes:
-        seed (int): Of the random transforms of this sample in this epoch.
-    """
-
-    seed: int
+    seed: int  # of the random transforms of this sample in this epoch
 
     def __new__(cls, value: int, seed: int = 0) -> 'SeededIndex':
-        """Make one.
-
-        Args:
-            value: The index.
-            seed: Of the sample's transforms.
-        """
+        """The index ``value`` with the seed of its sample."""
         self = super().__new__(cls, value)
         self.seed = seed
         return self
@@ -44,8 +35,8 @@ class ResumableSampler(Sampler):
         seed: Of the wrapped sampler; mmengine fills it in.
 
     Attributes:
-        sample_seed (int): Base of the seeds of all samples; the training loop sets it.
-        skip (int): Samples of this process to leave out at the start of the next pass.
+        sample_seed: Base of the seeds of all samples; the training loop sets it.
+        skip: Samples of this process to leave out at the start of the next pass.
     """
 
     def __init__(self, dataset: Sized, sampler: dict, seed: int | None = None) -> None:
@@ -62,11 +53,7 @@ class ResumableSampler(Sampler):
         return len(self.sampler)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch the next pass is.
-
-        Args:
-            epoch: From 0 on.
-        """
+        """Say which epoch the next pass is."""
         self.epoch = epoch
         if hasattr(self.sampler, 'set_epoch'):
             self.sampler.set_epoch(epoch)

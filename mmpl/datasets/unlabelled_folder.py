@@ -27,8 +27,8 @@ class UnlabelledFolder(CustomDataset):
 
     Raises:
         FileNotFoundError: The folder does not exist.
-        RuntimeError: The folder holds no image.
-        ValueError: No extension, or one without its leading dot; ``with_label=True``; an ``ann_file``.
+        ValueError: It holds no image; no extension, or one without its leading dot; ``with_label=True``; an
+            ``ann_file``.
     """
 
     def __init__(
@@ -49,22 +49,15 @@ class UnlabelledFolder(CustomDataset):
         )
 
     def load_data_list(self) -> list[dict]:
-        """List the images.
-
-        Returns:
-            One dict per image with ``img_path``.
-        """
+        """List the images, one dict with ``img_path`` each."""
         where = f'data_root={self.data_root!r} (folder searched: {self.img_prefix!r})'
         looked_for = f'extensions {", ".join(sorted(self.extensions))}, in either case, in all subfolders'
         backend = get_file_backend(self.img_prefix, enable_singleton=True)
         if hasattr(backend, 'isdir') and not backend.isdir(self.img_prefix):
             raise FileNotFoundError(f'{where} is no folder. It should hold images ({looked_for})')
         try:
-            data_list = super().load_data_list()
-        except RuntimeError as e:
-            if 'Found 0 files' not in str(e):
+            return super().load_data_list()
+        except RuntimeError as error:
+            if 'Found 0 files' not in str(error):
                 raise
-            data_list = []
-        if not data_list:
-            raise RuntimeError(f'{where} holds no image. Looked for {looked_for}')
-        return data_list
+            raise ValueError(f'{where} holds no image. Looked for {looked_for}') from error

@@ -3,5 +3,5 @@
 from mmpl import compat  # noqa: F401  (first: it repairs what the imports below need)
 
 from .hooks import *  # noqa: F403
-from .loops import ExactEpochLoop  # noqa: F401
+from .loop import ExactEpochLoop  # noqa: F401
 from .optimizers import *  # noqa: F403

@@ -15,16 +15,9 @@ def unwrapped(model: nn.Module) -> Any:
 
 
 def global_sum(x: Tensor) -> Tensor:
-    """Sum a tensor over all processes.
+    """Sum a tensor over all processes; it is left as it is.
 
-    Gradients flow back to the tensors of all processes; they are those of the
-    sum of the processes' losses.
-
-    Args:
-        x (Tensor): Any shape; left as it is.
-
-    Returns:
-        Tensor: The sum, same shape.
+    Gradients flow back to the tensors of all processes; they are those of the sum of the processes' losses.
     """
     if get_world_size() == 1:
         return x
@@ -36,15 +29,7 @@ def global_sum(x: Tensor) -> Tensor:
 
 
 def global_logsumexp(x: Tensor, dim: int) -> Tensor:
-    """Reduce a dimension by log-sum-exp, in this and in all other processes.
-
-    Args:
-        x (Tensor): Any shape.
-        dim (int): Dimension that is split over the processes.
-
-    Returns:
-        Tensor: ``x`` without ``dim``.
-    """
+    """Reduce a dimension, which is split over the processes, by log-sum-exp."""
     local = torch.logsumexp(x, dim)
     if get_world_size() == 1:
         return local
@@ -54,14 +39,7 @@ def global_logsumexp(x: Tensor, dim: int) -> Tensor:
 
 
 def global_concat(x: Tensor) -> Tensor:
-    """Concatenate a tensor over all processes, in the order of their ranks; without gradients.
-
-    Args:
-        x (Tensor): (L, ...); the same shape in every process.
-
-    Returns:
-        Tensor: (processes * L, ...).
-    """
+    """Concatenate (L, ...) of all processes to (processes * L, ...), in the order of their ranks; without gradients."""
     if get_world_size() == 1:
         return x.detach()
     return torch.cat(all_gather(x.detach().contiguous()))

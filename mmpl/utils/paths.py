@@ -21,28 +21,13 @@ def _normal(path: str) -> str:
 
 
 def is_inside(path: str, roots: list[str]) -> bool:
-    """Whether a path lies in one of some folders, by its text.
-
-    Args:
-        path (str): Local path, or ``scheme://`` path.
-        roots (list[str]): Folders.
-
-    Returns:
-        bool: True if it does.
-    """
+    """Whether a path, local or ``scheme://``, lies in one of some folders, by its text."""
     path = _normal(path)
     return any(path == root or path.startswith(root.rstrip('/') + '/') for root in map(_normal, roots))
 
 
 def allowed_roots(dataset: Any) -> list[str]:
-    """The folders that the config names: ``data_root`` and the prefixes joined to it.
-
-    Args:
-        dataset: An mmengine ``BaseDataset``.
-
-    Returns:
-        list[str]: Folders; empty if the config names none.
-    """
+    """The folders that the config of an mmengine ``BaseDataset`` names: ``data_root`` and the prefixes joined to it."""
     prefixes = getattr(dataset, 'data_prefix', None) or {}
     values = prefixes.values() if isinstance(prefixes, dict) else [prefixes]
     return [str(root) for root in (getattr(dataset, 'data_root', None), *values) if root]
@@ -52,13 +37,7 @@ def check_annotated_paths(dataset: Any) -> None:
     """Refuse a dataset whose annotation file names files outside of ``data_root`` and the configured prefixes.
 
     An annotation file may come from anybody; a config is the user's own, so the folders that it names are allowed.
-    Without an ``ann_file`` there is nothing to check.
-
-    Args:
-        dataset: An mmengine ``BaseDataset``, initialised; any other object passes.
-
-    Raises:
-        PathOutsideRootError: A file lies elsewhere.
+    Without an ``ann_file`` there is nothing to check, nor in what is no initialised mmengine ``BaseDataset``.
     """
     if not getattr(dataset, 'ann_file', None) or not hasattr(dataset, 'get_data_info'):
         return

@@ -15,9 +15,6 @@ def user_errors() -> Iterator[None]:
 
     These are :class:`UserError`, ``ValueError`` and ``OSError`` (a missing file, a folder that cannot be written). All
     other errors pass. With the environment variable ``MMPL_TRACEBACK=1`` these pass as well, with their traceback.
-
-    Raises:
-        SystemExit: Instead of the error, which is its cause.
     """
     try:
         yield

@@ -1,6 +1,7 @@
 """What the user sees of a run: one page with curves, neighbours, label maps and components."""
 
 from .data import ReportData, ResultRow, read_results
+from .page import render_report
 from .pictures import (
     Neighbour,
     Picture,
@@ -8,9 +9,8 @@ from .pictures import (
     nearest_neighbours,
     overlay_labels,
     pca_rgb,
-    principal_components,
 )
-from .report import ReportOptions, build_report, collect_report, render_report
+from .report import ReportOptions, build_report, collect_report
 from .scalars import Scalars, read_scalars
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     'nearest_neighbours',
     'overlay_labels',
     'pca_rgb',
-    'principal_components',
     'read_results',
     'read_scalars',
     'render_report',

@@ -1,16 +1,20 @@
 """What a report shows, independent of how it is drawn."""
 
 import json
-import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmpl.utils.figures import Figure
+
 from .pictures import Neighbour, Picture
 from .scalars import Scalars
+
+METRIC_NAMES = {'knn': 'kNN top-1 (%)', 'linear': 'linear probe top-1 (%)'}
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,7 @@ class ResultRow:
         values = self.scores.get(metric, ())
         if not values:
             return None
-        mean = math.fsum(values) / len(values)
-        if len(values) == 1:
-            return mean, None
-        return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
     def cell(self, metric: str) -> str:
         """The metric as text."""
@@ -52,6 +53,8 @@ class ReportData:
         title: Of the page.
         summary: (label, value) pairs.
         scalars: What the run logged.
+        figures: Declarations of logged numbers, by the names that they are logged by.
+        losses: Titles of losses by key; a loss without one is called what its key says.
         neighbours: (query, its nearest training images) pairs.
         label_maps: (image, (h, w) prototype indices) pairs.
         pca: (image, {'trained' | 'random init': (h, w, 3) colours in [0, 1]}) pairs.
@@ -62,19 +65,13 @@ class ReportData:
     title: str
     summary: list[tuple[str, str]] = field(default_factory=list)
     scalars: Scalars = field(default_factory=lambda: Scalars({}))
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    losses: Mapping[str, str] = field(default_factory=dict)
     neighbours: list[tuple[Picture, list[Neighbour]]] = field(default_factory=list)
     label_maps: list[tuple[Picture, np.ndarray]] = field(default_factory=list)
     pca: list[tuple[Picture, dict[str, np.ndarray]]] = field(default_factory=list)
     results: list[ResultRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-
-    @property
-    def metrics(self) -> list[str]:
-        """Metrics of the table, in the order of their first occurrence."""
-        return list(dict.fromkeys(metric for row in self.results for metric in row.scores))
-
-
-METRIC_NAMES = {'knn': 'kNN top-1 (%)', 'linear': 'linear probe top-1 (%)'}
 
 
 def read_results(path: str | Path) -> list[ResultRow]:
@@ -93,17 +90,10 @@ def read_results(path: str | Path) -> list[ResultRow]:
 def _result_row(row: Any, where: str) -> ResultRow:
     if not isinstance(row, dict) or not isinstance(row.get('name'), str):
         raise ValueError(f'{where} must be an object with a text "name", got {row!r}')
-    scores = {}
-    for metric, values in row.items():
-        if metric == 'name':
-            continue
-        if not _is_numbers(values):
+    scores = {metric: values for metric, values in row.items() if metric != 'name'}
+    for metric, values in scores.items():
+        if not isinstance(values, Sequence) or any(
+            isinstance(value, bool) or not isinstance(value, int | float) for value in values
+        ):
             raise ValueError(f'{where}[{metric!r}] must be a list of numbers, one per seed, got {values!r}')
-        scores[metric] = tuple(float(value) for value in values)
-    return ResultRow(row['name'], scores)
-
-
-def _is_numbers(values: Any) -> bool:
-    return isinstance(values, Sequence) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in values
-    )
+    return ResultRow(row['name'], {metric: tuple(map(float, values)) for metric, values in scores.items()})

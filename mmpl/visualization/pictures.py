@@ -1,13 +1,14 @@
 """Pictures from features: colours of labels, principal components, nearest neighbours."""
 
-import base64
-import io
+import colorsys
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image
+from sklearn.decomposition import PCA
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 
 @dataclass(frozen=True)
@@ -16,13 +17,16 @@ class Picture:
 
     Attributes:
         pixels: (H, W, 3) uint8, RGB.
-        name: File name, for the tooltip.
+        name: File name, for the description.
         class_name: Name of its class, or ''.
     """
 
     pixels: np.ndarray
     name: str = ''
     class_name: str = ''
+
+    def __str__(self) -> str:
+        return ': '.join(part for part in (self.class_name, self.name) if part)
 
 
 @dataclass(frozen=True)
@@ -40,53 +44,24 @@ class Neighbour:
     correct: bool
 
 
-def principal_components(features: Tensor, k: int = 3) -> Tensor:
-    """Project features onto their first principal components.
-
-    The sign of each component is made deterministic: its loading with the largest absolute value is positive.
-
-    Args:
-        features: (M, D) features, M samples.
-        k: Number of components, at most min(M, D).
-
-    Returns:
-        (M, k) projections in float64.
-
-    Raises:
-        ValueError: If the features are not a finite (M, D) matrix or ``k`` does not fit.
-    """
-    if features.ndim != 2 or not torch.isfinite(features).all():
-        raise ValueError(f'features must be a finite (M, D) matrix, got shape {tuple(features.shape)}')
-    if not 1 <= k <= min(features.shape):
-        raise ValueError(f'k={k} must be in [1, {min(features.shape)}] for features of shape {tuple(features.shape)}')
-    centred = features.double() - features.double().mean(dim=0)
-    _, _, loadings = torch.linalg.svd(centred, full_matrices=False)
-    loadings = loadings[:k]
-    largest = loadings.gather(1, loadings.abs().argmax(dim=1, keepdim=True))
-    return centred @ (loadings * torch.where(largest < 0, -1.0, 1.0)).T
-
-
 def pca_rgb(features: Tensor, quantile: float = 0.02) -> Tensor:
     """Colour patch features by their first three principal components, fit over the whole batch.
 
-    Each component is stretched so that its ``quantile`` and ``1 - quantile`` are 0 and 1 (our choice: outliers would
-    wash all else out).
-
     Args:
-        features: (B, N, D) patch features, D and B * N at least 3.
-        quantile: Share of the patches that is clipped at either end, in [0, 0.5).
+        features: (B, N, D), finite, D and B * N at least 3.
+        quantile: Share of the patches that is clipped at either end of each component, in [0, 0.5) (our choice:
+            outliers would wash all else out).
 
     Returns:
         (B, N, 3) colours in [0, 1], float32.
-
-    Raises:
-        ValueError: If the features have another rank, are not finite, or are fewer than 3.
     """
     if features.ndim != 3:
         raise ValueError(f'features must be (B, N, D), got shape {tuple(features.shape)}')
     if not 0 <= quantile < 0.5:
         raise ValueError(f'quantile={quantile} must be in [0, 0.5)')
-    projected = principal_components(features.flatten(0, 1))
+    patches = features.flatten(0, 1).double().cpu().numpy()
+    with np.errstate(invalid='ignore'):  # where all patches are alike, 0 / 0 of the variance is explained
+        projected = torch.from_numpy(PCA(3, svd_solver='full').fit_transform(patches))
     low = projected.quantile(quantile, dim=0)
     high = projected.quantile(1 - quantile, dim=0)
     scaled = (projected - low) / (high - low).clamp_min(torch.finfo(torch.float64).tiny)
@@ -94,24 +69,13 @@ def pca_rgb(features: Tensor, quantile: float = 0.02) -> Tensor:
 
 
 def label_colours(k: int) -> np.ndarray:
-    """Distinct colours, the most different ones first.
+    """Distinct colours (k, 3) uint8, the most different ones first; k is at most 16384.
 
     Hues follow the golden ratio, which keeps any first n of them apart; saturation and brightness change from one
     round of hues to the next.
-
-    Args:
-        k: How many, at least 1 and at most 16384.
-
-    Returns:
-        (k, 3) uint8, no colour twice.
-
-    Raises:
-        ValueError: If ``k`` is out of range.
     """
     if not 1 <= k <= 16384:
         raise ValueError(f'k={k} must be in [1, 16384]')
-    import colorsys
-
     tones = ((0.70, 0.95), (0.95, 0.70), (0.40, 0.90), (0.85, 0.50), (0.25, 0.65), (0.60, 0.35))
     colours: dict[tuple[int, ...], None] = {}
     index = 0
@@ -125,25 +89,19 @@ def label_colours(k: int) -> np.ndarray:
 
 
 def nearest_neighbours(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k bank features with the largest cosine similarity to each query.
-
-    Args:
-        queries: (Q, D) features.
-        bank: (M, D) features.
-        k: How many, at most M.
+    """The k features of a bank (M, D) with the largest cosine similarity to each query (Q, D).
 
     Returns:
         (Q, k) similarities, falling, and (Q, k) indices into the bank.
 
     Raises:
-        ValueError: If the widths differ or ``k`` does not fit.
+        ValueError: If the widths differ, or ``k`` is not in [1, M].
     """
     if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1]:
         raise ValueError(f'queries {tuple(queries.shape)} and bank {tuple(bank.shape)} must be (Q, D) and (M, D)')
     if not 1 <= k <= len(bank):
         raise ValueError(f'k={k} must be in [1, {len(bank)}], the size of the bank')
-    normalised = torch.nn.functional.normalize(bank.float(), dim=1)
-    similarity = torch.nn.functional.normalize(queries.float(), dim=1) @ normalised.T
+    similarity = F.normalize(queries.float(), dim=1) @ F.normalize(bank.float(), dim=1).T
     values, indices = similarity.topk(k, dim=1)
     return values, indices
 
@@ -154,7 +112,7 @@ def resize_nearest(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def overlay_labels(image: np.ndarray, labels: np.ndarray, colours: np.ndarray, alpha: float = 0.55) -> np.ndarray:
-    """Lay a label map as colours over an image.
+    """Lay a label map as colours over an image, which is shown in grey, so that colours are labels only.
 
     Args:
         image: (H, W, 3) uint8.
@@ -163,7 +121,7 @@ def overlay_labels(image: np.ndarray, labels: np.ndarray, colours: np.ndarray, a
         alpha: Weight of the colour, in [0, 1].
 
     Returns:
-        (H, W, 3) uint8; the image itself is shown in grey, so that colours are labels only.
+        (H, W, 3) uint8.
     """
     painted = resize_nearest(colours[labels], *image.shape[:2]).astype(np.float64)
     grey = image.astype(np.float64).mean(axis=2, keepdims=True)
@@ -173,9 +131,6 @@ def overlay_labels(image: np.ndarray, labels: np.ndarray, colours: np.ndarray, a
 def rank_labels(label_maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Number the labels that occur by how often they do: 0 is the most frequent.
 
-    Args:
-        label_maps: Integer array of any shape.
-
     Returns:
         The renumbered array, and the (n,) labels by falling frequency.
     """
@@ -184,10 +139,3 @@ def rank_labels(label_maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     return rank[inverse].reshape(label_maps.shape), values[order]
-
-
-def png_data_uri(pixels: np.ndarray) -> str:
-    """A uint8 image as a ``data:`` URI in PNG format."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format='PNG', optimize=True, pnginfo=PngImagePlugin.PngInfo())
-    return 'data:image/png;base64,' + base64.b64encode(buffer.getvalue()).decode('ascii')

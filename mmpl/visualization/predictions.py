@@ -1,21 +1,21 @@
 """Pictures of what a fine-tuned model predicts, drawn by the OpenMMLab visualizers, and one sheet of them."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageOps
 
+from .drawing import BAD, GOOD, draw_images, draw_text, join, rasterise, theme
 from .pictures import resize_nearest
 
 SCORE_THRESHOLD = 0.3
 """Detections below this confidence are not drawn (mmdet's default)."""
 _SIDE = 288  # pixels of the shorter side that is drawn on: the visualizers' lines and letters have fixed sizes
-_GOOD, _BAD, _INK = '#009E73', '#D55E00', '#222222'
 
 
 def _read(sample: Any) -> tuple[np.ndarray, int]:
@@ -66,7 +66,7 @@ def _instances(sample: Any, meta: Mapping[str, Any]) -> dict[str, np.ndarray]:
         boxes, masks = instances.bboxes, instances.masks
         boxes = torch.as_tensor(getattr(boxes, 'tensor', boxes)).cpu().float()
         masks = torch.as_tensor(masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks).cpu()
-        names = [meta['classes'][label].removeprefix('digit_') for label in instances.labels]
+        names = [_class_name(meta, label) for label in instances.labels]
         if 'scores' in instances:
             names = [f'{name} {score:.2f}' for name, score in zip(names, instances.scores, strict=True)]
         shown = InstanceData(
@@ -81,6 +81,10 @@ def _instances(sample: Any, meta: Mapping[str, Any]) -> dict[str, np.ndarray]:
         'truth': draw(sample.gt_instances),
         'prediction': draw(found[found.scores >= SCORE_THRESHOLD]),
     }
+
+
+def _class_name(meta: Mapping[str, Any], label: Any) -> str:
+    return meta['classes'][label].removeprefix('digit_')
 
 
 def draw_predictions(samples: Sequence[Any], meta: Mapping[str, Any], folder: str | Path) -> list[dict[str, Any]]:
@@ -110,11 +114,8 @@ def draw_predictions(samples: Sequence[Any], meta: Mapping[str, Any], folder: st
         elif 'pred_label' in sample:
             drawn = {'image': _read(sample)[0]}
             label = int(sample.pred_label)
-            name = meta['classes'][label].removeprefix('digit_')
-            entry = {
-                'caption': f'{name}  {float(sample.pred_score[label]):.2f}',
-                'correct': label == int(sample.gt_label),
-            }
+            entry['caption'] = f'{_class_name(meta, label)}  {float(sample.pred_score[label]):.2f}'
+            entry['correct'] = label == int(sample.gt_label)
         else:
             raise TypeError(f'{type(sample).__name__} holds none of pred_sem_seg, pred_instances, pred_label')
         for what, pixels in drawn.items():
@@ -124,34 +125,14 @@ def draw_predictions(samples: Sequence[Any], meta: Mapping[str, Any], folder: st
     return described
 
 
-class _Sheet:
-    """A figure that is filled with pictures; lengths in units of one picture's side."""
-
-    def __init__(self, width: float, height: float, inches: float) -> None:
-        self.width, self.height = width, height
-        self.figure = Figure(figsize=(width * inches, height * inches), facecolor='white')
-        self.canvas = FigureCanvasAgg(self.figure)
-
-    def text(self, x: float, y: float, text: str, **style: Any) -> None:
-        self.figure.text(x / self.width, 1 - y / self.height, text, parse_math=False, **style)
-
-    def image(self, x: float, y: float, side: float, path: Path, frame: str | None = None) -> None:
-        box = (x / self.width, 1 - (y + side) / self.height, side / self.width, side / self.height)
-        axes = self.figure.add_axes(box)
-        with Image.open(path) as file:
-            axes.imshow(np.asarray(file.convert('RGB')), interpolation='antialiased')
-        axes.set(xticks=[], yticks=[])
-        for spine in axes.spines.values():
-            spine.set(visible=frame is not None, color=frame or 'none', linewidth=2.5)
-
-
 def draw_sheet(
     blocks: Mapping[str, Mapping[str, tuple[Path, Sequence[Mapping[str, Any]]]]], out: str | Path, colours: int = 255
 ) -> Path:
     """Put the pictures of all tasks and encoders onto one sheet.
 
-    Maps and instances get a column of ground truth and a column for each encoder; classified images a row for each
-    encoder, with the predicted class and its probability, framed green if right and red if wrong.
+    A block has a row for each encoder. Maps and instances stand below their ground truth, one block beside the other;
+    below them stand classified images, with the predicted class and its probability, framed green if right and
+    orange-red if wrong.
 
     Args:
         blocks: Heading -> encoder -> folder of its pictures and what :func:`draw_predictions` returned. All encoders of
@@ -162,50 +143,32 @@ def draw_sheet(
     Returns:
         The file.
     """
-    maps = {k: v for k, v in blocks.items() if all('truth' in e for _, entries in v.values() for e in entries)}
-    labels = {k: v for k, v in blocks.items() if k not in maps}
-    gap, top = 0.06, 0.34
-    widths = {
-        heading: max((len(entries) for _, entries in encoders.values()), default=0) * (1 + gap)
-        for heading, encoders in maps.items()
-    }
-    names = list(dict.fromkeys(name for encoders in blocks.values() for name in encoders))
-    side = 0.5
-    left = 0.3
-    height = (len(names) + 1) * (1 + gap) + top if maps else 0.0
-    width = left + sum(widths.values()) + 0.15 * max(len(maps) - 1, 0)
-    per_row = max((len(entries) for v in labels.values() for _, entries in v.values()), default=0)
-    width = max(width, left + per_row * (side + gap))
-    sheet = _Sheet(width + gap, height + len(labels) * (top + len(names) * (side + 0.16)) + gap, inches=2.0)
+    maps: list[Image.Image] = []
+    classified: list[Image.Image] = []
+    with theme():
+        for heading, encoders in blocks.items():
+            rows = [draw_text(heading, 4, 11, 'ink', 'bold')]
+            has_truth = all('truth' in entry for _, entries in encoders.values() for entry in entries)
+            if has_truth:
+                folder, entries = next(iter(encoders.values()))
+                rows.append(_draw_row('ground truth', [(folder / entry['truth'], '', '') for entry in entries], 1.35))
+            for name, (folder, entries) in encoders.items():
+                if has_truth:
+                    rows.append(_draw_row(name, [(folder / entry['prediction'], '', '') for entry in entries], 1.35))
+                else:
+                    shown = [(folder / e['image'], e['caption'], GOOD if e['correct'] else BAD) for e in entries]
+                    rows.append(_draw_row(name, shown, 0.9))
+            (maps if has_truth else classified).append(join(rows))
+    sheet = join([join(row, horizontal=True, gap=0.1) for row in (maps, *([block] for block in classified)) if row])
+    sheet = ImageOps.expand(sheet, 12, 'white')
+    sheet.quantize(colours, dither=Image.Dither.NONE).save(out, optimize=True)
+    return Path(out)
 
-    x = left
-    for heading, encoders in maps.items():
-        sheet.text(x, 0.06, heading, fontsize=12, fontweight='bold', color=_INK, va='top')
-        first = next(iter(encoders.values()))
-        rows = [('ground truth', first, 'truth'), *((name, encoders[name], 'prediction') for name in encoders)]
-        for row, (_, (folder, entries), what) in enumerate(rows):
-            for column, entry in enumerate(entries):
-                sheet.image(x + column * (1 + gap), top + row * (1 + gap), 1, Path(folder) / entry[what])
-        x += widths[heading] + 0.15
-    for row, name in enumerate(['ground truth', *names] if maps else []):
-        middle = top + row * (1 + gap) + 0.5
-        sheet.text(left / 2, middle, name, fontsize=11, color=_INK, rotation=90, ha='center', va='center')
-    y = height
-    for heading, encoders in labels.items():
-        sheet.text(left, y + 0.06, heading, fontsize=12, fontweight='bold', color=_INK, va='top')
-        y += top
-        for name, (folder, entries) in encoders.items():
-            sheet.text(left / 2, y + side / 2, name, fontsize=8, color=_INK, rotation=90, ha='center', va='center')
-            for column, entry in enumerate(entries):
-                colour = _GOOD if entry['correct'] else _BAD
-                at = left + column * (side + gap)
-                sheet.image(at, y, side, Path(folder) / entry['image'], colour)
-                sheet.text(
-                    at + side / 2, y + side + 0.02, entry['caption'], fontsize=8, color=colour, ha='center', va='top'
-                )
-            y += side + 0.16
-    sheet.canvas.draw()
-    pixels = np.asarray(sheet.canvas.buffer_rgba())[..., :3]
-    out = Path(out)
-    Image.fromarray(pixels).quantize(colours, dither=Image.Dither.NONE).save(out, optimize=True)
-    return out
+
+def _draw_row(name: str, files: Sequence[tuple[Path, str, str]], side: float) -> Image.Image:
+    """Pictures with captions and the colours of their frames, and a name upright beside them."""
+    images = [(np.asarray(Image.open(file).convert('RGB')), caption, colour) for file, caption, colour in files]
+    label = Figure(figsize=(0.3, side))
+    label.text(0.6, 0.5, textwrap.fill(name, int(13 * side)), rotation=90, ha='center', va='center', size=8)
+    pictures = [rasterise(draw_images(images, side * len(images)))] if images else []
+    return join([rasterise(label), *pictures], horizontal=True)

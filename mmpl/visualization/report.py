@@ -1,6 +1,8 @@
-"""One page about a pre-training run: gather what there is, then draw it."""
+"""Gather what a pre-training run has to show, then draw it."""
 
 import copy
+import typing
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,22 +11,27 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
+from mmpl.checkpoints.files import find_whole_checkpoint
 from mmpl.checkpoints.fit import check_state_dict
 from mmpl.compat import load_checkpoint, safe_loading
 from mmpl.evaluation import extract_features, knn_accuracy
-from mmpl.evaluation.features import evaluation_mode, pool_tokens
+from mmpl.evaluation.evaluate import find_probe
+from mmpl.evaluation.features import FeatureSet, evaluation_mode, pool_tokens
 from mmpl.utils.config_errors import read_config
-from mmpl.utils.fields import check_device
+from mmpl.utils.fields import Count, check_device, check_field
 from mmpl.utils.seeds import preserve_rng_state
 
 from .data import ReportData, ResultRow, read_results
-from .page import render_html
+from .page import render_report
 from .pictures import Neighbour, Picture, nearest_neighbours, pca_rgb
-from .poster import render_poster
-from .scalars import read_scalars
+from .scalars import Scalars, read_scalars
+
+POOL_NAMES = dict(cls='class token', avg='mean of patch tokens')
 
 
 @dataclass(frozen=True)
@@ -40,44 +47,16 @@ class ReportOptions:
         seed: Of all that is drawn.
     """
 
-    queries: int = 8
-    neighbours: int = 6
-    maps: int = 12
-    max_train_images: int = 5000
-    max_val_images: int = 500
+    queries: Count = 8
+    neighbours: Count = 6
+    maps: Count = 12
+    max_train_images: Count = 5000
+    max_val_images: Count = 500
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse sizes below 1.
-
-        Raises:
-            ValueError: Names the field.
-        """
-        for name in ('queries', 'neighbours', 'maps', 'max_train_images', 'max_val_images'):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f'{name}={value!r} must be an integer of at least 1')
-
-
-def render_report(data: ReportData, out: str | Path) -> tuple[Path, Path]:
-    """Write the page and, beside it, the same as one picture.
-
-    Args:
-        data: What to show.
-        out: The HTML file; the picture has the same name and ends with ``.png``.
-
-    Returns:
-        The HTML file and the PNG file.
-
-    Raises:
-        ValueError: If ``out`` does not end with ``.html``.
-    """
-    out = Path(out)
-    if out.suffix.lower() not in ('.html', '.htm'):
-        raise ValueError(f'out={out.name!r} must end with .html')
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(render_html(data), encoding='utf-8')
-    return out, render_poster(data, out.with_suffix('.png'))
+        for name, hint in typing.get_type_hints(ReportOptions, include_extras=True).items():
+            check_field(name, getattr(self, name), hint)
 
 
 def find_config(work_dir: str | Path) -> Path:
@@ -95,83 +74,47 @@ def find_config(work_dir: str | Path) -> Path:
     return found[0]
 
 
-def find_checkpoint(work_dir: str | Path) -> Path | None:
-    """The checkpoint that ``last_checkpoint`` names, if it still exists in the work directory; else the newest."""
-    work_dir = Path(work_dir)
-    pointer = work_dir / 'last_checkpoint'
-    if pointer.is_file():
-        # by name only: the directory may have been moved since
-        path = work_dir / Path(pointer.read_text(encoding='utf-8').strip()).name
-        if path.is_file():
-            return path
-    return max(work_dir.glob('*.pth'), key=lambda path: (path.stat().st_mtime, path.name), default=None)
-
-
-def find_dataloaders(cfg: Mapping[str, Any]) -> tuple[dict, dict] | None:
-    """Training and validation loader of the config's FeatureProbeHook, or None if it has no such hook."""
-    for hook in cfg.get('custom_hooks') or []:
-        if str(hook.get('type', '')).split('.')[-1] == 'FeatureProbeHook':
-            return copy.deepcopy(hook['train_dataloader']), copy.deepcopy(hook['val_dataloader'])
-    return None
-
-
-def _scoped(name: Any) -> str:
-    return (name if isinstance(name, str) else getattr(name, '__name__', str(name))).split('.')[-1]
-
-
-def build_model(cfg: Config) -> nn.Module:
-    """Build the model of a config, without loading what its ``init_cfg`` points to."""
+def _build_model(cfg: Config, seed: int, initialised: bool = False) -> nn.Module:
+    """The config's model, with what its ``init_cfg`` points to only if it is to be initialised."""
     import mmpretrain.models  # noqa: F401  (registers what a config without our models needs)
-    from mmengine.registry import MODELS, init_default_scope
 
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
-    return MODELS.build(cfg.model)
+    with preserve_rng_state():
+        torch.manual_seed(seed)
+        model = MODELS.build(copy.deepcopy(cfg.model))
+        if initialised:
+            model.init_weights()
+    return model
 
 
-def _subset_loader(config: dict, dataset: Any, indices: Sequence[int]) -> DataLoader:
-    from mmengine.dataset import pseudo_collate
+def _load_all(model: nn.Module, checkpoint: Path) -> None:
+    """Load a whole model, with its teachers and heads; every key must fit."""
+    content = load_checkpoint(checkpoint)
+    model.load_state_dict(check_state_dict(model, content.get('state_dict', content)), strict=True)
 
-    batch_size = int(config.get('batch_size', 64))
-    return DataLoader(Subset(dataset, indices), batch_size=batch_size, shuffle=False, collate_fn=pseudo_collate)
 
-
-def _draw(size: int, limit: int, seed: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    return sorted(torch.randperm(size, generator=generator)[:limit].tolist())
+# ------------------------------------------------------------------ images
 
 
 def spread_over_classes(labels: Tensor, count: int) -> list[int]:
-    """Indices of up to ``count`` samples that take turns through the classes, in the order of the labels.
-
-    Args:
-        labels: (N,) class indices.
-        count: How many.
-
-    Returns:
-        Indices into ``labels``: one of each class, then a second one of each, and so on.
-    """
-    seen: dict[int, int] = {}
-    keyed = []
+    """Indices into labels (N,), at most ``count``: one of each class, then a second one of each, and so on."""
+    seen: Counter[int] = Counter()
+    turns = []
     for index, label in enumerate(labels.tolist()):
-        keyed.append((seen.get(label, 0), label, index))
-        seen[label] = seen.get(label, 0) + 1
-    return [index for _, _, index in sorted(keyed)[:count]]
+        turns.append((seen[label], label, index))
+        seen[label] += 1
+    return [index for _, _, index in sorted(turns)[:count]]
 
 
-def _class_names(dataset: Any) -> tuple[str, ...] | None:
-    names = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    return tuple(map(str, names)) if names else None
-
-
-def to_picture(item: Mapping[str, Any], names: Sequence[str] | None, swap_channels: bool) -> Picture:
+def to_picture(item: Mapping[str, Any], names: Sequence[str], swap_channels: bool) -> Picture:
     """What the model was given, as a picture.
 
     Args:
         item: A sample of the dataset: ``inputs`` (C, H, W), values 0 to 255, and ``data_samples``.
-        names: Names of the classes.
+        names: Of the classes; may be empty.
         swap_channels: Whether the channels are in BGR order.
     """
-    inputs = item['inputs'][0] if isinstance(item['inputs'], list | tuple) else item['inputs']
+    inputs = _inputs(item)
     if swap_channels and inputs.shape[0] == 3:
         inputs = inputs.flip(0)
     pixels = inputs.float().clamp(0, 255).round().byte().permute(1, 2, 0).numpy()
@@ -183,61 +126,43 @@ def to_picture(item: Mapping[str, Any], names: Sequence[str] | None, swap_channe
     return Picture(np.ascontiguousarray(pixels), name, names[label] if names else f'class {label}')
 
 
-class _Gallery:
-    """The images of a run seen through its model."""
+def _inputs(item: Mapping[str, Any]) -> Tensor:
+    """The image (C, H, W) of a sample, the first of several views."""
+    return item['inputs'][0] if isinstance(item['inputs'], list | tuple) else item['inputs']
 
-    def __init__(self, cfg: Config, model: nn.Module, loaders: tuple[dict, dict], options: ReportOptions) -> None:
-        from mmengine.registry import DATASETS
 
-        self.model, self.options = model, options
-        self.train, self.val = (DATASETS.build(loader['dataset']) for loader in loaders)
-        self.train_indices = _draw(len(self.train), options.max_train_images, options.seed)
-        self.val_indices = _draw(len(self.val), options.max_val_images, options.seed)
-        self.train_loader = _subset_loader(loaders[0], self.train, self.train_indices)
-        self.val_loader = _subset_loader(loaders[1], self.val, self.val_indices)
+class _Split:
+    """Images of one split, drawn at random."""
+
+    def __init__(self, loader: Mapping[str, Any], limit: int, cfg: Config, seed: int) -> None:
+        self.dataset = DATASETS.build(loader['dataset'])
+        generator = torch.Generator().manual_seed(seed)
+        self.indices = sorted(torch.randperm(len(self.dataset), generator=generator)[:limit].tolist())
+        self.loader = DataLoader(
+            Subset(self.dataset, self.indices), int(loader.get('batch_size', 64)), collate_fn=pseudo_collate
+        )
+        self.names = tuple(map(str, (getattr(self.dataset, 'metainfo', None) or {}).get('classes') or ()))
         preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
         # mmcv reads BGR unless a transform asks for something else
         self.swap_channels = not preprocessor.get('rgb_to_bgr', False)
-        self.names = _class_names(self.val) or _class_names(self.train)
 
-    def picture(self, dataset: Any, index: int) -> Picture:
-        return to_picture(dataset[index], self.names, self.swap_channels)
+    def features(self, model: nn.Module) -> FeatureSet:
+        found = extract_features(model, self.loader)
+        assert found is not None  # without `dst` every rank gets them
+        return found
 
-    def neighbours(self) -> tuple[list[tuple[Picture, list[Neighbour]]], str, list[int]]:
-        """Rows of neighbours, the pooling that they were found by, and the validation images for the maps."""
-        bank = extract_features(self.model, self.train_loader)
-        queries = extract_features(self.model, self.val_loader)
-        assert bank is not None and queries is not None  # without `dst` every rank gets them
-        k = min(20, len(bank))
-        scores = {
-            pool: knn_accuracy(bank.features[pool], bank.labels, queries.features[pool], queries.labels, k=k)[k]
-            for pool in bank.features
-        }
-        pool = max(scores, key=lambda name: scores[name])
-        shown = spread_over_classes(queries.labels, max(self.options.queries, self.options.maps))
-        chosen = shown[: self.options.queries]
-        count = min(self.options.neighbours, len(bank))
-        values, indices = nearest_neighbours(queries.features[pool][chosen], bank.features[pool], count)
-        rows = []
-        for row, query in enumerate(chosen):
-            found = [
-                Neighbour(
-                    self.picture(self.train, self.train_indices[index]),
-                    float(value),
-                    bool(bank.labels[index] == queries.labels[query]),
-                )
-                for value, index in zip(values[row].tolist(), indices[row].tolist(), strict=True)
-            ]
-            rows.append((self.picture(self.val, self.val_indices[query]), found))
-        return rows, pool, [self.val_indices[index] for index in shown[: self.options.maps]]
+    def picture(self, index: int) -> Picture:
+        """The image at a place among those that were drawn."""
+        return to_picture(self.dataset[self.indices[index]], self.names, self.swap_channels)
 
-    def images(self, indices: Sequence[int]) -> Tensor:
+    def images(self, indices: Sequence[int], model: nn.Module) -> Tensor:
         """Normalised images (B, 3, H, W), as the model gets them."""
-        inputs = [self.val[index]['inputs'] for index in indices]
-        stacked = torch.stack([item[0] if isinstance(item, list | tuple) else item for item in inputs])
-        device = next(self.model.parameters()).device
-        data = self.model.data_preprocessor(dict(inputs=stacked.to(device), data_samples=None), False)
-        return data['inputs'].to(device)
+        stacked = torch.stack([_inputs(self.dataset[self.indices[index]]) for index in indices])
+        device = next(model.parameters()).device
+        return model.data_preprocessor(dict(inputs=stacked.to(device), data_samples=None), False)['inputs'].to(device)
+
+
+# ------------------------------------------------------------------ what a model sees in them
 
 
 def patch_grid(model: nn.Module, images: Tensor) -> Tensor:
@@ -269,52 +194,91 @@ def pca_maps(model: nn.Module, images: Tensor) -> np.ndarray:
 
 def predict_label_maps(model: nn.Module, images: Tensor) -> np.ndarray | str:
     """Prototype indices (B, h, w) of the data tokens, or the reason why there are none."""
-    name = type(model).__name__
     if not hasattr(model, 'predict_labels'):
-        return f'Label maps: {name} learns no labels.'
-    if getattr(model, 'label_teacher', True) is None:
-        return 'Label maps: the labels of this run weigh nothing.'
-    with evaluation_mode(model):
-        labels = model.predict_labels(images)
+        return f'Label maps: {type(model).__name__} learns no labels.'
+    try:
+        with evaluation_mode(model):
+            labels = model.predict_labels(images)
+    except RuntimeError as error:  # a model that could learn labels, but whose loss weighs them 0
+        return f'Label maps: {error}'
     return labels['data'].cpu().numpy() if 'data' in labels else 'Label maps: this run labels no data tokens.'
 
 
-def _fill_pictures(data: ReportData, cfg: Config, checkpoint: Path, options: ReportOptions, device: str) -> None:
-    loaders = find_dataloaders(cfg)
-    if loaders is None:
-        data.notes.append('Pictures: the config has no FeatureProbeHook, which names the labelled images.')
+def _find_neighbours(
+    model: nn.Module, train: _Split, val: _Split, options: ReportOptions
+) -> tuple[list[tuple[Picture, list[Neighbour]]], str, list[int]]:
+    """Rows of neighbours, the pooling that they were found by, and the validation images for the maps."""
+    bank, queries = train.features(model), val.features(model)
+    k = min(20, len(bank))
+    scores = {
+        pool: knn_accuracy(bank.features[pool], bank.labels, queries.features[pool], queries.labels, k=k)[k]
+        for pool in bank.features
+    }
+    pool = max(scores, key=lambda name: scores[name])
+    shown = spread_over_classes(queries.labels, max(options.queries, options.maps))
+    chosen = shown[: options.queries]
+    count = min(options.neighbours, len(bank))
+    values, indices = nearest_neighbours(queries.features[pool][chosen], bank.features[pool], count)
+    rows = []
+    for query, similarities, found in zip(chosen, values.tolist(), indices.tolist(), strict=True):
+        neighbours = [
+            Neighbour(train.picture(index), value, bool(bank.labels[index] == queries.labels[query]))
+            for value, index in zip(similarities, found, strict=True)
+        ]
+        rows.append((val.picture(query), neighbours))
+    return rows, pool, shown[: options.maps]
+
+
+def _add_pictures(
+    data: ReportData, cfg: Config, model: nn.Module, checkpoint: Path, options: ReportOptions, device: str
+) -> None:
+    """Neighbours, label maps and components, from a model that was built but not initialised."""
+    try:
+        probe = find_probe(cfg)
+    except ValueError as error:
+        data.notes.append(f'Pictures: {error}')
         return
-    with preserve_rng_state():
-        torch.manual_seed(options.seed)
-        untrained = build_model(cfg)
-        untrained.init_weights()
-        untrained.to(device)
-        model = build_model(cfg)
-    loaded = load_checkpoint(checkpoint)
-    model.load_state_dict(check_state_dict(model, loaded.get('state_dict', loaded)), strict=True)
+    _load_all(model, checkpoint)
     model.to(device)
-    gallery = _Gallery(cfg, model, loaders, options)
+    untrained = _build_model(cfg, options.seed, initialised=True).to(device)
+    train = _Split(probe['train_dataloader'], options.max_train_images, cfg, options.seed)
+    val = _Split(probe['val_dataloader'], options.max_val_images, cfg, options.seed)
+    train.names = val.names = val.names or train.names
+    data.neighbours, pool, shown = _find_neighbours(model, train, val, options)
     data.summary += [
         ('parameters of the encoder', f'{sum(p.numel() for p in model.backbone.parameters()) / 1e6:.2f} M'),
-        ('training images searched', f'{len(gallery.train_indices):,} of {len(gallery.train):,}'),
+        ('training images searched', f'{len(train.indices):,} of {len(train.dataset):,}'),
+        ('features compared', POOL_NAMES.get(pool, pool)),
     ]
-    data.neighbours, pool, shown = gallery.neighbours()
-    data.summary.append(('features compared', {'cls': 'class token', 'avg': 'mean of patch tokens'}.get(pool, pool)))
-    pictures = [gallery.picture(gallery.val, index) for index in shown]
-    images = gallery.images(shown)
+    pictures = [val.picture(index) for index in shown]
+    images = val.images(shown, model)
     labels = predict_label_maps(model, images)
     if isinstance(labels, str):
         data.notes.append(labels)
     else:
         data.label_maps = list(zip(pictures, labels, strict=True))
-    trained, initial = pca_maps(model, images), pca_maps(untrained, images)
-    data.pca = [
-        (picture, {'trained': ours, 'random init': theirs})
-        for picture, ours, theirs in zip(pictures, trained, initial, strict=True)
-    ]
+    maps = zip(pca_maps(model, images), pca_maps(untrained, images), strict=True)
+    coloured = [{'trained': trained, 'random init': initial} for trained, initial in maps]
+    data.pca = list(zip(pictures, coloured, strict=True))
 
 
-def _results(work_dir: Path, data: ReportData) -> list[ResultRow]:
+# ------------------------------------------------------------------ the whole
+
+
+def _find_checkpoint(work_dir: Path, given: str | Path | None, notes: list[str]) -> Path | None:
+    if given is not None:
+        if not Path(given).is_file():
+            raise FileNotFoundError(f'checkpoint {str(given)!r} does not exist')
+        return Path(given)
+    found, passed_over = find_whole_checkpoint(work_dir)
+    notes += [f'Checkpoint {text.removeprefix(f"{work_dir}/")}' for text in passed_over]
+    if found is None:
+        notes.append('Pictures: there is no whole checkpoint (epoch_*.pth, iter_*.pth) in the work directory.')
+        return None
+    return Path(found)
+
+
+def _results(work_dir: Path, scalars: Scalars) -> list[ResultRow]:
     file = work_dir / 'results.json'
     if file.is_file():
         return read_results(file)
@@ -322,7 +286,7 @@ def _results(work_dir: Path, data: ReportData) -> list[ResultRow]:
     for name, index in (('this run', -1), ('before training', 0)):
         scores: dict[str, tuple[float, ...]] = {}
         for metric in ('knn', 'linear'):
-            points = data.scalars.series.get(f'probe/{metric}_top1', [])
+            points = scalars.series.get(f'probe/{metric}_top1', [])
             if points and (index == -1 or points[0][0] == 0):
                 scores[metric] = (points[index][1],)
         if scores:
@@ -342,7 +306,7 @@ def collect_report(
     Args:
         work_dir: Directory of a pre-training run.
         config: Its config; by default the one mmengine left there.
-        checkpoint: By default the last one there. Without any, curves only.
+        checkpoint: By default the last whole one there. Without any, curves only.
         options: How much to show.
         device: Where to compute features.
 
@@ -354,6 +318,7 @@ def collect_report(
         ValueError: If a log, the config or ``results.json`` is wrong, or this machine has no such device.
         CheckpointMismatchError: If the checkpoint is not one of the config's model.
     """
+    options = options or ReportOptions()
     check_device('device', device)
     work_dir = Path(work_dir)
     if not work_dir.is_dir():
@@ -361,26 +326,34 @@ def collect_report(
     config_file = Path(config) if config is not None else find_config(work_dir)
     cfg = read_config(config_file)
     scalars = read_scalars(work_dir)
-    method = _scoped(cfg.model.type)
-    data = ReportData(title=f'{method} pre-training: {config_file.stem}', scalars=scalars)
+    method = str(getattr(cfg.model.type, '__name__', cfg.model.type)).split('.')[-1]
+    data = ReportData(f'{method} pre-training: {config_file.stem}', scalars=scalars)
+    data.results = _results(work_dir, scalars)
     data.summary = [('config', config_file.name), ('method', method)]
     total = (cfg.get('train_cfg') or {}).get('max_epochs')
     if scalars.max_epoch:
         data.summary.append(('epochs', f'{scalars.max_epoch} of {total}' if total else str(scalars.max_epoch)))
-    img_size, patch_size = (cfg.model.get('backbone') or {}).get('img_size'), cfg.model.backbone.get('patch_size')
-    if img_size and patch_size:
-        data.summary.append(('image / patch', f'{img_size} / {patch_size} px'))
+    encoder = cfg.model.get('backbone') or {}
+    if encoder.get('img_size') and encoder.get('patch_size'):
+        data.summary.append(('image / patch', f'{encoder["img_size"]} / {encoder["patch_size"]} px'))
     if not scalars.series:
         data.notes.append('Curves: there is no log (*/vis_data/*.json) in the work directory.')
-    file = Path(checkpoint) if checkpoint is not None else find_checkpoint(work_dir)
-    if file is not None and not file.is_file():
-        raise FileNotFoundError(f'checkpoint {str(file)!r} does not exist')
-    if file is None:
-        data.notes.append('Pictures: there is no checkpoint (*.pth) in the work directory.')
-    else:
+
+    file = _find_checkpoint(work_dir, checkpoint, data.notes)
+    if file is not None:
         data.summary.append(('checkpoint', file.name))
-        _fill_pictures(data, cfg, file, options or ReportOptions(), device)
-    data.results = _results(work_dir, data)
+    try:
+        model = _build_model(cfg, options.seed)
+    except Exception as error:  # whatever the config's own code does
+        reason = str(error).strip().partition('\n')[0]
+        data.notes.append(
+            f'Pictures, and charts of schedules and of health: the model cannot be built: '
+            f'{type(error).__name__}: {reason}'
+        )
+        return data
+    data.figures, data.losses = getattr(model, 'figures', {}), getattr(model, 'LOSSES', {})
+    if file is not None:
+        _add_pictures(data, cfg, model, file, options, device)
     return data
 
 

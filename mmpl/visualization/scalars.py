@@ -15,18 +15,13 @@ class Scalars:
 
     Attributes:
         series: Name -> list of (iterations done, value), in rising order.
-        iters_per_epoch: Iterations of an epoch, or None if the log tells no epochs.
+        iters_per_epoch: None if the log tells no epochs.
         max_epoch: Largest epoch seen, 0 if none.
     """
 
     series: dict[str, list[tuple[int, float]]]
     iters_per_epoch: float | None = None
     max_epoch: int = 0
-
-    def last(self, name: str) -> float | None:
-        """Last value of a series, or None if it was never logged."""
-        points = self.series.get(name)
-        return points[-1][1] if points else None
 
     def curve(self, name: str) -> tuple[list[float], list[float]]:
         """Series as (x, y); x in epochs where the log tells them, else in iterations."""
@@ -49,9 +44,7 @@ def log_files(work_dir: str | Path) -> list[Path]:
     files = []
     for folder in sorted(path.parent for path in Path(work_dir).glob('*/vis_data') if path.is_dir()):
         candidates = [folder / 'vis_data' / 'scalars.json', folder / 'vis_data' / f'{folder.name}.json']
-        found = next((path for path in candidates if path.is_file()), None)
-        if found is not None:
-            files.append(found)
+        files += [path for path in candidates if path.is_file()][:1]
     return files
 
 
@@ -70,23 +63,10 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             yield entry
 
 
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
 def _iteration(entry: Mapping[str, Any]) -> int | None:
     """Iterations done. Lines of mmengine's validation loop have only a step, which counts epochs: None."""
     step = entry.get('iter', entry.get('step') if 'loss' in entry else None)
     return step if isinstance(step, int) else None
-
-
-def _drop_redone(series: dict[str, list[tuple[int, float]]], start: int) -> None:
-    for name in list(series):
-        kept = [point for point in series[name] if point[0] < start]
-        if kept:
-            series[name] = kept
-        else:
-            del series[name]
 
 
 def _epoch_length(entries: list[Mapping[str, Any]]) -> float | None:
@@ -100,35 +80,28 @@ def _epoch_length(entries: list[Mapping[str, Any]]) -> float | None:
 
 
 def read_scalars(work_dir: str | Path) -> Scalars:
-    """Read all scalars of a run, of all its starts.
+    """Read all scalars of a run, of all its starts; without any log, no series.
 
     A run that was killed and resumed has one log per start. What an earlier start logged at or after the first step of
     a later one was done again, and only the later values are kept.
 
-    Args:
-        work_dir: The run's directory.
-
-    Returns:
-        The scalars. Without any log, no series.
-
     Raises:
         ValueError: If a line before the last of a log is not JSON.
     """
-    series: dict[str, list[tuple[int, float]]] = {}
-    seen: list[Mapping[str, Any]] = []
+    series: dict[str, dict[int, float]] = {}  # name -> step -> value
+    training: list[Mapping[str, Any]] = []
     for path in log_files(work_dir):
-        entries = list(_lines(path))
-        timed = [(step, entry) for entry in entries if (step := _iteration(entry)) is not None]
-        if timed:
-            _drop_redone(series, min(step for step, _ in timed))
+        timed = [(step, entry) for entry in _lines(path) if (step := _iteration(entry)) is not None]
+        start = min((step for step, _ in timed), default=None)
+        if start is not None:
+            kept = {name: {step: y for step, y in points.items() if step < start} for name, points in series.items()}
+            series = {name: points for name, points in kept.items() if points}
         for step, entry in timed:
             for name, value in entry.items():
-                number = _number(value)
-                if name not in _AXES and number is not None:
-                    series.setdefault(name, []).append((step, number))
+                if name not in _AXES and isinstance(value, int | float) and not isinstance(value, bool):
+                    series.setdefault(name, {})[step] = float(value)
             if 'loss' in entry:
-                seen.append(entry)
-    for name, points in series.items():
-        series[name] = sorted(dict(points).items())
-    epochs = [entry['epoch'] for entry in seen if isinstance(entry.get('epoch'), int)]
-    return Scalars(series, _epoch_length(seen), max(epochs, default=0))
+                training.append(entry)
+    epochs = [entry['epoch'] for entry in training if isinstance(entry.get('epoch'), int)]
+    ordered = {name: sorted(points.items()) for name, points in series.items()}
+    return Scalars(ordered, _epoch_length(training), max(epochs, default=0))

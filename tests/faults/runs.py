@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
@@ -16,8 +17,10 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.utils.data import Dataset
 
+import mmpl.engine
+import mmpl.methods  # noqa: F401  (now, and not in the first run)
 from mmpl.compat import load_checkpoint
-from mmpl.utils.fields import check_number
+from mmpl.utils.fields import Count, checked
 from tests.test_models.helpers import msa_cfg, plmae_cfg
 
 
@@ -25,9 +28,8 @@ from tests.test_models.helpers import msa_cfg, plmae_cfg
 class AugmentedNoise(Dataset):
     """Images that are a function of their index, with augmentations from all three global generators."""
 
-    def __init__(self, size: int, side: int) -> None:
-        check_number('size', size, 1, integer=True)
-        check_number('side', side, 1, integer=True)
+    @checked()
+    def __init__(self, size: Count, side: Count) -> None:
         self.size, self.side = size, side
 
     def __len__(self) -> int:
@@ -43,9 +45,8 @@ class AugmentedNoise(Dataset):
 class NoisePairs(Dataset):
     """Weak and strong views, with crops of their own, of images that are a function of their index."""
 
-    def __init__(self, size: int, side: int) -> None:
-        check_number('size', size, 1, integer=True)
-        check_number('side', side, 1, integer=True)
+    @checked()
+    def __init__(self, size: Count, side: Count) -> None:
         self.size, self.side = size, side
         geometry = [
             dict(type='mmpl.BoxedResizedCrop', scale=side, crop_ratio_range=(0.4, 1.0)),
@@ -93,6 +94,7 @@ class StopAt(Hook):
             raise self.Stopped
 
 
+EVERY = dict(iter_interval=1)  # a checkpoint every iteration
 VARIANTS: dict[str, dict] = dict(
     plain={},
     bf16_accumulation_masks=dict(
@@ -113,19 +115,18 @@ METHODS: dict[str, tuple] = dict(  # config of the model, its dataset, and field
 
 def fault_cfg(
     work_dir: str | Path,
-    model: dict | None = None,
-    optim_wrapper: dict | None = None,
-    checkpoint: dict | None = None,
-    loop: dict | None = None,
-    loader: dict | None = None,
-    dataset: dict | None = None,
-    non_finite: dict | None = None,
     hooks: tuple = (),
     epochs: int = 3,
     method: str = 'plmae',
-    **kwargs,
+    model: dict | None = None,
+    dataset: dict | None = None,
+    **fields,
 ) -> Config:
-    """Config of a run of six iterations an epoch, with everything of the default runtime that matters."""
+    """Config of a run of six iterations an epoch, with everything of the default runtime that matters.
+
+    ``optim_wrapper``, ``loader``, ``loop``, ``checkpoint`` and ``non_finite`` add to the fields of these parts; all
+    else replaces a field of the config.
+    """
     model_cfg, dataset_type, preprocessor = METHODS[method]
     backbone = dict(
         type='mmpl.MaskedViT',
@@ -135,53 +136,47 @@ def fault_cfg(
         drop_path_rate=0.3,
         drop_rate=0.1,
     )
+    data_preprocessor = dict(type='SelfSupDataPreprocessor', **preprocessor)
+    parts = dict(
+        loader=dict(
+            batch_size=4,
+            num_workers=0,
+            drop_last=True,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            collate_fn=dict(type='default_collate'),
+            dataset=dataset or noise_cfg(dataset_type),
+        ),
+        optim_wrapper=dict(
+            type='mmpl.AutocastOptimWrapper',
+            dtype='float32',
+            clip_grad=dict(max_norm=1.0),
+            optimizer=dict(type='AdamW', lr=1e-3),
+        ),
+        loop=dict(type='mmpl.ExactEpochLoop', max_epochs=epochs),
+        checkpoint=dict(type='mmpl.SafeCheckpointHook', interval=1),
+        non_finite=dict(type='mmpl.NonFiniteHook'),
+    )
+    for name, part in parts.items():
+        part.update(fields.pop(name, {}))
     cfg = dict(
         default_scope='mmpretrain',
         work_dir=str(work_dir),
-        model=model_cfg(
-            **{
-                'backbone': backbone,
-                'data_preprocessor': dict(type='SelfSupDataPreprocessor', **preprocessor),
-                **(model or {}),
-            }
-        ),
-        train_dataloader={
-            'batch_size': 4,
-            'num_workers': 0,
-            'drop_last': True,
-            'sampler': dict(type='DefaultSampler', shuffle=True),
-            'collate_fn': dict(type='default_collate'),
-            'dataset': dataset or noise_cfg(dataset_type),
-            **(loader or {}),
-        },
-        optim_wrapper={
-            'type': 'mmpl.AutocastOptimWrapper',
-            'dtype': 'float32',
-            'clip_grad': dict(max_norm=1.0),
-            'optimizer': dict(type='AdamW', lr=1e-3),
-            **(optim_wrapper or {}),
-        },
+        model=model_cfg(**dict(backbone=backbone, data_preprocessor=data_preprocessor) | (model or {})),
+        train_dataloader=parts['loader'],
+        optim_wrapper=parts['optim_wrapper'],
         param_scheduler=[
             dict(type='LinearLR', start_factor=0.1, by_epoch=True, end=1, convert_to_iter_based=True),
             dict(type='CosineAnnealingLR', by_epoch=True, begin=1, end=epochs + 1, convert_to_iter_based=True),
         ],
-        train_cfg={'type': 'mmpl.ExactEpochLoop', 'max_epochs': epochs, **(loop or {})},
-        default_hooks=dict(
-            logger=dict(type='LoggerHook', interval=1),
-            checkpoint={'type': 'mmpl.SafeCheckpointHook', 'interval': 1, **(checkpoint or {})},
-        ),
-        custom_hooks=[
-            dict(type='mmpl.DualTeacherHook', health_interval=2),
-            dict(type='mmpl.NonFiniteHook', **(non_finite or {})),
-            *hooks,
-        ],
+        train_cfg=parts['loop'],
+        default_hooks=dict(logger=dict(type='LoggerHook', interval=1), checkpoint=parts['checkpoint']),
+        custom_hooks=[dict(type='mmpl.DualTeacherHook', health_interval=2), parts['non_finite'], *hooks],
         randomness=dict(seed=0, deterministic=True, diff_rank_seed=True),
         resume=True,
         log_level='WARNING',
         experiment_name=f'run_{np.random.default_rng().integers(1 << 60)}',
     )
-    cfg.update(kwargs)
-    return Config(cfg)
+    return Config(cfg | fields)
 
 
 def run_rank(rank: int, world_size: int, group_file: str, *args, **kwargs) -> Runner:
@@ -203,6 +198,27 @@ def run(*args, **kwargs) -> Runner:
     runner = Runner.from_cfg(fault_cfg(*args, **kwargs))
     runner.train()
     return runner
+
+
+def own_hook(kind: str, **fields) -> dict:
+    """Config of a hook that a test has registered."""
+    return dict(type=f'mmengine.{kind}', _scope_='mmengine', **fields)
+
+
+def stop_at(iteration: int) -> tuple[dict]:
+    """The hooks of a run that ends as by a kill after an iteration."""
+    return (own_hook('StopAt', iteration=iteration),)
+
+
+def stopped(work_dir: Path, iteration: int, **kwargs) -> None:
+    """Leave what a run leaves that is killed after an iteration."""
+    with pytest.raises(StopAt.Stopped):
+        run(work_dir, hooks=stop_at(iteration), **kwargs)
+
+
+def logs_of(work_dir: Path) -> str:
+    """What all runs and processes in a work folder logged."""
+    return ''.join(path.read_text() for path in work_dir.glob('*/*.log'))
 
 
 def differences(a: dict, b: dict, where: str = '') -> list[str]:

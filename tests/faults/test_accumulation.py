@@ -8,9 +8,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mmpl.compat import load_checkpoint
-from mmpl.engine.loops import STATE_KEY
-from tests.faults.runs import fault_cfg, run
-from tests.faults.test_exact_resume import stop_at, stopped
+from mmpl.engine.hooks.position_hook import STATE_KEY
+from tests.faults.runs import EVERY, fault_cfg, logs_of, own_hook, run, stop_at, stopped
 
 
 @HOOKS.register_module(force=True)
@@ -37,7 +36,7 @@ def split(batch_size: int, counts: int, enable: bool = True) -> dict:
 
 def rates(folder: Path, **kwargs) -> tuple[float, dict[int, float]]:
     """The learning rate that schedules start from, and that of each iteration that is run."""
-    runner = run(folder, hooks=(dict(type='mmengine.LearningRates', _scope_='mmengine'),), **kwargs)
+    runner = run(folder, hooks=(own_hook('LearningRates'),), **kwargs)
     return runner.optim_wrapper.optimizer.param_groups[0]['initial_lr'], dict(LearningRates.seen)
 
 
@@ -54,8 +53,7 @@ def test_images_of_an_optimizer_step_decide(
         runner.train()
     assert runner.optim_wrapper.optimizer.param_groups[0]['initial_lr'] == pytest.approx(lr, rel=1e-12)
     assert runner.cfg.auto_scale_lr.base_batch_size == 16  # what checkpoints and logs say
-    log = next(tmp_path.glob('*/*.log')).read_text()
-    assert (f'An optimizer step sees {batch_size * counts} images' in log) is (enable and counts > 1)
+    assert (f'An optimizer step sees {batch_size * counts} images' in logs_of(tmp_path)) is (enable and counts > 1)
 
 
 @pytest.mark.parametrize(
@@ -71,29 +69,12 @@ def test_images_of_an_optimizer_step_decide(
 )
 def test_resumed_has_the_rates_of_a_run_like_that(before: dict, after: dict, first: int, tmp_path: Path) -> None:
     """It goes on with the learning rates that a run has there which was started with the new numbers."""
-    stopped(tmp_path / 'a', 9, checkpoint=dict(iter_interval=1), **before)
+    stopped(tmp_path / 'a', 9, checkpoint=EVERY, **before)
     lr, resumed = rates(tmp_path / 'a', **after)
     want_lr, whole = rates(tmp_path / 'b', **after)
     assert lr == pytest.approx(want_lr, rel=1e-9)
     assert min(resumed) == first
     assert resumed == pytest.approx({i: rate for i, rate in whole.items() if i >= first}, rel=1e-9)
-    logs = ''.join(path.read_text() for path in (tmp_path / 'a').glob('*/*.log'))
     counts = [fields['optim_wrapper']['accumulative_counts'] for fields in (before, after)]
-    assert f'accumulative_counts {counts[0]} -> {counts[1]}' in logs
+    assert f'accumulative_counts {counts[0]} -> {counts[1]}' in logs_of(tmp_path / 'a')
     assert load_checkpoint(tmp_path / 'a' / 'epoch_3.pth')[STATE_KEY]['accumulative_counts'] == counts[1]
-
-
-def test_a_checkpoint_that_does_not_know_its_accumulation(tmp_path: Path) -> None:
-    """Those of early versions lack the number; the run goes on as it is."""
-
-    class Forget(Hook):
-        priority = 'LOWEST'
-
-        def before_save_checkpoint(self, runner, checkpoint) -> None:
-            del checkpoint[STATE_KEY]['accumulative_counts']
-
-    runner = Runner.from_cfg(fault_cfg(tmp_path, epochs=1, **split(4, 2)))
-    runner.register_hook(Forget())
-    runner.train()
-    lr, resumed = rates(tmp_path, epochs=2, **split(4, 2))
-    assert lr == pytest.approx(0.5e-3) and min(resumed) == 6

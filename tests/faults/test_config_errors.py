@@ -97,7 +97,7 @@ def test_our_own_errors_pass(tmp_path) -> None:
         (dict(clip_grad=dict(max_norm=1.0, typo=1)), 'typo'),
         (dict(clip_grad=3.0), 'clip_grad'),
         (dict(accumulative_counts=1.5), 'accumulative_counts'),
-        (dict(skip_non_finite='yes'), 'skip_non_finite'),
+        (dict(clip=1.0), 'did you mean `optim_wrapper.clip_grad`'),
     ],
 )
 def test_optim_wrapper_fields(fields: dict, named: str) -> None:

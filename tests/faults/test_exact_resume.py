@@ -5,32 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmpl.compat import load_checkpoint
-from tests.faults.runs import VARIANTS, StopAt, differences, final_state, run
-
-EVERY = dict(iter_interval=1)
-
-
-def stop_at(iteration: int) -> tuple:
-    return (dict(type='mmengine.StopAt', _scope_='mmengine', iteration=iteration),)
-
-
-def stopped(work_dir: Path, iteration: int, **kwargs) -> None:
-    with pytest.raises(StopAt.Stopped):
-        run(work_dir, hooks=stop_at(iteration), **kwargs)
-
-
-@pytest.fixture(scope='module')
-def whole(tmp_path_factory) -> dict[str, dict]:
-    """The final states of uninterrupted runs, made when they are first asked for."""
-
-    class Runs(dict):
-        def __missing__(self, name: str) -> dict:
-            folder = tmp_path_factory.mktemp(name)
-            run(folder, **VARIANTS[name])
-            self[name] = final_state(folder / 'epoch_3.pth')
-            return self[name]
-
-    return Runs()
+from tests.faults.runs import EVERY, VARIANTS, differences, final_state, run, stopped
 
 
 # Inside an epoch, at an epoch's last iteration (before what follows it), amid an accumulation, before the last step.
@@ -54,16 +29,17 @@ def test_resumed_is_uninterrupted(variant: str, iteration: int, whole, tmp_path:
 
 def test_checkpoints_wait_for_the_optimizer_step(tmp_path: Path) -> None:
     """Amid an accumulation gradients are held, and what centres have seen; both are in no checkpoint."""
-    stopped(tmp_path, 7, checkpoint=EVERY, epochs=3, **VARIANTS['bf16_accumulation_masks'])
+    stopped(tmp_path, 7, checkpoint=EVERY, **VARIANTS['bf16_accumulation_masks'])
     iterations = sorted(int(path.stem.split('_')[1]) for path in tmp_path.glob('iter_*.pth'))
     assert iterations == [4, 6]
-    stopped(tmp_path / 'odd', 7, optim_wrapper=dict(accumulative_counts=4))
+    four = dict(optim_wrapper=dict(accumulative_counts=4))
+    stopped(tmp_path / 'odd', 7, **four)
     assert not list((tmp_path / 'odd').glob('*.pth'))  # six iterations an epoch: the step comes with the eighth
-    stopped(tmp_path / 'odd', 8, optim_wrapper=dict(accumulative_counts=4))
+    stopped(tmp_path / 'odd', 8, **four)
     meta = load_checkpoint(tmp_path / 'odd' / 'epoch_1.pth')['meta']
     assert (meta['epoch'], meta['iter']) == (1, 8)
-    run(tmp_path / 'odd', optim_wrapper=dict(accumulative_counts=4))
-    run(tmp_path / 'whole', optim_wrapper=dict(accumulative_counts=4))
+    for name in ('odd', 'whole'):
+        run(tmp_path / name, **four)
     assert differences(*(final_state(tmp_path / name / 'epoch_3.pth') for name in ('odd', 'whole'))) == []
 
 

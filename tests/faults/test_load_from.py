@@ -6,13 +6,11 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
 
 from mmpl.apis.train import train
 from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.compat import load_checkpoint
-from tests.faults.runs import StopAt, differences, fault_cfg, final_state, run
-from tests.faults.test_exact_resume import stop_at
+from tests.faults.runs import EVERY, StopAt, differences, fault_cfg, final_state, logs_of, own_hook, run, stop_at
 
 PIXELS = dict(head=dict(target='pixel'), loss_weights=dict(label_cls=0, label_data=0))  # MAE: no teachers
 
@@ -42,8 +40,8 @@ def finished(tmp_path_factory) -> dict[str, Path]:
 def command(folder: Path, name: str, start: Path, *options: str, hooks: tuple = ()) -> None:
     """`tools/train.py CONFIG --cfg-options load_from=START`, with a config like ours."""
     config = folder / f'{name}.py'
-    note = dict(type='mmengine.FirstWeights', _scope_='mmengine')
-    fault_cfg(folder / name, epochs=1, checkpoint=dict(iter_interval=1), hooks=(note, *hooks)).dump(config)
+    hooks = (own_hook('FirstWeights'), *hooks)
+    fault_cfg(folder / name, epochs=1, checkpoint=EVERY, hooks=hooks).dump(config)
     train([str(config), '--cfg-options', f'load_from={start}', *options])
 
 
@@ -71,17 +69,13 @@ def test_resuming_from_a_finished_run_is_refused(finished: dict[str, Path], tmp_
     given = dict(epochs=1, load_from=str(finished['plmae']))
     with pytest.raises(RuntimeError, match=r'epoch 1, iteration 6, .* nothing would be trained.*`resume=False`'):
         run(tmp_path / 'a', **given)
-    runner = Runner.from_cfg(fault_cfg(tmp_path / 'b', **given | dict(epochs=2)))
-    runner.train()  # a longer run
-    assert runner.iter == 12
-    log = next((tmp_path / 'b').glob('*/*.log')).read_text()
-    assert f'resumes from {finished["plmae"]}: weights, optimizer, epoch and iteration' in log
+    assert run(tmp_path / 'b', **given | dict(epochs=2)).iter == 12  # a longer run
+    assert f'resumes from {finished["plmae"]}: weights, optimizer, epoch and iteration' in logs_of(tmp_path / 'b')
     own = str(tmp_path / 'b' / 'epoch_2.pth')
     run(tmp_path / 'b', epochs=2, load_from=own)  # its own: it is at its end, as without `load_from`
     with pytest.raises(RuntimeError, match='nothing would be trained'):
         run(tmp_path / 'b', **given)
-    logs = ''.join(path.read_text() for path in (tmp_path / 'b').glob('*/*.log'))
-    assert f'The checkpoints in {tmp_path / "b"} are left aside' in logs
+    assert f'The checkpoints in {tmp_path / "b"} are left aside' in logs_of(tmp_path / 'b')
 
 
 def test_resuming_from_a_plain_mae_says_what_to_do(finished: dict[str, Path], tmp_path: Path) -> None:

@@ -18,13 +18,24 @@ from mmengine.registry import HOOKS
 
 from mmpl.compat import load_checkpoint
 from mmpl.engine import NonFiniteHook
-from tests.faults.runs import VARIANTS, StopAt, differences, final_state, run, run_rank
+from tests.faults.runs import (
+    VARIANTS,
+    StopAt,
+    differences,
+    final_state,
+    logs_of,
+    own_hook,
+    run,
+    run_rank,
+    stop_at,
+    stopped,
+)
 from tests.faults.test_bad_data import bad_and_odd_files, dataset_cfg
 from tests.faults.test_bad_data import folder as folder  # a fixture
 from tests.faults.test_checkpoints import SignalAt as SignalAt  # registered
-from tests.faults.test_exact_resume import stop_at
 from tests.faults.test_non_finite import hook_of, poison
 
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
 VARIANT = VARIANTS['bf16_accumulation_masks']
 TWO = dict(loader=dict(batch_size=2), checkpoint=dict(iter_interval=2))
 
@@ -82,7 +93,7 @@ def scenarios(rank: int, root: Path, images: Path) -> dict:
         epochs=1,
     )
     # last: the signal handlers stay
-    hooks = (dict(type='mmengine.SignalAt', _scope_='mmengine', iteration=3, number=signal.SIGTERM),) if rank else ()
+    hooks = (own_hook('SignalAt', iteration=3, number=signal.SIGTERM),) if rank else ()
     try:
         go('signal', hooks=hooks, epochs=1, loader=TWO['loader'])
     except SystemExit as left:
@@ -102,17 +113,11 @@ def rank_main(rank: int, root: Path, images: Path) -> None:
         os._exit(0)
 
 
-def logs_of(work_dir: Path) -> str:
-    """What all processes of a run logged."""
-    return ''.join(path.read_text() for path in work_dir.glob('*/*.log'))
-
-
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> tuple[Path, list[dict]]:
     root = tmp_path_factory.mktemp('ranks')
     for name in ('wider', 'fewer_steps'):
-        with pytest.raises(StopAt.Stopped):
-            run(root / name, hooks=stop_at(9), checkpoint=TWO['checkpoint'], **VARIANT)
+        stopped(root / name, 9, checkpoint=TWO['checkpoint'], **VARIANT)
     context = multiprocessing.get_context('fork')
     processes = [context.Process(target=rank_main, args=(rank, root, folder)) for rank in range(2)]
     for process in processes:
@@ -124,15 +129,11 @@ def ranks(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> tuple[Path,
     return root, [json.loads((root / f'found_{rank}.json').read_text()) for rank in range(2)]
 
 
-@pytest.mark.dist
-@pytest.mark.slow
 def test_resumed_is_uninterrupted(ranks) -> None:
     root, _ = ranks
     assert differences(*(final_state(root / name / 'epoch_3.pth') for name in ('stopped', 'whole'))) == []
 
 
-@pytest.mark.dist
-@pytest.mark.slow
 def test_nan_in_one_rank_skips_the_step_of_both(ranks) -> None:
     _, found = ranks
     for rank in found:
@@ -140,8 +141,6 @@ def test_nan_in_one_rank_skips_the_step_of_both(ranks) -> None:
         assert rank['cause'].startswith("rank 1: the input data_batch['inputs']")
 
 
-@pytest.mark.dist
-@pytest.mark.slow
 def test_another_world_size(ranks) -> None:
     root, found = ranks
     log = logs_of(root / 'wider')
@@ -155,25 +154,21 @@ def test_another_world_size(ranks) -> None:
     assert found[0]['fewer_steps'][2] == pytest.approx(found[0]['fresh_lr'], rel=1e-9)
 
 
-@pytest.mark.dist
-@pytest.mark.slow
 @pytest.mark.parametrize('batch_size', [2, 4])
 def test_one_process_goes_on_with_the_schedules_of_two(ranks, batch_size: int, tmp_path: Path) -> None:
     """With the batch of each of two processes there are twice the steps, with twice that batch the same ones."""
     root, _ = ranks
     shutil.copytree(root / 'left', tmp_path / 'left')
-    steps = Schedules.steps = []
     factor = 4 // batch_size
-    hooks = (dict(type='mmengine.Schedules', _scope_='mmengine'),)
-    run(tmp_path / 'left', hooks=hooks, loader=dict(batch_size=batch_size), optim_wrapper=VARIANT['optim_wrapper'])
-    assert (len(steps), steps[0][0]) == (10 * factor, 8 * factor)
-    whole = Schedules.steps = []
-    run(tmp_path / 'whole', hooks=hooks, loader=dict(batch_size=batch_size), optim_wrapper=VARIANT['optim_wrapper'])
-    assert np.allclose(steps, whole[8 * factor :], rtol=1e-9, atol=0)
+    steps: dict[str, list] = {}
+    for name in ('left', 'whole'):
+        steps[name] = Schedules.steps = []
+        loader = dict(batch_size=batch_size)
+        run(tmp_path / name, hooks=(own_hook('Schedules'),), loader=loader, optim_wrapper=VARIANT['optim_wrapper'])
+    assert (len(steps['left']), steps['left'][0][0]) == (10 * factor, 8 * factor)
+    assert np.allclose(steps['left'], steps['whole'][8 * factor :], rtol=1e-9, atol=0)
 
 
-@pytest.mark.dist
-@pytest.mark.slow
 def test_a_bad_file_is_reported_once_by_two_ranks_with_two_workers(ranks) -> None:
     root, _ = ranks
     entries = [json.loads(line) for line in (root / 'files' / 'bad_files.jsonl').read_text().splitlines()]
@@ -183,8 +178,6 @@ def test_a_bad_file_is_reported_once_by_two_ranks_with_two_workers(ranks) -> Non
     assert all(logs.count(f'Bad file {entry["path"]!r}') == 1 for entry in entries)
 
 
-@pytest.mark.dist
-@pytest.mark.slow
 def test_a_signal_to_one_rank_stops_both(ranks) -> None:
     root, found = ranks
     assert [rank['exit_code'] for rank in found] == [75, 75]

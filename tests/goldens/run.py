@@ -179,7 +179,10 @@ def shrink(cfg: Any, images: Path, embedded: Path, dtype: str, ranks: int) -> No
         ranks (int): Number of processes.
     """
     swin = cfg.model.type == 'SimMIM'
-    _shrink_model(cfg.model, max(3, cfg.model.head.get('target_blocks', 1)))
+    blocks = cfg.model.get('head', {}).get('target_blocks', 1)
+    if Path(cfg.filename).stem == 'pl_mae_pixels':
+        blocks = 4  # as deep as when it was written: its base's `target_blocks`, which pixels do not read
+    _shrink_model(cfg.model, max(3, blocks))
     if swin:
         cfg.model.neck.in_channels = 32
 
@@ -189,7 +192,7 @@ def shrink(cfg: Any, images: Path, embedded: Path, dtype: str, ranks: int) -> No
     _shrink_pipeline(loader.dataset.pipeline)
     count = STEPS // EPOCHS * BATCH * ranks
     if loader.dataset.type == 'mmpl.EmbeddedClassification':
-        loader.dataset.update(data_root=str(embedded), size='test', progress=False)
+        loader.dataset.update(data_root=str(embedded), size='test')
         loader.dataset.indices = [4 * index for index in range(count)]  # of all classes
     else:
         loader.dataset.update(data_root=str(images), indices=count)
@@ -303,7 +306,7 @@ class Measurer:
         from mmpl.evaluation import extract_features, knn_predict, linear_probe
 
         _, runner, _ = self.kept(rest, 'fp32')
-        dataset = dict(type='mmpl.EmbeddedClassification', data_root=str(self.digits), size='test', progress=False)
+        dataset = dict(type='mmpl.EmbeddedClassification', data_root=str(self.digits), size='test')
         pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
         found = []
         for split in ('train', 'test'):

@@ -48,13 +48,9 @@ def found(request, goldens) -> dict[str, dict]:
     return run.measure(golden for golden in dict.fromkeys(ids) if golden in goldens)
 
 
-def test_every_value_is_written(goldens):
-    """Fails for a config that is new, and for values whose config is no more."""
+def test_no_value_is_stale(goldens):
+    """Fails for values whose config is no more. A new config may be pinned: ``run.py --write 'train/<config>*'``."""
     known = run.all_ids()
-    missing = [golden for golden in known if golden not in goldens]
-    folders = sorted({golden.rsplit('/', 2)[0] if golden.startswith('train/') else golden for golden in missing})
-    commands = ''.join(f"\n  python tests/goldens/run.py --write '{folder}*'" for folder in folders)
-    assert not missing, f'{run.GOLDENS.name} lacks {len(missing)} values; write them and commit it:{commands}'
     stale = sorted(goldens.keys() - set(known))
     assert not stale, f'{run.GOLDENS.name} has values of what is no more; any `run.py --write ...` drops them: {stale}'
     assert set(SELECTION) <= set(known)
@@ -76,9 +72,7 @@ def test_a_difference_is_explained():
     assert run.explain(before, before) == ''
 
 
-@pytest.mark.parametrize('golden', [pytest.param(golden, marks=_marks(golden)) for golden in run.all_ids()])
+@pytest.mark.parametrize('golden', [pytest.param(golden, marks=_marks(golden)) for golden in run.read_goldens()])
 def test_golden(golden, goldens, found):
-    if golden not in goldens:
-        pytest.fail(f"no value: write it with  python tests/goldens/run.py --write '{golden}'  and commit it")
     if goldens[golden] != found[golden]:
         pytest.fail(f'{golden} is not what it was:\n{run.explain(goldens[golden], found[golden])}')

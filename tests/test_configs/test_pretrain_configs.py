@@ -187,7 +187,7 @@ def test_msa_demo_trains_and_is_handed_over(tmp_path):
     found = collect_report(work, options=ReportOptions(queries=2, maps=2, max_train_images=100))
     assert found.notes == ['Label maps: MSA learns no labels.']
     assert len(found.neighbours) == len(found.pca) == 2
-    titles = [chart.title for chart in charts_of(found.scalars)]
+    titles = [chart.title for chart in charts_of(found.scalars, found.figures)]
     assert titles[:2] == ['Loss', 'Frozen features'] and 'Alignment of student and teacher' in titles
     page, picture = render_report(found, tmp_path / 'report.html')
     assert 'MSA pre-training: msa_demo' in page.read_text() and picture.is_file()

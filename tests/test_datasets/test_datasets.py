@@ -12,21 +12,20 @@ from mmengine.registry import DATASETS
 from mmpretrain.datasets import CustomDataset
 from PIL import Image
 
-from mmpl.datasets.embedded.digits import CLASSES, build_embedded_dataset
+from mmpl.datasets.embedded.digits import DIGITS
 from mmpl.datasets.embedded.surfaces import SURFACES
 
-PIPELINE = [{'type': 'mmcv.LoadImageFromFile'}, {'type': 'mmpretrain.PackInputs'}]
+LOAD = {'type': 'mmcv.LoadImageFromFile'}
+PIPELINE = [LOAD, {'type': 'mmpretrain.PackInputs'}]
+VARIANTS = pytest.mark.parametrize(('variant', 'classes'), [('plain', DIGITS.classes), ('surfaces', SURFACES.classes)])
 
 
-@pytest.fixture(scope='module')
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp('embedded')
-    build_embedded_dataset(folder, size='test', progress=False)
-    return folder
+def embedded(root: Path, kind: str = 'Classification', **kwargs):
+    return DATASETS.build({'type': f'mmpl.Embedded{kind}', 'data_root': str(root), 'size': 'test', **kwargs})
 
 
-def embedded_cls(root: Path, **kwargs) -> CustomDataset:
-    return DATASETS.build(dict(type='mmpl.EmbeddedClassification', data_root=str(root), size='test', **kwargs))
+def infos(dataset) -> list[dict]:
+    return [dataset.get_data_info(index) for index in range(len(dataset))]
 
 
 def save(path: Path, value: int = 0) -> None:
@@ -34,69 +33,77 @@ def save(path: Path, value: int = 0) -> None:
     Image.fromarray(np.full((6, 5, 3), value, dtype=np.uint8)).save(path)
 
 
-@pytest.mark.parametrize(('split', 'count'), [('train', 400), ('val', 100), ('test', 100)])
-def test_embedded_classification(root: Path, split: str, count: int) -> None:
-    dataset = embedded_cls(root, split=split, pipeline=PIPELINE)
-    assert len(dataset) == count
-    assert dataset.CLASSES == CLASSES
-    for index in (0, count - 1):
-        item = dataset[index]
-        label = int(item['data_samples'].gt_label)
-        path = Path(dataset.get_data_info(index)['img_path'])
-        assert path.parent.name == CLASSES[label]
-        with Image.open(path) as image:  # mmcv reads BGR
-            expected = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).flip(0)
-        assert torch.equal(item['inputs'], expected)
+@VARIANTS
+def test_embedded_classification(embedded_root: Path, variant: str, classes: tuple[str, ...]) -> None:
+    for split, per_class in zip(
+        ('train', 'val', 'test'), {'plain': (40, 10, 10)}.get(variant, (20, 6, 6)), strict=True
+    ):
+        dataset = embedded(embedded_root, variant=variant, split=split, pipeline=PIPELINE)
+        assert tuple(dataset.CLASSES) == classes
+        assert np.bincount(dataset.get_gt_labels()).tolist() == [per_class] * len(classes)
+        for index in (0, len(dataset) - 1):
+            item = dataset[index]
+            path = Path(dataset.get_data_info(index)['img_path'])
+            assert path.parent.name == classes[int(item['data_samples'].gt_label)]
+            with Image.open(path) as image:  # mmcv reads BGR
+                expected = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).flip(0)
+            assert torch.equal(item['inputs'], expected)
 
 
 def test_built_on_first_use(tmp_path: Path) -> None:
-    dataset = embedded_cls(tmp_path / 'not' / 'yet', split='val', progress=False)
-    assert len(dataset) == 100
+    assert len(embedded(tmp_path / 'not' / 'yet', split='val')) == 100
 
 
-def test_same_listing_in_mmpretrain_and_torchvision(root: Path) -> None:
+def test_same_listing_in_mmpretrain_and_torchvision(embedded_root: Path) -> None:
     from torchvision.datasets import ImageFolder
 
-    ours = [(i['img_path'], i['gt_label']) for i in embedded_cls(root).load_data_list()]
-    folder = str(root / 'test' / 'cls' / 'train')
-    stock = CustomDataset(data_root=folder)
-    assert ours == [(i['img_path'], i['gt_label']) for i in (stock.get_data_info(k) for k in range(len(stock)))]
+    ours = [(i['img_path'], i['gt_label']) for i in embedded(embedded_root).load_data_list()]
+    folder = str(embedded_root / 'test' / 'cls' / 'train')
+    assert ours == [(i['img_path'], i['gt_label']) for i in infos(CustomDataset(data_root=folder))]
     assert ours == ImageFolder(folder).samples
 
 
-def test_fraction_is_stratified_and_nested(root: Path) -> None:
-    parts = [embedded_cls(root, fraction=f) for f in (0.1, 0.5)]
-    small, large = ([p.get_data_info(i) for i in range(len(p))] for p in parts)
-    assert np.bincount([i['gt_label'] for i in small]).tolist() == [4] * 10  # 2 of 20 digits, each rendered twice
-    assert np.bincount([i['gt_label'] for i in large]).tolist() == [20] * 10
-    assert {i['img_path'] for i in small} < {i['img_path'] for i in large}
+@VARIANTS
+def test_fraction_is_stratified_and_nested(embedded_root: Path, variant: str, classes: tuple[str, ...]) -> None:
+    parts = [infos(embedded(embedded_root, variant=variant, fraction=f)) for f in (0.1, 0.5, 1)]
+    paths = [{info['img_path'] for info in part} for part in parts]
+    assert paths[0] < paths[1] < paths[2]
+    small, large, _ = (np.bincount([i['gt_label'] for i in part], minlength=len(classes)) for part in parts)
+    assert small.min() >= 1
+    if variant == 'plain':
+        assert (small.tolist(), large.tolist()) == ([4] * 10, [20] * 10)  # 2 and 10 of 20 digits, each rendered twice
 
 
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        ({'split': 'dev'}, "split='dev' is unknown"),
-        ({'size': 'huge'}, "size='huge' is unknown"),
-        ({'fraction': 0}, r'fraction=0 is not allowed'),
-        ({'fraction': 1.5}, r'fraction=1.5 is not allowed'),
-        ({'data_prefix': 'x'}, "data_prefix='x' is not allowed"),
+        (dict(split='dev'), r"`split` must be one of \['test', 'train', 'val'\], but got 'dev'"),
+        (dict(size='huge'), r"`size` must be one of \['demo', 'test'\], but got 'huge'"),
+        (dict(variant='x'), "`variant` must be one of .*surfaces.*, but got 'x'"),
+        (dict(fraction=0), r'`fraction` must be a number in \(0, 1\], but got 0'),
+        (dict(fraction=1.5), r'`fraction` must be a number in \(0, 1\], but got 1.5'),
+        (dict(data_prefix='x'), "data_prefix='x' is not allowed"),
+        (dict(ann_file='x'), "ann_file='x' is not allowed"),
     ],
 )
-def test_embedded_classification_rejects(root: Path, kwargs: dict, message: str) -> None:
+def test_embedded_classification_rejects(embedded_root: Path, kwargs: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        DATASETS.build({'type': 'mmpl.EmbeddedClassification', 'data_root': str(root), 'size': 'test', **kwargs})
+        embedded(embedded_root, **kwargs)
+
+
+def folder_dataset(root: Path | str, **kwargs):
+    return DATASETS.build({'type': 'mmpl.UnlabelledFolder', 'data_root': str(root), 'pipeline': PIPELINE, **kwargs})
 
 
 def test_unlabelled_folder_finds_every_format_in_a_fixed_order(tmp_path: Path) -> None:
     names = ['b/1.jpg', 'b/c/2.JPEG', 'a.PNG', 'z.bmp', 'b/3.webp', 'b/4.tif', 'd/5.TIFF', 'd/6.ppm']
     for value, name in enumerate(names):
         save(tmp_path / name, 20 * value)
-    (tmp_path / 'notes.txt').write_text('no image')
-    (tmp_path / 'b' / 'jpg').write_text('no image')
-    dataset = DATASETS.build(dict(type='mmpl.UnlabelledFolder', data_root=str(tmp_path), pipeline=PIPELINE))
-    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
-    assert [i['img_path'] for i in infos] == [str(tmp_path / n) for n in sorted(names)]
-    assert all('gt_label' not in i for i in infos)
+    for name in ('notes.txt', 'b/jpg'):
+        (tmp_path / name).write_text('no image')
+    dataset = folder_dataset(tmp_path)
+    assert [i['img_path'] for i in infos(dataset)] == [str(tmp_path / n) for n in sorted(names)]
+    assert all('gt_label' not in i for i in infos(dataset))
     for item, name in zip((dataset[i] for i in range(len(dataset))), sorted(names), strict=True):
         assert item['inputs'].shape == (3, 6, 5)
         assert abs(int(item['inputs'].float().mean()) - 20 * names.index(name)) <= 2
@@ -109,30 +116,26 @@ def test_unlabelled_folder_feeds_the_self_supervised_preprocessor(tmp_path: Path
 
     save(tmp_path / '1.png', 10)
     save(tmp_path / '2.png', 30)
-    dataset = DATASETS.build(dict(type='mmpl.UnlabelledFolder', data_root=str(tmp_path), pipeline=PIPELINE))
-    batch = default_collate([dataset[0], dataset[1]])
+    batch = default_collate(list(folder_dataset(tmp_path)))
     images = SelfSupDataPreprocessor(mean=[10.0] * 3, std=[20.0] * 3, to_rgb=True)(batch)['inputs']
     assert torch.equal(images, torch.stack([torch.zeros(3, 6, 5), torch.ones(3, 6, 5)]))
 
 
 def test_unlabelled_folder_rejects(tmp_path: Path) -> None:
-    def build(**kwargs) -> None:
-        DATASETS.build({'type': 'mmpl.UnlabelledFolder', 'data_root': str(tmp_path), **kwargs})
-
     with pytest.raises(FileNotFoundError, match=r"data_root='/no/where'.*is no folder.*\.jpeg.*\.webp"):
-        build(data_root='/no/where')
+        folder_dataset('/no/where')
     (tmp_path / 'a.txt').write_text('x')
-    with pytest.raises(RuntimeError, match=r'data_root=.*holds no image.*\.bmp, \.jpeg, \.jpg, .*\.tiff, \.webp'):
-        build()
+    with pytest.raises(ValueError, match=r'data_root=.*holds no image.*\.bmp, \.jpeg, \.jpg, .*\.tiff, \.webp'):
+        folder_dataset(tmp_path)
     save(tmp_path / 'a.png')
-    with pytest.raises(RuntimeError, match='holds no image. Looked for extensions .gif'):
-        build(extensions=['.gif'])
-    with pytest.raises(ValueError, match="extensions='.png' is not allowed"):
-        build(extensions='.png')
-    with pytest.raises(ValueError, match='with_label=True'):
-        build(with_label=True)
-    with pytest.raises(ValueError, match='ann_file'):
-        build(ann_file='list.txt')
+    for kwargs, message in (
+        (dict(extensions=['.gif']), 'holds no image. Looked for extensions .gif'),
+        (dict(extensions='.png'), "extensions='.png' is not allowed"),
+        (dict(with_label=True), 'with_label=True'),
+        (dict(ann_file='list.txt'), 'ann_file'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            folder_dataset(tmp_path, **kwargs)
 
 
 def test_stock_class_folders_without_images_are_an_error(tmp_path: Path) -> None:
@@ -142,64 +145,42 @@ def test_stock_class_folders_without_images_are_an_error(tmp_path: Path) -> None
         CustomDataset(data_root=str(tmp_path))
 
 
-DENSE = pytest.mark.parametrize(('variant', 'classes'), [('plain', CLASSES), ('surfaces', SURFACES)])
-BUILDS = {'plain': 'test', 'surfaces': 'test_surfaces'}
+def semantic_map(dataset) -> np.ndarray:
+    """What the files say of the fourth validation scene; 0 is the background."""
+    build = Path(dataset.data_root).parent
+    return np.asarray(Image.open(build / 'ade' / 'annotations' / 'validation' / '000004.png')).astype(int)
 
 
-@DENSE
+@VARIANTS
 @pytest.mark.parametrize('reduce_zero_label', [False, True])
-def test_segmentation_in_mmseg(root: Path, reduce_zero_label: bool, variant: str, classes: tuple[str, ...]) -> None:
+def test_segmentation_in_mmseg(
+    embedded_root: Path, reduce_zero_label: bool, variant: str, classes: tuple[str, ...]
+) -> None:
     pytest.importorskip('mmseg.datasets')
-    pipeline = [
-        {'type': 'mmcv.LoadImageFromFile'},
-        {'type': 'mmseg.LoadAnnotations', 'reduce_zero_label': reduce_zero_label},
-        {'type': 'mmseg.PackSegInputs'},
-    ]
-    dataset = DATASETS.build(
-        dict(
-            type='mmpl.EmbeddedSegDataset',
-            data_root=str(root),
-            size='test',
-            variant=variant,
-            split='val',
-            reduce_zero_label=reduce_zero_label,
-            pipeline=pipeline,
-        )
-    )
+    annotations = {'type': 'mmseg.LoadAnnotations', 'reduce_zero_label': reduce_zero_label}
+    pipeline = [LOAD, annotations, {'type': 'mmseg.PackSegInputs'}]
+    kwargs = dict(variant=variant, split='val', reduce_zero_label=reduce_zero_label, pipeline=pipeline)
+    dataset = embedded(embedded_root, 'SegDataset', **kwargs)
     assert len(dataset) == 8
-    assert dataset.metainfo['classes'] == (classes if reduce_zero_label else ('background', *classes))
-    assert len(dataset.metainfo['palette']) == len(dataset.metainfo['classes'])
-    item = dataset[3]
-    stored = np.asarray(
-        Image.open(root / BUILDS[variant] / 'ade' / 'annotations' / 'validation' / '000004.png')
-    ).astype(int)
+    names = dataset.metainfo['classes']
+    assert names == (classes if reduce_zero_label else ('background', *classes))
+    assert len(dataset.metainfo['palette']) == len(names)
+    stored = semantic_map(dataset)
     expected = np.where(stored == 0, 255, stored - 1) if reduce_zero_label else stored
-    np.testing.assert_array_equal(item['data_samples'].gt_sem_seg.data[0].numpy(), expected)
-    names = {dataset.metainfo['classes'][v] for v in np.unique(expected) if v != 255} - {'background'}
-    assert names == {classes[v - 1] for v in np.unique(stored) if v}
+    np.testing.assert_array_equal(dataset[3]['data_samples'].gt_sem_seg.data[0].numpy(), expected)
+    shown = {names[v] for v in np.unique(expected) if v != 255} - {'background'}
+    assert shown == {classes[v - 1] for v in np.unique(stored) if v}
 
 
-@DENSE
-def test_instances_in_mmdet(root: Path, variant: str, classes: tuple[str, ...]) -> None:
+@VARIANTS
+def test_instances_in_mmdet(embedded_root: Path, variant: str, classes: tuple[str, ...]) -> None:
     pytest.importorskip('mmdet.datasets', exc_type=ImportError)
-    pipeline = [
-        {'type': 'mmcv.LoadImageFromFile'},
-        {'type': 'mmdet.LoadAnnotations', 'with_bbox': True, 'with_mask': True},
-        {'type': 'mmdet.PackDetInputs'},
-    ]
-    dataset = DATASETS.build(
-        dict(
-            type='mmpl.EmbeddedCocoDataset',
-            data_root=str(root),
-            size='test',
-            variant=variant,
-            split='val',
-            pipeline=pipeline,
-        )
-    )
+    annotations = {'type': 'mmdet.LoadAnnotations', 'with_bbox': True, 'with_mask': True}
+    pipeline = [LOAD, annotations, {'type': 'mmdet.PackDetInputs'}]
+    dataset = embedded(embedded_root, 'CocoDataset', variant=variant, split='val', pipeline=pipeline)
     assert len(dataset) == 8
     assert dataset.metainfo['classes'] == classes and len(dataset.metainfo['palette']) == len(classes)
-    semantic = np.asarray(Image.open(root / BUILDS[variant] / 'ade' / 'annotations' / 'validation' / '000004.png'))
+    semantic = semantic_map(dataset)
     instances = dataset[3]['data_samples'].gt_instances
     assert len(instances) > 0
     rebuilt = np.zeros_like(semantic)
@@ -210,11 +191,11 @@ def test_instances_in_mmdet(root: Path, variant: str, classes: tuple[str, ...]) 
     np.testing.assert_array_equal(rebuilt, semantic)
 
 
-@pytest.mark.parametrize('kind', ['EmbeddedSegDataset', 'EmbeddedCocoDataset'])
-def test_dense_data_sets_reject_an_unknown_split(root: Path, kind: str) -> None:
-    pytest.importorskip('mmseg.datasets' if 'Seg' in kind else 'mmdet.datasets', exc_type=ImportError)
-    with pytest.raises(ValueError, match="split='test' is unknown"):
-        DATASETS.build(dict(type=f'mmpl.{kind}', data_root=str(root), size='test', split='test'))
+@pytest.mark.parametrize(('kind', 'library'), [('SegDataset', 'mmseg'), ('CocoDataset', 'mmdet')])
+def test_dense_data_sets_reject_an_unknown_split(embedded_root: Path, kind: str, library: str) -> None:
+    pytest.importorskip(f'{library}.datasets', exc_type=ImportError)
+    with pytest.raises(ValueError, match=r"`split` must be one of \['train', 'val'\], but got 'test'"):
+        embedded(embedded_root, kind, split='test')
 
 
 @pytest.mark.slow

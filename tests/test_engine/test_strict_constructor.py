@@ -1,5 +1,8 @@
 """The strict constructor: mmengine's numbers in few groups, and no custom key without effect."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from mmengine.logging import MMLogger
@@ -32,6 +35,18 @@ def _settings(model: nn.Module, cfg: dict) -> dict[str, dict]:
     found = [(names[id(p)], {k: v for k, v in g.items() if k != 'params'}) for g in groups for p in g['params']]
     assert len(dict(found)) == len(found)
     return dict(found)
+
+
+@contextmanager
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[list[str]]:
+    """What mmengine's logger says inside of the block; the list is filled at its end."""
+    logger, messages = MMLogger.get_current_instance(), []
+    logger.addHandler(caplog.handler)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(caplog.handler)
+        messages += [record.getMessage() for record in caplog.records]
 
 
 def test_same_settings_as_mmengine_in_fewer_groups() -> None:
@@ -92,14 +107,9 @@ def test_the_log_has_a_table_and_no_line_for_each_tensor(caplog: pytest.LogCaptu
     """Frozen tensors are summed by the part of the model that they are in."""
     model = Toy()
     model.backbone.requires_grad_(False)
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    try:
+    with logged(caplog) as messages:
         build_optim_wrapper(model, _cfg('mmpl.StrictOptimWrapperConstructor', head={'lr_mult': 0.5}))
-        logger.warning('paramwise_options -- afterwards')
-    finally:
-        logger.removeHandler(caplog.handler)
-    messages = [record.getMessage() for record in caplog.records]
+        MMLogger.get_current_instance().warning('paramwise_options -- afterwards')
     assert [m for m in messages if 'paramwise' in m or 'requires_grad' in m] == ['paramwise_options -- afterwards']
     (table,) = [message for message in messages if 'frozen' in message]
     rows = [line.split() for line in table.splitlines()[2:]]
@@ -115,24 +125,26 @@ def test_a_checkpoint_with_other_groups_is_refused() -> None:
         wrapper.load_state_dict(saved)
 
 
-def test_unmatched_key_is_named_with_near_match() -> None:
-    """A misspelt key stops the build and the message says what was probably meant."""
-    with pytest.raises(ValueError, match=r"'pach_embed' \(near matches: \['patch_embed'"):
-        build_optim_wrapper(Toy(), _cfg('mmpl.StrictOptimWrapperConstructor', pach_embed={'lr_mult': 0.0}))
+def test_unmatched_keys_are_listed_with_near_matches() -> None:
+    """Misspelt keys stop the build and the message says what was probably meant; good ones are not listed."""
+    with pytest.raises(ValueError, match=r"'pach_embed' \(near matches: \['patch_embed'") as error:
+        build_optim_wrapper(Toy(), _cfg('mmpl.StrictOptimWrapperConstructor', pach_embed={}, head={}, qqq={}))
+    assert "'qqq'" in str(error.value) and "'head' (" not in str(error.value)
 
 
-def test_all_unmatched_keys_are_listed() -> None:
-    """Every bad key is listed, the good ones are not."""
-    with pytest.raises(ValueError) as error:
-        build_optim_wrapper(Toy(), _cfg('mmpl.StrictOptimWrapperConstructor', zzz={}, head={}, qqq={}))
-    assert "'zzz'" in str(error.value) and "'qqq'" in str(error.value) and "'head' (" not in str(error.value)
-
-
-def test_what_factors_scale_must_be_given() -> None:
+@pytest.mark.parametrize(
+    ('field', 'scaled'),
+    [('lr', 'custom_keys'), ('weight_decay', 'norm_decay_mult'), ('weight_decay', 'custom_keys.h.d')],
+)
+def test_what_factors_scale_must_be_given(field: str, scaled: str) -> None:
     """mmengine multiplies what is not there."""
-    cfg = _cfg('mmpl.StrictOptimWrapperConstructor', head={'lr_mult': 0.5})
-    del cfg['optimizer']['lr']
-    with pytest.raises(ValueError, match='`optim_wrapper.optimizer.lr` must be given with `paramwise_cfg.custom_keys`'):
+    cfg = _cfg('mmpl.StrictOptimWrapperConstructor', h={'decay_mult': 0.5})
+    del cfg['optimizer'][field]
+    if scaled.startswith('custom'):
+        del cfg['paramwise_cfg']['norm_decay_mult']
+    with pytest.raises(
+        ValueError, match=f'`optim_wrapper.optimizer.{field}` must be given with .paramwise_cfg.{scaled}'
+    ):
         build_optim_wrapper(Toy(), cfg)
 
 

@@ -4,12 +4,15 @@ Every method in ``mmpl/methods`` is taken up by itself.
 """
 
 import copy
+import html
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -18,11 +21,15 @@ from mmpretrain.structures import DataSample
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+import compare_methods
 import mmpl.methods
+import pretrain_speed
 from mmpl.checkpoints.encoders import read_checkpoint
+from mmpl.datasets.embedded.photos import write_photos
 from mmpl.evaluation import extract_features
 from mmpl.export.backbone import export_backbone
 from mmpl.utils.figures import measured
+from mmpl.visualization import build_report
 from tests.faults import runs
 from tests.test_methods.toy import Toy
 from tests.test_models.helpers import scramble, tiny_cfg
@@ -30,6 +37,7 @@ from tests.test_models.helpers import scramble, tiny_cfg
 OWN = [getattr(mmpl.methods, name) for name in mmpl.methods.__all__ if name not in ('Method', 'Step')]
 METHODS = {method.__name__: method for method in [*OWN, Toy]}
 every_method = pytest.mark.parametrize('name', METHODS)
+ROOT = Path(__file__).resolve().parents[2]
 MEAN_STD = dict(mean=[127.0] * 3, std=[60.0] * 3)
 
 
@@ -185,6 +193,84 @@ def test_the_student_and_each_teacher_are_exported(name, run_method, tmp_path):
         exported = read_checkpoint(tmp_path / f'{source}.pth').encoder()
         assert own.keys() == exported.keys()
         assert all(torch.equal(own[key], exported[key]) for key in own)
+
+
+@every_method
+def test_the_report_charts_what_is_declared(name, run_method, tmp_path):
+    runner = run_method.run(tmp_path, method=name, epochs=1)
+    page, picture = build_report(tmp_path)
+    text = html.unescape(page.read_text(encoding='utf-8'))
+    assert picture.stat().st_size > 1000
+    logged = {key.removeprefix('train/') for key in runner.message_hub.log_scalars}
+    charts = {figure.chart.title for key, figure in runner.model.figures.items() if key in logged}
+    assert charts and not [title for title in charts if title not in text]
+    assert set(runner.model.LOSSES) <= logged
+
+
+VIEWS = """dict(type='mmpl.TwoViews', own_crop=False, strong=[dict(type='ColorJitter', brightness=0.4)],
+                  geometry=[dict(type='RandomFlip', prob=0.5)])"""
+
+
+def write_config(name: str, path: Path) -> Path:
+    """A config of the method on embedded data, of 32 x 32 pixels: what a user writes to put it into a benchmark."""
+    model = METHODS[name].tiny()
+    model['backbone'] = dict(type='mmpl.MaskedViT')
+    two = views_of(name) == 2
+    path.write_text(f"""
+_base_ = {str(ROOT / 'configs/benchmarks/methods/_surfaces.py')!r}
+custom_imports = dict(imports=['tests.test_methods.toy'])
+model = {model}
+model['backbone'].update(_base_.encoder)
+model['data_preprocessor'] = _base_.data_preprocessor
+pipeline = [dict(type='LoadImageFromFile'), {VIEWS + ',' if two else ''}
+            dict(type='PackInputs', meta_keys=('view_boxes',))]
+train_dataloader = dict(batch_size=8, dataset=dict(pipeline=pipeline))
+optim_wrapper = dict(paramwise_cfg=dict(_delete_=True, norm_decay_mult=0.0))
+custom_hooks = [dict(type='mmpl.DualTeacherHook', health_interval=1)]
+""")
+    return path
+
+
+@pytest.mark.slow
+@every_method
+def test_the_comparison_of_methods_takes_its_config(name, tmp_path):
+    (tmp_path / 'finetune.py').write_text(f"""
+_base_ = {str(ROOT / 'configs/benchmarks/methods/finetune.py')!r}
+train_cfg = dict(max_epochs=1)
+param_scheduler = []
+""")
+    data = dict(label='digits', dataset=dict(data_root=str(tmp_path / 'data'), size='test'))
+    config = Config(
+        dict(
+            images=24, seeds=[0], curve_points=1, curve=dict(max_train_images=40), reference=name, probe=dict(k=3),
+            finetune=str(tmp_path / 'finetune.py'),
+            data=dict(digits=dict(data, mean=53.5, std=57.2, num_classes=10)),
+            methods={name: dict(label=name, config=str(write_config(name, tmp_path / 'method.py')))},
+        )
+    )  # fmt: skip
+    bench = compare_methods.Bench(config, tmp_path / 'runs', tmp_path / 'work')
+    (run,) = bench.plan()
+    result = bench.execute(run)
+    assert result == bench.load(run) and result['iterations'] == 3
+    assert all(0 <= result[key] <= 100 for key in compare_methods.METRICS)
+    assert any(key.startswith('momentum_') for key in result['health'])
+    table = compare_methods.write_all(bench, tmp_path / 'out')
+    assert f'| {name} |' in table
+
+
+@every_method
+def test_the_speed_of_its_parts_is_measured(name, tmp_path):
+    write_photos(tmp_path / 'photos', 8, (32, 32))
+    args = pretrain_speed.parse_args(['--threads', '1', '--views', '4', '--device', 'cpu'])
+    side = pretrain_speed.Side(
+        pretrain_speed.load_side(str(write_config(name, tmp_path / 'method.py'))), args, str(tmp_path / 'photos')
+    )
+    result = side.round(1)
+    teachers = set(side.inner.teachers)
+    assert {'data', 'backward', 'optimizer', 'ema', *teachers} <= set(result['parts'])
+    assert all(result['parts'][part] > 0 for part in teachers)
+    flops = side.count_flops()
+    assert 0 < flops['forward'] < flops['total']
 
 
 # ---------------------------------------------------------------------- two processes

@@ -71,7 +71,7 @@ def test_wheel_carries_what_mim_looks_for(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     carried = {name for name in files if name and name.startswith(('configs/', 'tools/')) and (ROOT / name).is_file()}
     assert {f'mmpl/.mim/{name}' for name in carried | {'model-index.yml'}} <= names
-    assert {'mmpl/registry.py', 'mmpl/apis/train.py', 'mmpl_mmcv_ext.pth'} <= names
+    assert {'mmpl/registry.py', 'mmpl/apis/train.py', 'mmpl/visualization/report.html', 'mmpl_mmcv_ext.pth'} <= names
     assert not any(name.startswith(('tests/', 'tools/', 'configs/')) or '__pycache__' in name for name in names)
     (metadata,) = (name for name in names if name.endswith('.dist-info/METADATA'))
     text = zipfile.ZipFile(wheel).read(metadata).decode()

@@ -1,6 +1,7 @@
 """The report: numbers against independent references, a page that is safe and complete in itself."""
 
 import base64
+import copy
 import json
 import re
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from mmpl.utils.figures import Chart, Figure, of_part
 from mmpl.visualization import (
     Neighbour,
     Picture,
@@ -19,19 +22,17 @@ from mmpl.visualization import (
     nearest_neighbours,
     overlay_labels,
     pca_rgb,
-    principal_components,
     read_results,
     read_scalars,
     render_report,
 )
 from mmpl.visualization.charts import charts_of
-from mmpl.visualization.page import render_html
 from mmpl.visualization.pictures import rank_labels
 from mmpl.visualization.report import (
     build_report,
     collect_report,
-    find_checkpoint,
     find_config,
+    patch_grid,
     predict_label_maps,
     spread_over_classes,
     to_picture,
@@ -53,35 +54,33 @@ def train_line(step: int, loss: float, **more: float) -> dict:
 # ------------------------------------------------------------------ numbers
 
 
-def test_components_equal_sklearn():
-    """Up to sign the projections are scikit-learn's; the sign follows the largest loading."""
-    from sklearn.decomposition import PCA
-
-    features = np.random.default_rng(0).normal(size=(60, 7)) * np.arange(1, 8) + 5
-    reference = PCA(n_components=3, svd_solver='full').fit(features)
-    expected = reference.transform(features)
-    loadings = reference.components_
-    signs = np.sign(loadings[np.arange(3), np.abs(loadings).argmax(1)])
-    ours = principal_components(torch.from_numpy(features)).numpy()
-    np.testing.assert_allclose(ours, expected * signs, atol=1e-9)
-    # mirrored features have the same components with the largest loading positive again
-    np.testing.assert_allclose(principal_components(torch.from_numpy(-features)).numpy(), -ours, atol=1e-9)
-
-
 def test_pca_rgb_is_fit_over_the_batch():
-    """Colours lie in [0, 1], reach both ends, and equal patches of different images are coloured alike."""
-    features = torch.randn(4, 9, 6, generator=torch.Generator().manual_seed(0))
+    """Colours are the three directions of largest variance over all patches, each stretched from 0 to 1."""
+    features = torch.randn(4, 9, 6, generator=torch.Generator().manual_seed(0)).double() * torch.arange(1, 7) + 5
     features[3, 2] = features[0, 5]
     colours = pca_rgb(features, quantile=0.0)
-    assert colours.shape == (4, 9, 3)
     assert torch.equal(colours[3, 2], colours[0, 5])
-    torch.testing.assert_close(colours.flatten(0, 1).amin(0), torch.zeros(3))
-    torch.testing.assert_close(colours.flatten(0, 1).amax(0), torch.ones(3))
+    rows = features.flatten(0, 1).numpy()
+    variances, directions = np.linalg.eigh(np.cov(rows.T))
+    expected = (rows - rows.mean(0)) @ directions[:, np.argsort(variances)[::-1][:3]]
+    expected = (expected - expected.min(0)) / (expected.max(0) - expected.min(0))
+    found = colours.flatten(0, 1).numpy()
+    for component in range(3):  # its sign is free
+        errors = [np.abs(found[:, component] - e).max() for e in (expected[:, component], 1 - expected[:, component])]
+        assert min(errors) < 1e-6
+    # a direction's largest loading is positive, so mirrored features have the same directions
+    torch.testing.assert_close(pca_rgb(-features, quantile=0.0), 1 - colours)
+    clipped = pca_rgb(features, quantile=0.1).flatten(0, 1)
+    assert ((clipped == 0).sum(0) == 4).all() and ((clipped == 1).sum(0) == 4).all()  # a tenth of 36 at either end
     assert torch.isfinite(pca_rgb(torch.ones(2, 4, 5))).all()  # all patches alike
     with pytest.raises(ValueError, match='quantile=0.5'):
         pca_rgb(features, quantile=0.5)
-    with pytest.raises(ValueError, match='finite'):
+    with pytest.raises(ValueError, match='NaN'):
         pca_rgb(torch.full((2, 4, 5), float('nan')))
+    with pytest.raises(ValueError, match='n_components=3'):
+        pca_rgb(torch.ones(1, 2, 5))
+    with pytest.raises(ValueError, match=r'\(B, N, D\), got shape \(2, 5\)'):
+        pca_rgb(torch.ones(2, 5))
 
 
 def test_neighbours_equal_brute_force():
@@ -90,14 +89,10 @@ def test_neighbours_equal_brute_force():
     queries = torch.randn(5, 8, generator=generator)
     bank = torch.randn(40, 8, generator=generator) * torch.rand(40, 1, generator=generator) * 10
     values, indices = nearest_neighbours(queries, bank, 6)
-    for row, query in enumerate(queries.double().tolist()):
-        cosines = []
-        for other in bank.double().tolist():
-            dot = sum(a * b for a, b in zip(query, other, strict=True))
-            cosines.append(dot / (sum(a * a for a in query) * sum(b * b for b in other)) ** 0.5)
-        order = sorted(range(40), key=lambda index: -cosines[index])[:6]
-        assert indices[row].tolist() == order
-        assert values[row].tolist() == pytest.approx([cosines[index] for index in order], abs=1e-6)
+    cosines = torch.tensor([[q @ b / (q.norm() * b.norm()) for b in bank.double()] for q in queries.double()])
+    expected, order = cosines.sort(descending=True)
+    assert torch.equal(indices, order[:, :6])
+    torch.testing.assert_close(values, expected[:, :6], atol=1e-6, rtol=0, check_dtype=False)
     with pytest.raises(ValueError, match='k=41'):
         nearest_neighbours(queries, bank, 41)
 
@@ -165,21 +160,40 @@ def test_started_anew_in_the_same_directory(tmp_path):
 def test_odd_logs(tmp_path):
     """No log: no series. A half-written last line is left out; a broken one in between is an error."""
     assert read_scalars(tmp_path).series == {}
-    folder = tmp_path / '20260101_000000' / 'vis_data'
-    folder.mkdir(parents=True)
-    line = json.dumps(train_line(5, 1.0))
-    (folder / 'scalars.json').write_text(line + '\n{"loss": 0.')
+    write_log(tmp_path, 's', [train_line(5, 1.0)])
+    file = tmp_path / 's' / 'vis_data' / 'scalars.json'
+    line = file.read_text()
+    file.write_text(line + '{"loss": 0.')
     assert read_scalars(tmp_path).series == {'loss': [(5, 1.0)]}
-    (folder / 'scalars.json').write_text('{"loss": 0.\n' + line + '\n')
+    file.write_text('{"loss": 0.\n' + line)
     with pytest.raises(ValueError, match='line 1 of scalars.json'):
         read_scalars(tmp_path)
 
 
-def test_charts_follow_the_log(tmp_path):
-    """A run of MAE has a loss and probes only, and gets these two charts."""
-    write_log(tmp_path, 's', [train_line(5, 1.0), {'probe/knn_top1': 50.0, 'epoch': 1, 'iter': 10, 'step': 10}])
-    charts = charts_of(read_scalars(tmp_path))
-    assert [[line.key for line in chart.lines] for chart in charts] == [['loss'], ['probe/knn_top1']]
+def test_charts_follow_log_and_declarations(tmp_path):
+    """Losses and probes have charts without any declaration; a part has one colour in all charts."""
+    logged = dict(loss_x=1.0, loss_two_words=1.0, cls_use=0.5, data_use=0.6, data_spread=0.1, momentum=0.9, lr=1e-3)
+    write_log(tmp_path, 's', [train_line(5, 1.0, **logged), {'probe/knn_top1': 50.0, 'epoch': 1, 'iter': 10}])
+    scalars = read_scalars(tmp_path)
+
+    def shown(*declared) -> dict:
+        charts = charts_of(scalars, *declared)
+        return {c.title: [(line.key, line.figure.label, line.colour) for line in lines] for c, lines in charts.items()}
+
+    losses = [('loss', 'total', 0), ('loss_x', 'x', 1), ('loss_two_words', 'two words', 2)]
+    assert shown() == {'Loss': losses, 'Frozen features': [('probe/knn_top1', 'kNN', 0)]}
+    use, spread, schedule = Chart('Use', 'How many.'), Chart('Spread', 'How far.'), Chart('Schedule', 'When.')
+    declared = {'use': Figure('in use', use), 'spread': Figure('apart', spread), 'absent': Figure('?', spread)}
+    figures = of_part('cls', 'class token', declared) | of_part('data', 'data tokens', declared)
+    figures |= dict(momentum=Figure('teacher', schedule), whole_use=Figure('all', use))
+    charts = shown(figures, {'loss_x': 'the first'})
+    assert charts['Loss'][1] == ('loss_x', 'the first', 1)
+    assert list(charts) == ['Loss', 'Frozen features', 'Use', 'Spread', 'Schedule']
+    assert charts['Use'] == [('cls_use', 'class token, in use', 0), ('data_use', 'data tokens, in use', 1)]
+    assert charts['Spread'] == [('data_spread', 'data tokens, apart', 1)]
+    assert charts['Schedule'] == [('momentum', 'teacher', 0)]
+    scalars.series['whole_use'] = [(5, 0.7)]  # of no part: a colour that no part has
+    assert shown(figures)['Use'][2] == ('whole_use', 'all', 2)
 
 
 def test_read_results(tmp_path):
@@ -205,15 +219,18 @@ def picture(seed: int, name: str = 'a.png', class_name: str = 'one') -> Picture:
     return Picture(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8), name, class_name)
 
 
-@pytest.fixture
-def data(tmp_path) -> ReportData:
+@pytest.fixture(scope='module')
+def data(tmp_path_factory) -> ReportData:
     """A report whose every text tries to be markup."""
-    write_log(tmp_path, 's', [train_line(s, 1 / s, cls_usage=0.5, momentum_label=0.9) for s in (5, 10, 15)])
+    work_dir = tmp_path_factory.mktemp('work')
+    write_log(work_dir, 's', [train_line(s, 1 / s, cls_usage=0.5 - s / 100) for s in (5, 10, 15)])
     evil = '<script>alert(1)</script>.png'
     return ReportData(
         title='run <b>$x_1</b>',
         summary=[('config', '"quoted" & <i>.py')],
-        scalars=read_scalars(tmp_path),
+        scalars=read_scalars(work_dir),
+        figures=dict(cls_usage=Figure('<s>use</s>', Chart('<h4>', '<h5>', '<h6>'))),
+        losses=dict(loss='<s>sum</s>'),
         neighbours=[(picture(0, evil, '<u>cls'), [Neighbour(picture(1, evil, '<u>x'), 0.5, i == 0) for i in range(6)])],
         label_maps=[(picture(2, evil), np.array([[0, 1], [1, 2]])), (picture(3), np.array([[2, 2], [5, 2]]))],
         pca=[(picture(4, evil), {'trained': np.zeros((2, 2, 3)), 'random init': np.ones((2, 2, 3))})],
@@ -222,21 +239,25 @@ def data(tmp_path) -> ReportData:
     )
 
 
-def decoded(page: str) -> str:
-    """The page, and every SVG inlined in it."""
+@pytest.fixture(scope='module')
+def report(data, tmp_path_factory) -> tuple[Path, Path]:
+    """Page and picture."""
+    return render_report(data, tmp_path_factory.mktemp('out') / 'new' / 'report.html')
+
+
+def drawings(page: str) -> list[str]:
+    """Every SVG inlined in a page."""
     images = re.findall(r'data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)', page)
-    return page + ''.join(base64.b64decode(image).decode() for image in images)
+    return [base64.b64decode(image).decode() for image in images]
 
 
-def test_page_is_escaped_and_self_contained(tmp_path, data):
+def test_page_is_escaped_and_self_contained(report):
     """Names of files and classes are text, never markup, and nothing is fetched, from the SVGs neither."""
-    html, png = render_report(data, tmp_path / 'out' / 'report.html')
-    page = html.read_text()
-    assert '<script' not in page
+    page = report[0].read_text()
     assert '&lt;script&gt;alert(1)&lt;/script&gt;.png' in page
-    for raw in ('<u>', '<i>', '<img src=x', '<b>$', '<note>'):
-        assert raw not in page
-    everything = decoded(page)
+    everything = '\n'.join([page, *drawings(page)])
+    for raw in ('<script', '<u>', '<i>', '<img src=x', '<b>$', '<note>', '<s>', '<h4>', '<h5>', '<h6>'):
+        assert raw not in everything
     sources = re.findall(r'(?:src|srcset|href)\s*=\s*"([^"]*)"', everything)
     assert sources
     assert all(source.startswith(('data:', '#')) for source in sources)
@@ -247,16 +268,31 @@ def test_page_is_escaped_and_self_contained(tmp_path, data):
         address.startswith(('http://www.w3.org/', 'http://purl.org/', 'http://creativecommons.org/'))
         for address in addresses
     )
-    assert 'good' in page and 'bad' in page
-    assert '50.5 ± 0.7' in page
-    from PIL import Image
-
-    assert Image.open(png).width == 1800
+    assert '<td class="best">50.5 ± 0.7</td>' in page
+    with Image.open(report[1]) as image:
+        assert image.width == 1800
 
 
-def test_page_is_deterministic(data):
-    """The same content gives the same text."""
-    assert render_html(data) == render_html(data)
+def test_page_in_words_and_in_the_dark(report):
+    """Every figure has a text that says what is seen, and takes the ink of the reader's theme."""
+    page = report[0].read_text()
+    alts = re.findall(r'<img src="data:[^"]*" alt="([^"]*)"', page)
+    assert len(alts) == page.count('<img') == 6
+    assert alts[0] == 'Chart: Loss. &lt;s&gt;sum&lt;/s&gt; from 0.2 to 0.06667.'
+    assert alts[1].endswith('from 0.45 to 0.35.')
+    assert alts[2].count('✓ 0.500 &lt;u&gt;x: ') == 1 and alts[2].count('✗ 0.500 &lt;u&gt;x: ') == 5
+    assert alts[5].endswith('(image, trained, random init)')
+    chart, *_, components = found = drawings(page)
+    assert all('@media (prefers-color-scheme:dark){svg{--ink:#e6e8eb;' in svg for svg in found)
+    assert all(svg.count('#6a737d') == 1 and 'fill: var(--soft)' in svg for svg in found)  # where it is defined
+    assert '#0072b2' in chart and '#009e73' in found[2] and '#d55e00' in found[2]
+    assert components.count('<image') == 3
+
+
+def test_report_is_deterministic(report, data, tmp_path):
+    """The same content gives the same page and the same picture."""
+    again = render_report(data, tmp_path / 'r.html')
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in report]
 
 
 def test_empty_page(tmp_path):
@@ -270,8 +306,8 @@ def test_empty_page(tmp_path):
 # ------------------------------------------------------------------ gathering
 
 
-def test_find_config_and_checkpoint(tmp_path):
-    """The config must be the only one; the checkpoint is looked for by name, so a moved directory works."""
+def test_find_config(tmp_path):
+    """The config must be the only one."""
     with pytest.raises(FileNotFoundError, match='--config'):
         find_config(tmp_path)
     (tmp_path / 'a.py').write_text('')
@@ -279,11 +315,6 @@ def test_find_config_and_checkpoint(tmp_path):
     (tmp_path / 'b.py').write_text('')
     with pytest.raises(ValueError, match='several configs'):
         find_config(tmp_path)
-    assert find_checkpoint(tmp_path) is None
-    for name in ('epoch_1.pth', 'epoch_2.pth'):
-        (tmp_path / name).write_text('')
-    (tmp_path / 'last_checkpoint').write_text('/elsewhere/run/epoch_1.pth')
-    assert find_checkpoint(tmp_path).name == 'epoch_1.pth'
 
 
 def test_spread_over_classes():
@@ -304,81 +335,136 @@ def test_picture_has_rgb_order():
 
 def test_label_maps_of_a_stub():
     """A model without labels gives a reason; one with labels gives its data tokens' maps."""
+    images = torch.zeros(2, 3, 4, 4)
 
     class Labeller(torch.nn.Module):
-        def predict_labels(self, images):
-            return dict(
-                cls=torch.zeros(len(images)).long(), data=torch.arange(4).view(1, 2, 2).repeat(len(images), 1, 1)
-            )
+        labels = dict(cls=torch.zeros(2).long(), data=torch.arange(8).view(2, 2, 2))
 
-    assert 'learns no labels' in predict_label_maps(torch.nn.Linear(2, 2), torch.zeros(2, 3, 4, 4))
-    assert predict_label_maps(Labeller(), torch.zeros(2, 3, 4, 4)).shape == (2, 2, 2)
+        def predict_labels(self, images):
+            if not self.labels:
+                raise RuntimeError('the labels weigh nothing')
+            return self.labels
+
+    assert predict_label_maps(torch.nn.Linear(2, 2), images) == 'Label maps: Linear learns no labels.'
+    model = Labeller()
+    assert np.array_equal(predict_label_maps(model, images), model.labels['data'])
+    model.labels = dict(cls=model.labels['cls'])
+    assert predict_label_maps(model, images) == 'Label maps: this run labels no data tokens.'
+    model.labels = {}
+    assert predict_label_maps(model, images) == 'Label maps: the labels weigh nothing'
+
+
+def test_patch_grid():
+    """Tokens lose what stands before the patches and become rows; a map keeps its places."""
+
+    class Encoder(torch.nn.Module):
+        backbone = torch.nn.Identity()
+        tokens = torch.arange(14.0).view(1, 7, 2)
+
+        def extract_feat(self, images):
+            return (self.tokens,)
+
+    model = Encoder()
+    assert patch_grid(model, torch.zeros(1, 3, 8, 12))[0, :, :, 0].tolist() == [[2, 4, 6], [8, 10, 12]]
+    model.backbone.num_extra_tokens = 3
+    assert patch_grid(model, torch.zeros(1, 3, 8, 8))[0, :, :, 0].tolist() == [[6, 8], [10, 12]]
+    model.backbone.num_extra_tokens = 0
+    with pytest.raises(ValueError, match='7 patch tokens do not form a grid over images of 8 x 12'):
+        patch_grid(model, torch.zeros(1, 3, 8, 12))
+    model.tokens = torch.arange(12.0).view(1, 2, 2, 3)
+    assert patch_grid(model, torch.zeros(1, 3, 8, 12))[0, :, :, 1].tolist() == [[6, 7, 8], [9, 10, 11]]
 
 
 def test_options_are_checked():
     """Sizes below 1 are refused by name."""
-    with pytest.raises(ValueError, match='queries=0'):
+    with pytest.raises(ValueError, match='`queries` must be an integer in .1, inf., but got 0'):
         ReportOptions(queries=0)
+    with pytest.raises(TypeError, match="`maps` must be an integer .* but got '3'"):
+        ReportOptions(maps='3')
 
 
-MAE_CONFIG = """
-default_scope = 'mmpretrain'
-arch = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
-model = dict(
-    type='MAE',
-    backbone=dict(type='MAEViT', arch=arch, img_size=16, patch_size=4),
-    neck=dict(type='MAEPretrainDecoder', num_patches=16, patch_size=4, embed_dim=32, decoder_embed_dim=16,
-              decoder_depth=1, decoder_num_heads=2),
-    head=dict(type='MAEPretrainHead', patch_size=4,
-              loss=dict(type='PixelReconstructionLoss', criterion='L2')),
-    data_preprocessor=dict(type='SelfSupDataPreprocessor', mean=[120.] * 3, std=[60.] * 3, bgr_to_rgb=True))
-pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
-loader = dict(batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False))
-custom_hooks = [dict(
-    type='mmpl.FeatureProbeHook',
-    train_dataloader=dict(loader, dataset=dict(type='CustomDataset', data_prefix='{root}/train', pipeline=pipeline)),
-    val_dataloader=dict(loader, dataset=dict(type='CustomDataset', data_prefix='{root}/val', pipeline=pipeline)))]
-train_cfg = dict(max_epochs=5)
-"""
+COLOURS = {'red': (220, 30, 30), 'blue': (30, 30, 220)}
 
 
-def test_report_of_an_mae_run(tmp_path):
-    """From a work directory of mmpretrain's MAE to the page: right neighbours, no labels, and colours from files."""
-    from mmengine.config import Config
-    from PIL import Image
-
-    from mmpl.visualization.report import build_model
-
-    colours = {'red': (220, 30, 30), 'blue': (30, 30, 220)}
+@pytest.fixture(scope='module')
+def colour_images(tmp_path_factory) -> Path:
+    """Noise around two colours, a class each."""
+    root = tmp_path_factory.mktemp('images')
     for split, count in (('train', 12), ('val', 3)):
-        for class_name, colour in colours.items():
+        for class_name, colour in COLOURS.items():
+            folder = root / split / class_name
+            folder.mkdir(parents=True)
             for index in range(count):
                 noise = np.random.default_rng(index).integers(-20, 20, (16, 16, 3))
-                folder = tmp_path / 'images' / split / class_name
-                folder.mkdir(parents=True, exist_ok=True)
                 pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f'{index}<script>.png')
+    return root
+
+
+@pytest.mark.parametrize('method', ['MAE', 'BEiT'])
+def test_report_of_a_run_of_mmpretrain(tmp_path, colour_images, tiny_mae_config, method, monkeypatch):
+    """From a work directory to the page: right neighbours, no labels, and colours from files."""
+    import mmpretrain.models
+    from mmengine.config import Config
+    from mmpretrain.registry import MODELS
+
+    cfg = Config.fromfile(tiny_mae_config)
+    if method == 'BEiT':
+        del cfg.model.backbone['mask_ratio'], cfg.model['neck']
+        cfg.merge_from_dict(dict(model=dict(type=method, backbone=dict(type='BEiTPretrainViT', out_type='raw'))))
+        cfg.model.head = dict(type='BEiTV1Head', embed_dims=16, num_embed=8, loss=dict(type='CrossEntropyLoss'))
+    probe = dict(type='mmpl.FeatureProbeHook')
+    for split in ('train', 'val'):
+        loader = probe[f'{split}_dataloader'] = copy.deepcopy(cfg.train_dataloader)
+        loader.dataset.update(data_root=str(colour_images / split), with_label=True)
+    cfg.custom_hooks = [probe]
     work_dir = tmp_path / 'run'
-    write_log(work_dir, 's', [train_line(5, 1.0)])
-    (work_dir / 'mae.py').write_text(MAE_CONFIG.replace('{root}', str(tmp_path / 'images')))
+    write_log(work_dir, 's', [train_line(5, 1.0, health=3.0)])
+    cfg.dump(work_dir / 'config.py')
     torch.manual_seed(0)
-    model = build_model(Config.fromfile(work_dir / 'mae.py'))
+    model = MODELS.build(cfg.model)
     model.init_weights()
     torch.save(dict(meta={}, state_dict=model.state_dict()), work_dir / 'epoch_1.pth')
+    (work_dir / 'epoch_2.pth').write_bytes(b'')
+    (work_dir / 'last_checkpoint').write_text('/elsewhere/run/epoch_2.pth')
+    monkeypatch.setattr(getattr(mmpretrain.models, method), 'figures', {'health': Figure('h', Chart('H', 'h'))}, False)
 
     data = collect_report(work_dir, options=ReportOptions(queries=4, maps=3))
+    assert dict(data.summary)['checkpoint'] == 'epoch_1.pth'
+    assert data.notes == ['Checkpoint epoch_2.pth: it is empty', f'Label maps: {method} learns no labels.']
     assert len(data.neighbours) == 4
     assert len(data.pca) == 3
+    assert all(maps['trained'].shape == maps['random init'].shape == (4, 4, 3) for _, maps in data.pca)
     assert data.label_maps == []
-    assert data.notes == ['Label maps: MAE learns no labels.']
+    assert list(data.figures) == ['health']
     for query, found in data.neighbours:
-        assert query.class_name in colours
+        assert query.class_name in COLOURS
         assert query.pixels.reshape(-1, 3).mean(0).argmax() == (0 if query.class_name == 'red' else 2)
         assert len(found) == 6
         assert all(item.correct == (item.picture.class_name == query.class_name) for item in found)
         assert sum(item.correct for item in found) >= 5
     page = build_report(work_dir, options=ReportOptions(queries=2, maps=2))[0].read_text()
+    assert '<h3>H</h3>' in page
     assert '<script' not in page
     assert str(tmp_path) not in page
     with pytest.raises(FileNotFoundError, match='nope'):
         collect_report(work_dir, checkpoint='nope.pth')
+
+
+def test_model_that_cannot_be_built(tmp_path):
+    """Its losses and probes are still drawn, and a note says what is missing and why."""
+    write_log(tmp_path, 's', [train_line(5, 1.0), {'probe/knn_top1': 50.0, 'epoch': 1, 'iter': 10}])
+    (tmp_path / 'c.py').write_text("model = dict(type='mmpl.Nothing', backbone=dict())")
+    page = build_report(tmp_path)[0].read_text()
+    assert re.findall('<h3>(.*)</h3>', page) == ['Loss', 'Frozen features']
+    notes = collect_report(tmp_path).notes
+    assert notes[0] == 'Pictures: there is no whole checkpoint (epoch_*.pth, iter_*.pth) in the work directory.'
+    assert re.match('Pictures, and charts of schedules and of health: the model cannot be built: .*Nothing', notes[1])
+
+
+def test_run_without_log_and_labelled_images(tmp_path, tiny_mae_config):
+    """Without a FeatureProbeHook there are no pictures."""
+    torch.save({}, tmp_path / 'iter_7.pth')
+    curves, pictures = collect_report(tmp_path, tiny_mae_config).notes
+    assert curves.startswith('Curves: there is no log')
+    assert re.match('Pictures: `custom_hooks` must hold exactly one mmpl.FeatureProbeHook.*but it holds 0', pictures)

@@ -33,6 +33,7 @@ from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.utils import import_modules_from_strings
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -186,6 +187,12 @@ class Traffic:
         return counted
 
 
+def _first(values: Any, images: int | None) -> Any:
+    """The first images of a batch: of one tensor, or of each of several views."""
+    several = isinstance(values, list) and all(isinstance(view, torch.Tensor) and view.ndim == 4 for view in values)
+    return [view[:images] for view in values] if several else values[:images]
+
+
 class Side:
     """A model, its optimizer and its data, ready to take steps; ``photos`` is a folder of JPEGs."""
 
@@ -196,6 +203,7 @@ class Side:
         self.cuda = self.device.type == 'cuda'
         self.start_bytes = resident_bytes('VmRSS')
         init_default_scope(cfg.get('default_scope', 'mmpretrain'))
+        import_modules_from_strings(**cfg.get('custom_imports', dict(imports=None)))  # a method of somebody's own
         self.images = args.views // num_masks(cfg) if args.same == 'views' else args.views
         self.views = self.images * num_masks(cfg)
 
@@ -242,7 +250,7 @@ class Side:
     def step(self, images: int | None = None) -> None:
         """Load a batch, or the first images of it, take an optimizer step and move the teachers."""
         with self.timer('data'):
-            batch = {name: values[:images] for name, values in next(self._batches).items()}
+            batch = {name: _first(values, images) for name, values in next(self._batches).items()}
         self.model.train_step(batch, self.optim_wrapper)
         self.traffic.purpose = 'statistics, at the update of the teachers'
         with self.timer('ema'):

@@ -1,8 +1,8 @@
-"""Make the embedded data set: class folders, COCO instances and ADE20K-style maps from pixels inside pip wheels."""
+"""Make an embedded data set: class folders, COCO instances and ADE20K-style maps from pixels inside pip wheels."""
 
 import argparse
 
-from mmpl.datasets.embedded.digits import SIZES, VARIANTS, build_embedded_dataset
+from mmpl.datasets.embedded.build import VARIANTS, build_embedded
 from mmpl.utils.user_errors import user_errors
 
 
@@ -10,7 +10,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('root', nargs='?', default='data/mmpl_embedded', help='folder for all builds (%(default)s)')
-    parser.add_argument('--size', default='demo', choices=sorted(SIZES))
+    parser.add_argument('--size', default='demo', choices=['demo', 'test'])
     parser.add_argument('--variant', default='plain', choices=sorted(VARIANTS))
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--force', action='store_true', help='build again even if a complete build is there')
@@ -22,16 +22,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Build and print the folder."""
     args = parse_args()
-    print(
-        build_embedded_dataset(
-            args.root,
-            size=args.size,
-            variant=args.variant,
-            seed=args.seed,
-            progress=not args.no_progress,
-            force=args.force,
-        )
-    )
+    build = build_embedded(args.root, args.size, args.variant, args.seed, not args.no_progress, args.force)
+    print(build.folder)
 
 
 if __name__ == '__main__':

@@ -1,48 +1,42 @@
 """The embedded data sets as COCO instances, for mmdet. Importing this module imports mmdet."""
 
-from typing import Any
+from typing import Any, Literal
 
 from mmdet.datasets import CocoDataset
 
-from .digits import ADE_SPLITS, CLASSES, PALETTE
-from .surfaces import build_embedded_variant
+from mmpl.utils.fields import Natural, checked
+
+from .build import build_embedded
 
 
 class EmbeddedCocoDataset(CocoDataset):
-    """Scenes of handwritten digits or of pieces of photographs, with boxes and masks; the files are made on first use.
+    """Scenes of digits or of pieces of photographs, with boxes and masks; the files are made on first use.
 
     Args:
-        data_root: Folder of all builds.
-        size: ``'demo'`` or ``'test'``.
-        variant: Digits, ``'plain'`` or ``'hard'``, or photographs, ``'surfaces'`` or ``'surfaces_exposure'``.
-        split: ``'train'`` or ``'val'``.
-        seed: Seed of the build.
-        progress: Whether to show a progress bar while the files are made.
+        data_root: This and the next as :class:`mmpl.datasets.EmbeddedClassification`.
+        size: As there.
+        variant: As there.
+        split: There is no ``'test'``.
+        seed: As there.
         **kwargs: Of :class:`mmdet.datasets.CocoDataset`, such as ``pipeline``, ``filter_cfg``, ``test_mode``.
-
-    Raises:
-        ValueError: Unknown size, variant or split.
     """
 
-    METAINFO = {'classes': CLASSES, 'palette': list(PALETTE)}
-
+    @checked()
     def __init__(
         self,
         data_root: str = 'data/mmpl_embedded/',
         size: str = 'demo',
         variant: str = 'plain',
-        split: str = 'train',
-        seed: int = 0,
-        progress: bool = True,
+        split: Literal['train', 'val'] = 'train',
+        seed: Natural = 0,
         **kwargs: Any,
     ) -> None:
-        if split not in ADE_SPLITS:
-            raise ValueError(f'split={split!r} is unknown: choose one of {list(ADE_SPLITS)}')
-        folder, classes, palette = build_embedded_variant(data_root, size, variant, seed, progress)
-        kwargs.setdefault('metainfo', {'classes': classes, 'palette': list(palette)})
+        build = build_embedded(data_root, size, variant, seed)
+        metainfo = {'classes': build.classes, 'palette': list(build.palette), **kwargs.pop('metainfo', {})}
         super().__init__(
-            data_root=str(folder / 'coco'),
+            data_root=str(build.folder / 'coco'),
             ann_file=f'annotations/instances_{split}.json',
             data_prefix={'img': f'{split}/'},
+            metainfo=metainfo,
             **kwargs,
         )

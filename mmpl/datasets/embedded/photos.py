@@ -1,65 +1,38 @@
-"""Real photographs from inside pip packages, as JPEGs of any size: for benchmarks and tests of the input pipeline."""
+"""JPEGs of any size out of real photographs, for benchmarks and tests of the input pipeline."""
 
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-PHOTOS = (  # of scikit-image and scikit-learn; all are colour and at least 400 pixels on a side
-    'skimage:astronaut.png',
-    'skimage:coffee.png',
-    'skimage:rocket.jpg',
-    'skimage:hubble_deep_field.jpg',
-    'skimage:retina.jpg',
-    'skimage:motorcycle_left.png',
-    'sklearn:china.jpg',
-    'sklearn:flower.jpg',
-)
+from .sources import open_photo
 
-
-def load_photo(name: str) -> Image.Image:
-    """One photograph in RGB.
-
-    Args:
-        name (str): One of :data:`PHOTOS`.
-
-    Returns:
-        Image.Image: The picture.
-    """
-    package, file = name.split(':')
-    if package == 'skimage':
-        import skimage
-
-        path = Path(skimage.__file__).parent / 'data' / file
-    else:
-        import sklearn.datasets
-
-        path = Path(sklearn.datasets.__file__).parent / 'images' / file
-    return Image.open(path).convert('RGB')
+PHOTOS = (  # all are colour and at least 400 pixels on a side
+    'skimage/data/astronaut.png', 'skimage/data/coffee.png', 'skimage/data/rocket.jpg',
+    'skimage/data/hubble_deep_field.jpg', 'skimage/data/retina.jpg', 'skimage/data/motorcycle_left.png',
+    'sklearn/datasets/images/china.jpg', 'sklearn/datasets/images/flower.jpg',
+)  # fmt: skip
 
 
 def write_photos(
     folder: str | Path, count: int = 32, size: tuple[int, int] = (500, 375), quality: int = 97, seed: int = 0
 ) -> list[Path]:
-    """Write JPEGs that are random crops of real photographs.
+    """Write random crops of the photographs.
 
     A crop has the wanted aspect ratio and at least 60 % of the largest such crop's sides; every second one is mirrored.
     Chroma is subsampled (4:2:0), as cameras and ImageNet do.
 
     Args:
-        folder (str | Path): Where to; made if need be.
-        count (int): How many. Defaults to 32.
-        size (tuple[int, int]): Width and height in pixels. Defaults to (500, 375), ImageNet's most frequent size.
-        quality (int): Of the JPEG, 1 to 100. Defaults to 97: about 90 kB at 500 x 375.
-        seed (int): Of the crops. Defaults to 0.
-
-    Returns:
-        list[Path]: The files.
+        folder: Made if need be.
+        count: How many.
+        size: Width and height in pixels; (500, 375) is ImageNet's most frequent size.
+        quality: Of the JPEG, 1 to 100; 97 gives about 90 kB at 500 x 375.
+        seed: Of the crops.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    photos = [load_photo(name) for name in PHOTOS[:count]]
+    photos = [open_photo(name) for name in PHOTOS[:count]]
     paths = []
     for index in range(count):
         photo = photos[index % len(photos)]

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from mmpl.registry import TRANSFORMS
-from mmpl.utils.fields import check_choice, check_number
+from mmpl.utils.fields import Count, Share, check_number, checked
 
 INTERPOLATIONS = dict(bilinear=Image.Resampling.BILINEAR, bicubic=Image.Resampling.BICUBIC)
 REDUCTIONS = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
@@ -27,55 +28,38 @@ MIRRORED_X, MIRRORED_Y = (2, 3, 6, 7), (3, 4, 7, 8)  # orientations that turn an
 class LoadRandomResizedCrop(RandomResizedCrop):
     """``LoadImageFromFile``, ``RandomResizedCrop`` (Pillow) and ``RandomFlip`` in one, in less than half the time.
 
-    Draws the same crops and flips as those three from the same state of
-    numpy's generator, and gives pixels that differ by rounding alone, except
-    where a JPEG is decoded at reduced size:
+    Draws the same crops and flips as those three from the same state of numpy's generator, and gives pixels that differ
+    by rounding alone, except where a JPEG is decoded at reduced size:
 
-    - A JPEG is decoded at 1/2, 1/4 or 1/8 of its size (libjpeg's reduced
-      sizes) if the crop still has at least ``oversample`` pixels per output
-      pixel; the crop's box is not rounded to whole pixels.
-    - Otherwise the crop is resized by torch's antialiased filter, which is
-      Pillow's with SIMD.
-    - Images stay uint8 in BGR order, as the stock pipeline's; the data
-      preprocessor makes floats of them.
+    - A JPEG is decoded at 1/2, 1/4 or 1/8 of its size (libjpeg's reduced sizes) if the crop still has at least
+      ``oversample`` pixels per output pixel; the crop's box is not rounded to whole pixels.
+    - Otherwise the crop is resized by torch's antialiased filter, which is Pillow's with SIMD.
+    - Images stay uint8 in BGR order, as the stock pipeline's; the data preprocessor makes floats of them.
 
     Args:
-        scale (Sequence | int): Output (height, width), or the side of a
-            square.
-        crop_ratio_range (tuple): Area of a crop over that of the image.
-            Defaults to (0.08, 1.0).
-        aspect_ratio_range (tuple): Width of a crop over its height. Defaults
-            to (3/4, 4/3).
-        max_attempts (int): Draws before a centre crop is taken. Defaults to
-            10.
-        interpolation (str): ``'bilinear'`` or ``'bicubic'``, both antialiased.
-            Defaults to ``'bicubic'``.
-        flip_prob (float): Probability of a horizontal flip, in [0, 1]; 0 draws
-            nothing, as a pipeline without ``RandomFlip``. Defaults to 0.
-        oversample (float): Pixels of the decoded crop per output pixel, along
-            each side, that a reduced size must leave; at least 1, so that
-            nothing is ever enlarged because of it. ``inf`` never reduces.
-            Defaults to 1.0 (our choice).
-        backend_args (dict, optional): File backend, as ``LoadImageFromFile``.
-
-    Raises:
-        TypeError: If a field has the wrong type.
-        ValueError: If a field is outside of what is allowed.
+        scale: Output (height, width), or the side of a square.
+        crop_ratio_range: Area of a crop over that of the image.
+        aspect_ratio_range: Width of a crop over its height.
+        max_attempts: Draws before a centre crop is taken.
+        interpolation: Antialiased.
+        flip_prob: Probability of a horizontal flip; 0 draws nothing, as a pipeline without ``RandomFlip``.
+        oversample: Pixels of the decoded crop per output pixel, along each side, that a reduced size must leave; at
+            least 1, so that nothing is ever enlarged because of it. ``inf`` never reduces. The default is our choice.
+        backend_args: File backend, as ``LoadImageFromFile``.
     """
 
+    @checked()
     def __init__(
         self,
         scale: Sequence[int] | int,
         crop_ratio_range: tuple[float, float] = (0.08, 1.0),
         aspect_ratio_range: tuple[float, float] = (3 / 4, 4 / 3),
-        max_attempts: int = 10,
-        interpolation: str = 'bicubic',
-        flip_prob: float = 0.0,
-        oversample: float = 1.0,
+        max_attempts: Count = 10,
+        interpolation: Literal['bicubic', 'bilinear'] = 'bicubic',
+        flip_prob: Share = 0.0,
+        oversample: Any = 1.0,
         backend_args: dict | None = None,
     ) -> None:
-        check_choice('interpolation', interpolation, tuple(INTERPOLATIONS))
-        check_number('flip_prob', flip_prob, 0, 1)
         if oversample != float('inf'):
             check_number('oversample', oversample, 1)
         super().__init__(scale, crop_ratio_range, aspect_ratio_range, max_attempts, interpolation, backend='pillow')
@@ -87,15 +71,14 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         """Load and crop.
 
         Args:
-            results (dict): With ``img_path``.
+            results: With ``img_path``.
 
         Returns:
-            dict: With ``img`` (height, width, 3) in BGR, ``img_shape``,
-            ``ori_shape`` and, if anything is ever flipped, ``flip`` and
-            ``flip_direction``.
+            With ``img`` (height, width, 3) in BGR, ``img_shape``, ``ori_shape`` and, if anything is ever flipped,
+            ``flip`` and ``flip_direction``.
 
         Raises:
-            ValueError: If the file holds no image.
+            ValueError: The file holds no image.
         """
         path = results['img_path']
         content = fileio.get(path, backend_args=self.backend_args)
@@ -122,15 +105,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         return results
 
     def reduction(self, height: int, width: int) -> int:
-        """By what a JPEG may be reduced while it is decoded.
-
-        Args:
-            height (int): Of the crop, in pixels of the whole image.
-            width (int): Of the crop.
-
-        Returns:
-            int: 1, 2, 4 or 8.
-        """
+        """By what a JPEG may be reduced while it is decoded, for a crop of so many pixels of the whole image."""
         for factor in REDUCTIONS:
             if height >= factor * self.oversample * self.scale[0] and width >= factor * self.oversample * self.scale[1]:
                 return factor
@@ -167,12 +142,8 @@ class LoadRandomResizedCrop(RandomResizedCrop):
 def jpeg_shape(content: bytes) -> tuple[tuple[int, int] | None, int]:
     """Size of a JPEG when it is upright, read from its header.
 
-    Args:
-        content (bytes): A file.
-
     Returns:
-        tuple[tuple[int, int] | None, int]: Height and width, or None if it is
-        no JPEG with a header that can be read, and the EXIF orientation.
+        Height and width, or None if it is no JPEG with a header that can be read, and the EXIF orientation.
     """
     if not content.startswith(JPEG):
         return None, 1
@@ -186,18 +157,10 @@ def jpeg_shape(content: bytes) -> tuple[tuple[int, int] | None, int]:
 
 
 def decode(content: bytes, path: str, flag: int = cv2.IMREAD_COLOR) -> np.ndarray:
-    """Decode as mmcv does.
-
-    Args:
-        content (bytes): A file.
-        path (str): Its name, for the error.
-        flag (int): Of ``cv2.imdecode``.
-
-    Returns:
-        np.ndarray: Upright BGR image, (h, w, 3).
+    """Decode a file as mmcv does, with a flag of ``cv2.imdecode``, to an upright BGR image (h, w, 3).
 
     Raises:
-        ValueError: If there is no image in it.
+        ValueError: There is no image in it.
     """
     img = cv2.imdecode(np.frombuffer(content, np.uint8), flag) if content else None
     if img is None:

@@ -10,6 +10,7 @@ from mmengine.dataset import Compose
 from mmpretrain.datasets.transforms import RandomCrop, RandomResizedCrop
 
 from mmpl.registry import TRANSFORMS
+from mmpl.utils.fields import checked
 
 MOVING = (RandomCrop, RandomFlip, RandomResizedCrop)  # transforms that choose a place
 
@@ -18,12 +19,7 @@ MOVING = (RandomCrop, RandomFlip, RandomResizedCrop)  # transforms that choose a
 class BoxedResizedCrop(RandomResizedCrop):
     """mmpretrain's ``RandomResizedCrop`` that says where the crop was.
 
-    Adds ``crop_box`` to the results: x1, y1, x2, y2 of the crop's edges in
-    pixels of the image it was taken from.
-
-    Args:
-        *args: As mmpretrain's.
-        **kwargs: As mmpretrain's.
+    Adds ``crop_box`` to the results: x1, y1, x2, y2 of the crop's edges in pixels of the image it was taken from.
     """
 
     def rand_crop_params(self, img: np.ndarray) -> tuple[int, int, int, int]:
@@ -43,32 +39,25 @@ class BoxedResizedCrop(RandomResizedCrop):
 class TwoViews(BaseTransform):
     """Makes a weak and a strong view: ``img`` becomes a list of the two.
 
-    By default both share their geometry (the same crop and flip; our choice),
-    so that token i of one and token i of the other show the same place. With
-    ``own_crop`` each view draws its geometry by itself, and ``view_boxes``
-    (2, 4) tells where each lies in the image, as
-    :func:`mmpl.models.match_places` wants it. It must be handed on with
-    ``PackInputs(meta_keys=('view_boxes',))``, with shared geometry too (None);
-    a model that aligns data tokens raises without it.
+    By default both share their geometry (the same crop and flip; our choice), so that token i of one and token i of the
+    other show the same place. With ``own_crop`` each view draws its geometry by itself, and ``view_boxes`` (2, 4) tells
+    where each lies in the image, as :func:`mmpl.models.match_places` wants it. It must be handed on with
+    ``PackInputs(meta_keys=('view_boxes',))``, with shared geometry too (None); a model that aligns data tokens raises
+    without it.
 
     Args:
-        geometry (Sequence[dict]): Transforms that choose the place: crop and
-            flip. With ``own_crop`` these must be one
-            ``mmpl.BoxedResizedCrop`` and, if any, one ``RandomFlip`` behind
-            it, and nothing else may move pixels.
-        strong (Sequence[dict]): Transforms of the strong view that leave
-            pixels where they are: colour jitter, greyscale, blur, solarise.
-        weak (Sequence[dict]): The same of the weak view. Defaults to none.
-        own_crop (bool): Draw the geometry of each view by itself. Defaults to
-            False.
+        geometry: Transforms that choose the place: crop and flip. With ``own_crop`` these must be one
+            ``mmpl.BoxedResizedCrop`` and, if any, one ``RandomFlip`` behind it, and nothing else may move pixels.
+        strong: Transforms of the strong view that leave pixels where they are: jitter, greyscale, blur, solarise.
+        weak: The same of the weak view.
+        own_crop: Draw the geometry of each view by itself.
 
     Raises:
-        TypeError: If ``own_crop`` is not a bool.
-        ValueError: If there are no strong transforms, one of a single view
-            crops or flips, ``own_crop`` cannot tell from ``geometry`` where a
-            view lies, or a view changes its size after the geometry.
+        ValueError: There are no strong transforms, one of a single view crops or flips, or ``own_crop`` cannot tell
+            from ``geometry`` where a view lies.
     """
 
+    @checked()
     def __init__(
         self,
         geometry: Sequence[dict],
@@ -78,8 +67,6 @@ class TwoViews(BaseTransform):
     ) -> None:
         if not strong:
             raise ValueError(f'`strong` must hold at least one transform, but got {strong!r}')
-        if not isinstance(own_crop, bool):
-            raise TypeError(f'`own_crop` must be True or False, but got {own_crop!r}')
         self.geometry = Compose(list(geometry))
         self.strong = Compose(list(strong))
         self.weak = Compose(list(weak))
@@ -100,14 +87,13 @@ class TwoViews(BaseTransform):
             )
 
     def transform(self, results: dict) -> dict:
-        """Make the views.
-
-        Args:
-            results (dict): With ``img`` (H, W, 3).
+        """Make the views of ``img`` (H, W, 3).
 
         Returns:
-            dict: ``img`` is a list of two arrays of the same shape;
-            ``view_boxes`` is None if they share their geometry.
+            ``img`` is a list of two arrays of the same shape; ``view_boxes`` is None if they share their geometry.
+
+        Raises:
+            ValueError: A view changes its size after the geometry.
         """
         second: dict[str, Any] | None = copy.deepcopy(results) if self.own_crop else None
         weak = self.geometry(results)

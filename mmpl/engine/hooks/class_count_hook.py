@@ -14,11 +14,8 @@ class ClassCountHook(Hook):
     """Refuse to run when a head's ``num_classes`` is not the number of the data set's classes.
 
     mmdet has such a check for its own heads, mmseg has none; with fewer classes in the head than in the labels the
-    loss fails on the CPU, kills the process on a GPU, and with more of them nothing is said. This one looks at every
+    loss fails on the CPU and kills the process on a GPU, and with more of them nothing is said. This one looks at every
     module that has ``num_classes``, before training, validation and test.
-
-    Raises:
-        ValueError: The numbers differ; the message names the module and both numbers.
     """
 
     def _check(self, runner: Runner, dataset: Any) -> None:

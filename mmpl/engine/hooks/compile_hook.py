@@ -18,14 +18,14 @@ def compile_blocks(model: nn.Module, **options: Any) -> int:
     Blocks of one width share their compiled code, so a ViT-B compiles a handful of blocks, not 12 of each encoder.
 
     Args:
-        model (nn.Module): The model.
+        model: Anything with transformer blocks of mmpretrain's.
         **options: Of ``torch.compile``.
 
     Returns:
-        int: Number of blocks.
+        Number of blocks.
 
     Raises:
-        TypeError: If the model has no transformer block of mmpretrain's.
+        TypeError: The model has none.
     """
     blocks = [module for module in model.modules() if isinstance(module, TransformerEncoderLayer)]
     if not blocks:
@@ -49,21 +49,16 @@ class CompileHook(Hook):
     step. Works on CPU (inductor needs a C++ compiler there) and CUDA, alone and distributed.
 
     Args:
-        dynamic (bool, optional): As in ``torch.compile``. Defaults to False: shapes do not change in pre-training.
-        **options: Further options of ``torch.compile``, such as ``mode`` or ``backend``.
+        **options: Of ``torch.compile``, such as ``mode`` or ``backend``. ``dynamic`` is False unless given: shapes do
+            not change in pre-training.
     """
 
     priority = 'VERY_LOW'  # after whatever changes the model
 
-    def __init__(self, dynamic: bool | None = False, **options: Any) -> None:
-        self.options = dict(options, dynamic=dynamic)
+    def __init__(self, **options: Any) -> None:
+        self.options = dict(dynamic=False) | options
 
     def before_train(self, runner: Runner) -> None:
-        """Compile; the work is done in the first step.
-
-        Raises:
-            TypeError: If the model has no transformer block of mmpretrain's.
-        """
-        model = unwrapped(runner.model)
-        number = compile_blocks(model, **self.options)
+        """Compile; the work is done in the first step."""
+        number = compile_blocks(unwrapped(runner.model), **self.options)
         runner.logger.info(f'{number} transformer blocks will be compiled in the first step.')

@@ -1,7 +1,7 @@
 """What happens when numbers stop being finite: skip, explain, stop or mend."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.device import get_device
@@ -16,7 +16,7 @@ from mmpl.compat import load_checkpoint
 from mmpl.engine.optimizers.guarded_wrapper import GuardedOptimWrapper
 from mmpl.registry import HOOKS
 from mmpl.utils.dist import unwrapped
-from mmpl.utils.fields import check_choice, check_number
+from mmpl.utils.fields import Count, checked
 from mmpl.utils.seeds import preserve_rng_state
 
 from .safe_checkpoint_hook import SafeCheckpointHook
@@ -36,22 +36,18 @@ class NonFiniteHook(Hook):
     centre is found in the step in which it appears.
 
     Args:
-        max_skips (int): Stop after that many skipped steps in a row, at least 1. Defaults to 10 (our choice).
-        check_interval (int): Iterations between two looks at weights and buffers, at least 1. Defaults to 1.
-        on_bad_state (str): When weights or buffers are non-finite: ``'stop'``, or ``'reload'`` those from the newest
-            whole checkpoint of the work folder and go on. Defaults to ``'stop'``.
-
-    Raises:
-        TypeError: A field has the wrong type.
-        ValueError: A field is outside of what is allowed.
+        max_skips: Stop after that many skipped steps in a row (our choice).
+        check_interval: Iterations between two looks at weights and buffers.
+        on_bad_state: When weights or buffers are non-finite: ``'stop'``, or ``'reload'`` those from the newest whole
+            checkpoint of the work folder and go on.
     """
 
     priority = 'BELOW_NORMAL'  # after the teachers moved, before anything is saved
 
-    def __init__(self, max_skips: int = 10, check_interval: int = 1, on_bad_state: str = 'stop') -> None:
-        check_number('max_skips', max_skips, 1, integer=True)
-        check_number('check_interval', check_interval, 1, integer=True)
-        check_choice('on_bad_state', on_bad_state, ('stop', 'reload'))
+    @checked()
+    def __init__(
+        self, max_skips: Count = 10, check_interval: Count = 1, on_bad_state: Literal['stop', 'reload'] = 'stop'
+    ) -> None:
         self.max_skips = max_skips
         self.check_interval = check_interval
         self.on_bad_state = on_bad_state
@@ -61,11 +57,7 @@ class NonFiniteHook(Hook):
         self._since = 0
 
     def before_train(self, runner: Runner) -> None:
-        """See that the steps are guarded.
-
-        Raises:
-            TypeError: If they are not.
-        """
+        """See that the steps are guarded."""
         wrapper = runner.optim_wrapper
         for inner in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
             if not isinstance(inner, GuardedOptimWrapper):
@@ -157,14 +149,7 @@ def shorten(names: list[str], shown: int = 4) -> str:
 
 
 def non_finite_state(model: nn.Module) -> list[str]:
-    """Names of parameters and persistent buffers that hold NaN or Inf.
-
-    Args:
-        model (nn.Module): Anything; one wait for the device in all if all is well.
-
-    Returns:
-        list[str]: Keys of its state dict.
-    """
+    """Keys of the parameters and persistent buffers that hold NaN or Inf; waits for the device once if none does."""
     state = {name: value for name, value in model.state_dict().items() if value.is_floating_point() and value.numel()}
     if not state:
         return []
@@ -176,14 +161,7 @@ def non_finite_state(model: nn.Module) -> list[str]:
 
 
 def agree(names: list[str]) -> list[str]:
-    """The union of the lists of all processes, in order.
-
-    Args:
-        names (list[str]): Of this process.
-
-    Returns:
-        list[str]: The same in all processes.
-    """
+    """The union of the lists of all processes, in order, the same in all of them."""
     if get_world_size() == 1:
         return names
     any_names = torch.tensor([float(bool(names))], device=get_device())
@@ -212,14 +190,11 @@ def explain(
     before, whose gradients are named then.
 
     Args:
-        runner (Runner): Its optimizer wrapper knows the gradients.
-        model (nn.Module): Not the wrapper of it.
+        runner: Its optimizer wrapper knows the gradients.
+        model: Not the wrapper of it.
         data_batch: The batch as loaded.
-        outputs (Mapping, optional): Losses by name.
-        state (list[str]): From :func:`non_finite_state`.
-
-    Returns:
-        str: A description.
+        outputs: Losses by name.
+        state: From :func:`non_finite_state`.
     """
     losses = [
         name
@@ -268,15 +243,9 @@ def _tensors(data: Any, place: str) -> Iterator[tuple[str, Tensor]]:
 
 @torch.no_grad()
 def first_bad_layer(runner: Runner, model: nn.Module, data_batch: Any) -> str:
-    """The first layer of a second forward pass whose output is non-finite. The pass leaves no trace in the model.
+    """Name and type of the first layer whose output is non-finite in a second forward pass; empty if there is none.
 
-    Args:
-        runner (Runner): For its precision and its random states.
-        model (nn.Module): The model.
-        data_batch: The batch as loaded.
-
-    Returns:
-        str: The layer's name and type; empty if there is none.
+    The pass has the precision and the random states of the step that failed, and leaves no trace in the model.
     """
     first: list[str] = []
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from mmpl.registry import OPTIM_WRAPPERS
-from mmpl.utils.fields import check_choice
+from mmpl.utils.fields import checked
 
 from .guarded_wrapper import GuardedOptimWrapper
 
@@ -16,24 +17,18 @@ from .guarded_wrapper import GuardedOptimWrapper
 class AutocastOptimWrapper(GuardedOptimWrapper):
     """Runs the model under ``torch.autocast`` in bf16.
 
-    bf16 has the exponents of fp32, so no loss needs scaling and no step is
-    lost to an overflow. mmengine's ``AmpOptimWrapper`` scales losses and
-    refuses to run without a GPU; for fp16 use that one and leave
-    :class:`mmpl.engine.NonFiniteHook` out of ``custom_hooks``: it wants a
-    :class:`mmpl.engine.GuardedOptimWrapper`, and a scaled loss overflows now
-    and then by design.
+    bf16 has the exponents of fp32, so no loss needs scaling and no step is lost to an overflow. mmengine's
+    ``AmpOptimWrapper`` scales losses and refuses to run without a GPU; for fp16 use that one and leave
+    :class:`mmpl.engine.NonFiniteHook` out of ``custom_hooks``: it wants a :class:`mmpl.engine.GuardedOptimWrapper`,
+    and a scaled loss overflows now and then by design.
 
     Args:
-        dtype (str): ``'bfloat16'``, or ``'float32'`` to switch autocast off.
-            Defaults to ``'bfloat16'``.
+        dtype: ``'float32'`` switches autocast off.
         **kwargs: As :class:`mmpl.engine.GuardedOptimWrapper`, which refuses steps with NaN or Inf.
-
-    Raises:
-        ValueError: If ``dtype`` is another one.
     """
 
-    def __init__(self, dtype: str = 'bfloat16', **kwargs) -> None:
-        check_choice('optim_wrapper.dtype', dtype, ('bfloat16', 'float32'))
+    @checked('optim_wrapper')
+    def __init__(self, dtype: Literal['bfloat16', 'float32'] = 'bfloat16', **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.dtype = getattr(torch, dtype)
 

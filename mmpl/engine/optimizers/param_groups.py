@@ -1,128 +1,139 @@
-"""Parameter groups of optimizers: joining those of equal settings, showing them, and reading older checkpoints."""
+"""What our optimizer wrapper constructors share: checks of their fields, few parameter groups, a table of these."""
 
+import difflib
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
-from mmengine.optim import OptimWrapper
+from mmengine.logging import MMLogger
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmpl.utils.fields import Example, check_choice, check_field, check_number, check_part
 
-def merge_groups(groups: Iterable[tuple[Hashable, dict]]) -> dict[Any, dict]:
-    """Join parameter groups.
+CustomKeys = Annotated[Mapping, Example('{"bias": dict(decay_mult=0.0)}')]
+_WHERE = 'optim_wrapper.paramwise_cfg'
+
+
+class GroupingConstructor(DefaultOptimWrapperConstructor):
+    """Base of constructors that put parameters of equal settings into one group.
 
     Few large groups are what an optimizer's ``fused`` and ``foreach`` forms need: each group is a call of its own.
 
-    Args:
-        groups: Keys and groups; those of one key have the same settings.
-
-    Returns:
-        The groups by key, in the order in which the keys came first. The given groups are left alone.
+    Attributes:
+        fields: Type of each field that ``paramwise_cfg`` may have.
     """
+
+    fields: Mapping[str, Any] = {}
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        optimizer: Any = optim_wrapper_cfg.get('optimizer')
+        check_part('optim_wrapper.optimizer', optimizer, "dict(type='AdamW')")
+        for field in ('lr', 'weight_decay'):  # what the factors of paramwise_cfg scale
+            if optimizer.get(field) is not None:
+                check_number(f'optim_wrapper.optimizer.{field}', optimizer[field], 0)
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+
+    def _validate_cfg(self) -> None:
+        cfg = self.paramwise_cfg
+        check_part(_WHERE, cfg, 'dict(custom_keys=...)')
+        for field, value in cfg.items():
+            check_choice(_WHERE, field, self.fields)
+            check_field(f'{_WHERE}.{field}', value, self.fields[field])
+        scales_lr = [field for field in cfg if field.endswith(('lr_mult', 'custom_keys', 'decay_rate'))]
+        scales_decay = [field for field in cfg if field.endswith('decay_mult')]
+        for key, factors in cfg.get('custom_keys', {}).items():
+            where = f'{_WHERE}.custom_keys.{key}'
+            check_part(where, factors, 'dict(decay_mult=0.0)')
+            for field, value in factors.items():
+                check_choice(where, field, ('lr_mult', 'decay_mult'))
+                check_number(f'{where}.{field}', value)
+            scales_decay += [f'custom_keys.{key}.decay_mult'] if 'decay_mult' in factors else []
+        for field, base, scaled in (('weight_decay', self.base_wd, scales_decay), ('lr', self.base_lr, scales_lr)):
+            if scaled and base is None:
+                raise ValueError(f'`optim_wrapper.optimizer.{field}` must be given with `paramwise_cfg.{scaled[0]}`')
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimizer wrapper of a model, or of one that a wrapper holds as ``module``."""
+        inner = model.module if hasattr(model, 'module') else model
+        check_custom_keys(self.paramwise_cfg.get('custom_keys', {}), (name for name, _ in inner.named_parameters()))
+        wrapper = super().__call__(model)
+        wrapper.optimizer.register_load_state_dict_pre_hook(refuse_other_groups)
+        return wrapper
+
+    def log_table(self, title: str, groups: Sequence[tuple[str, dict]], model: nn.Module) -> None:
+        """Log the groups, each with a name, and how much is frozen in which part of the model."""
+        lines = [title, f'{"group":<18}{"lr":>11}{"lr scale":>10}{"decay":>8}{"tensors":>9}{"parameters":>13}']
+        for name, group in groups:
+            lr, decay = group.get('lr', self.base_lr), group.get('weight_decay', self.base_wd)
+            scale = lr / self.base_lr if self.base_lr else 1
+            rate = f'{"-":>11}{"-":>10}' if lr is None else f'{lr:>11.3e}{scale:>10.4f}'
+            count = sum(p.numel() for p in group['params'])
+            lines.append(
+                f'{name:<18}{rate}{"-" if decay is None else f"{decay:.3g}":>8}{len(group["params"]):>9}{count:>13,}'
+            )
+        tensors, sizes = Counter[str](), Counter[str]()
+        for name, value in model.named_parameters():
+            if not value.requires_grad:
+                part = name.partition('.')[0]
+                tensors[part] += 1
+                sizes[part] += value.numel()
+        lines += [f'{f"frozen: {part}":<47}{tensors[part]:>9}{sizes[part]:>13,}' for part in tensors]
+        MMLogger.get_current_instance().info('\n'.join(lines))
+
+
+def merge_groups(groups: Iterable[tuple[Hashable, dict]]) -> dict[Any, dict]:
+    """Join parameter groups of one key, whose settings are the same, in the order in which the keys came first."""
     merged: dict[Any, dict] = {}
     for key, group in groups:
-        if key in merged:
-            merged[key]['params'] += group['params']
-        else:
-            merged[key] = dict(group, params=list(group['params']))
+        params: list[Tensor] = merged.setdefault(key, dict(group, params=[]))['params']
+        params += group['params']
     return merged
 
 
-def settings_of(group: dict) -> tuple:
-    """What a group says beside its parameters, as a key."""
-    return tuple(sorted((key, value) for key, value in group.items() if key != 'params'))
+def check_custom_keys(custom_keys: Iterable[str], parameter_names: Iterable[str]) -> None:
+    """Check that each key of ``paramwise_cfg.custom_keys`` is part of a parameter's name.
 
+    The keys are substrings, as in mmengine; a key that matches nothing changes nothing, and mmengine does not say so.
+    Frozen parameters count as matched: whether a parameter is trained is not this check's question.
 
-def group_table(
-    title: str,
-    rows: Sequence[tuple[str, dict]],
-    base_lr: float | None,
-    base_wd: float | None,
-    frozen: Sequence[tuple[str, Tensor]],
-) -> str:
-    """The groups as a table, and how much is frozen in which part of the model.
-
-    Args:
-        title: First line.
-        rows: Names and groups.
-        base_lr: Learning rate of groups without one; None if the optimizer has its own.
-        base_wd: Weight decay of groups without one.
-        frozen: Names and values of parameters that are in no group.
-
-    Returns:
-        Lines.
+    Raises:
+        ValueError: A key matches no parameter. The message names the keys and the nearest names.
     """
-    lines = [title, f'{"group":<18}{"lr":>11}{"lr scale":>10}{"decay":>8}{"tensors":>9}{"parameters":>13}']
-    for name, group in rows:
-        lr, decay = group.get('lr', base_lr), group.get('weight_decay', base_wd)
-        rate = f'{"-":>11}{"-":>10}' if lr is None else f'{lr:>11.3e}{lr / base_lr if base_lr else 1:>10.4f}'
-        count = sum(p.numel() for p in group['params'])
-        lines.append(
-            f'{name:<18}{rate}{"-" if decay is None else f"{decay:.3g}":>8}{len(group["params"]):>9}{count:>13,}'
-        )
-    tensors, sizes = Counter[str](), Counter[str]()
-    for name, value in frozen:
-        part = name.partition('.')[0]
-        tensors[part] += 1
-        sizes[part] += value.numel()
-    lines += [f'{f"frozen: {part}":<47}{tensors[part]:>9}{sizes[part]:>13,}' for part in tensors]
-    return '\n'.join(lines)
+    names = list(parameter_names)
+    unmatched = [key for key in custom_keys if not any(key in name for name in names)]
+    if not unmatched:
+        return
+    # Near matches are looked for among all dotted fragments of the names: a key is rarely a full name.
+    fragments: dict[str, None] = {}
+    for name in names:
+        parts = name.split('.')
+        for start in range(len(parts)):
+            for stop in range(start + 1, min(start + 4, len(parts)) + 1):
+                fragments.setdefault('.'.join(parts[start:stop]))
+    lines = []
+    for key in unmatched:
+        near = difflib.get_close_matches(key.strip('.'), fragments, n=3, cutoff=0.6)
+        hint = f'near matches: {near}' if near else f'first parameters: {names[:3]}'
+        lines.append(f'  {key!r} ({hint})')
+    raise ValueError(
+        'paramwise_cfg.custom_keys has entries that match no parameter of the model '
+        '(a key has to be a substring of a parameter name):\n' + '\n'.join(lines)
+    )
 
 
 def refuse_other_groups(optimizer: Optimizer, state_dict: dict) -> None:
-    """Say what to do when a checkpoint's groups are others; a hook of ``Optimizer.load_state_dict``.
-
-    Raises:
-        ValueError: The number of groups, or of tensors in a group, differs.
-    """
+    """Say what to do when a checkpoint's groups are others; a hook of ``Optimizer.load_state_dict``."""
     saved = [len(group['params']) for group in state_dict['param_groups']]
     own = [len(group['params']) for group in optimizer.param_groups]
     if saved != own:
         raise ValueError(
             f'the optimizer of the checkpoint has {len(saved)} parameter groups of {_shown(saved)} tensors, that of '
             f'this run {len(own)} of {_shown(own)}: `optim_wrapper.paramwise_cfg` or what is trained has changed. '
-            '(Groups of one tensor each, as early versions of mmpl made them, are read by mmpl.ExactEpochLoop only, '
-            'and with the same paramwise_cfg.) To start from the weights of this checkpoint, set `load_from` to it '
-            'and `resume=False`'
+            'To start from the weights of this checkpoint, set `load_from` to it and `resume=False`'
         )
 
 
 def _shown(lengths: list[int]) -> str:
     return f'{lengths[:5]}'.replace(']', ', ...]' if len(lengths) > 5 else ']')
-
-
-def join_saved_groups(checkpoint: dict, wrapper: Any, model: nn.Module) -> bool:
-    """Bring a checkpoint that has a parameter group for each tensor to the joined groups of this run.
-
-    Such a checkpoint's groups are in the model's order. Values of the param schedulers, one for each group, follow.
-
-    Args:
-        checkpoint: As loaded; ``optimizer`` and ``param_schedulers`` are changed in place.
-        wrapper: The run's optimizer wrapper.
-        model: The run's model, not wrapped.
-
-    Returns:
-        Whether there was something to do. Groups of any other kind are left as they are.
-    """
-    saved = checkpoint.get('optimizer')
-    if not isinstance(wrapper, OptimWrapper) or not isinstance(saved, dict) or 'param_groups' not in saved:
-        return False
-    groups, old = wrapper.optimizer.param_groups, saved['param_groups']
-    trained = {id(p) for group in groups for p in group['params']}
-    place = {id(p): i for i, p in enumerate(p for p in model.parameters() if id(p) in trained)}
-    if len(groups) == len(old) or len(old) != len(place) or any(len(group['params']) != 1 for group in old):
-        return False
-    members = [[place[id(p)] for p in group['params']] for group in groups]
-    if any(settings_of(old[i]) != settings_of(old[part[0]]) for part in members for i in part):
-        return False
-    saved['param_groups'] = [
-        dict(old[part[0]], params=[index for i in part for index in old[i]['params']]) for part in members
-    ]
-    schedulers = checkpoint.get('param_schedulers') or []
-    for state in schedulers if isinstance(schedulers, list) else []:
-        for key in ('base_values', '_last_value'):
-            values = state.get(key)
-            if values is not None:  # behind those of the groups is mmengine's base learning rate
-                state[key] = [values[part[0]] for part in members] + list(values[len(old) :])
-    return True

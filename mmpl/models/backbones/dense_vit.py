@@ -57,11 +57,11 @@ def _add_relative_positions(
     they are appended to query and key, and ``scaled_dot_product_attention(..., scale=1)`` does the rest.
 
     Args:
-        query: (G, h, H * W, d), groups (images or windows) of H x W tokens.
-        key: Same shape.
+        query: (G, h, H * W, d), groups (images or windows) of H x W tokens; ``key`` alike.
+        key: As the query.
         grid: (H, W).
-        table_h: (L, d) embeddings of vertical offsets.
-        table_w: (L, d) embeddings of horizontal offsets.
+        table_h: (L, d) embeddings of vertical offsets; ``table_w`` of horizontal ones.
+        table_w: As above.
 
     Returns:
         Query and key, (G, h, H * W, d + H + W), for ``scale=1``.
@@ -145,28 +145,21 @@ class DenseViT(VisionTransformer):
     looks at the zeros that fill a window up.
 
     Args:
-        arch (str | dict): As in ``VisionTransformer``. Defaults to ``'base'``.
-        img_size (int | tuple): Image size (height, width) that ``pos_embed`` is stored for: that of pre-training, not
-            of the task. It is interpolated (bicubic) to every image's own size. Defaults to 224.
-        window_size (int): Window side in patches; 0 means global attention in every block. Defaults to 0.
-        global_attn_indexes (Sequence[int], optional): Blocks with global attention. None with windows means four,
-            evenly spaced, the last block being one (2, 5, 8 and 11 of 12). Defaults to None.
-        pad_windows (bool): Whether to pad the patch grid to whole windows. If not, a grid that the window does not
-            divide is an error. Defaults to True.
-        rel_pos (bool): Whether to add decomposed relative positions, zero at the start. A checkpoint without them then
-            needs ``ignore=('layers.*.attn.rel_pos_*',)`` of ``mmpl.StrictPretrained``. Defaults to False.
-        out_indices (Sequence[int] | int): Blocks whose output to return; blocks above the last of them are neither run
-            nor trained. Defaults to -1, the last block.
-        out_norm (str): ``'last'`` applies the final LayerNorm to the output of the last block, as
-            ``VisionTransformer`` does; ``'all'`` to every output; ``'none'`` to none. Defaults to ``'last'``.
-        frozen_stages (int): 0 freezes patch, class and position embedding, k the first k blocks as well, -1 nothing.
-            Defaults to -1.
-        with_cp (bool): Whether to recompute each block's activations in the backward pass. Defaults to False.
+        arch: As in ``VisionTransformer``.
+        img_size: Image size (height, width) that ``pos_embed`` is stored for: that of pre-training, not of the task. It
+            is interpolated (bicubic) to every image's own size.
+        window_size: Window side in patches; 0 means global attention in every block.
+        global_attn_indexes: Blocks with global attention. None with windows means four, evenly spaced, the last block
+            being one (2, 5, 8 and 11 of 12).
+        pad_windows: Pad the patch grid to whole windows. If not, a grid that the window does not divide is an error.
+        rel_pos: Add decomposed relative positions, zero at the start. A checkpoint without them then needs
+            ``ignore=('layers.*.attn.rel_pos_*',)`` of ``mmpl.StrictPretrained``.
+        out_indices: Blocks whose output to return; blocks above the last of them are neither run nor trained.
+        out_norm: ``'last'`` applies the final LayerNorm to the output of the last block, as ``VisionTransformer`` does;
+            ``'all'`` to every output; ``'none'`` to none.
+        frozen_stages: 0 freezes patch, class and position embedding, k the first k blocks as well, -1 nothing.
+        with_cp: Recompute each block's activations in the backward pass.
         **kwargs: Other arguments of ``VisionTransformer`` (``patch_size``, ``drop_path_rate``, ``init_cfg``, ...).
-
-    Raises:
-        ValueError: An argument does not fit the depth, a window does not divide the patch grid (without padding), or a
-            checkpoint's position embedding is not that of a square image.
     """
 
     def __init__(
@@ -310,16 +303,9 @@ class DenseViT(VisionTransformer):
         return layer.ffn(layer.ln2(x), identity=x)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Encode images of any size; a size that the patch does not divide is padded at the right and lower border.
+        """Encode images of any size, (B, C, height, width): for each of ``out_indices`` a feature map (B, D, H, W).
 
-        Args:
-            x: (B, C, height, width) images.
-
-        Returns:
-            For each of ``out_indices`` a feature map (B, D, H, W).
-
-        Raises:
-            ValueError: The window does not divide the patch grid, and ``pad_windows`` is False.
+        A size that the patch does not divide is padded at the right and lower border.
         """
         x, grid = self.patch_embed(x)
         grid = (int(grid[0]), int(grid[1]))

@@ -20,20 +20,14 @@ class SimpleFPN(BaseModule):
     then a 1 x 1 and a 3 x 3 convolution, each with LayerNorm.
 
     Args:
-        in_channels (int): Channels of the input map.
-        out_channels (int): Channels of every level. Defaults to 256.
-        scale_factors (Sequence[float]): Size of each level over the input's, powers of two, falling. The defaults make
-            strides 4, 8, 16 and 32 of a stride-16 map; patches of 4 pixels need (1, 0.5, 0.25, 0.125) for the same.
-            Defaults to ``(4, 2, 1, 0.5)``.
-        num_outs (int, optional): Number of levels; those beyond ``scale_factors`` halve the last one by taking every
-            second element, as for the stride-64 level of Mask R-CNN's RPN. None means one per scale factor. Defaults
-            to None.
-        norm_cfg (dict): Normalisation after each convolution. Defaults to ``dict(type='LN2d', eps=1e-6)``.
-        init_cfg (dict, optional): Initialisation. Defaults to None.
-
-    Raises:
-        ValueError: A scale factor is not a power of two, the factors do not fall, ``num_outs`` is below their number,
-            or ``in_channels`` cannot be halved as often as the map is enlarged.
+        in_channels: Channels of the input map; can be halved as often as the map is enlarged.
+        out_channels: Channels of every level.
+        scale_factors: Size of each level over the input's, powers of two, falling. The defaults make strides 4, 8, 16
+            and 32 of a stride-16 map; patches of 4 pixels need (1, 0.5, 0.25, 0.125) for the same.
+        num_outs: Number of levels; those beyond ``scale_factors`` halve the last one by taking every second element, as
+            for the stride-64 level of Mask R-CNN's RPN. None means one per scale factor.
+        norm_cfg: Normalisation after each convolution, ``dict(type='LN2d', eps=1e-6)`` if it is None.
+        init_cfg: Initialisation.
     """
 
     def __init__(
@@ -77,17 +71,7 @@ class SimpleFPN(BaseModule):
             self.levels.append(nn.Sequential(*steps))
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Build the pyramid.
-
-        Args:
-            inputs: One feature map, (B, in_channels, H, W), as a backbone returns it.
-
-        Returns:
-            ``num_outs`` maps (B, out_channels, H * scale, W * scale), finest first.
-
-        Raises:
-            ValueError: There is not exactly one map, or it is too small for the smallest scale factor.
-        """
+        """Of one map, (B, in_channels, H, W), ``num_outs`` (B, out_channels, H * scale, W * scale), finest first."""
         if len(inputs) != 1:
             raise ValueError(f'SimpleFPN takes one feature map, got {len(inputs)}: set out_indices=-1 in the backbone')
         x = inputs[0]

@@ -1,0 +1,60 @@
+"""Logs files that were found bad, and stops the run if they are too many."""
+
+from typing import Any
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmpl.datasets.bad_files import BadDataError, BadFileReport, listing
+from mmpl.utils.fields import Share, checked
+
+
+class BadFilesHook(Hook):
+    """Reads, in the main process, the report that the :class:`mmpl.datasets.GuardedDataset` of all processes write to.
+
+    Args:
+        report: Path of the report.
+        max_share: Share of the dataset above which the run stops, with a
+            :class:`mmpl.datasets.bad_files.BadDataError`.
+    """
+
+    priority = 'VERY_HIGH'  # before anything is done with the batch
+
+    @checked('train_cfg.bad_files')
+    def __init__(self, report: str, max_share: Share) -> None:
+        self.report = BadFileReport(report)
+        self.max_share = max_share
+        self._size = self._count = 0  # bytes, and files, that were read
+
+    def before_train(self, runner: Runner) -> None:
+        """Note what a run that is resumed knows already."""
+        if not is_main_process():
+            return
+        self._size, self._count = self.report.size(), len(self.report.read())
+        if self._count:
+            runner.logger.warning(f'{self._count} bad files are known from before, see {self.report.path}')
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Look whether any process has found more."""
+        self._report_new(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """The same, for the last batches."""
+        self._report_new(runner)
+
+    def _report_new(self, runner: Runner) -> None:
+        size = self.report.size() if is_main_process() else self._size
+        if size == self._size:
+            return
+        entries = self.report.read()
+        for entry in entries[self._count :]:
+            runner.logger.warning(f'Bad file {entry["path"]!r}: {entry["reason"]}. It is replaced from now on.')
+        self._size, self._count = size, len(entries)
+        total = len(runner.train_dataloader.dataset)
+        if len(entries) > self.max_share * total:
+            raise BadDataError(
+                f'{len(entries)} of {total} images are bad, more than `train_cfg.bad_files.max_share` '
+                f'{self.max_share} allows. Mend or remove them (tools/check_dataset.py finds all of them), delete '
+                f'{self.report.path}, and resume:\n{listing(entries)}'
+            )

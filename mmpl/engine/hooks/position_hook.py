@@ -1,0 +1,170 @@
+"""Where a run is: what a checkpoint says of it, and how a run goes on from there, also with other numbers."""
+
+import copy
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from mmengine.dist import get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmpl.engine.optimizers.guarded_wrapper import single_wrappers
+from mmpl.utils.fields import check_number
+
+STATE_KEY = 'mmpl_resume'
+
+
+class Position(NamedTuple):
+    """What a checkpoint says of the data, beside epoch and iteration."""
+
+    seed: int
+    sampler_seed: int
+    world_size: int
+    batch_size: int  # of each process
+    accumulative_counts: int
+    epoch_length: int  # iterations
+    num_samples: int
+
+    @property
+    def images(self) -> int:
+        """Images of an iteration."""
+        return self.world_size * self.batch_size
+
+
+def accumulative_counts(runner: Runner) -> int:
+    """Iterations of an optimizer step, as the config says or the optimizer wrapper that was built from it."""
+    wrapper = runner.optim_wrapper
+    built = not isinstance(wrapper, Mapping)
+    counts = getattr(wrapper, '_accumulative_counts', 1) if built else wrapper.get('accumulative_counts', 1)
+    check_number('optim_wrapper.accumulative_counts', counts, 1, integer=True)
+    return counts
+
+
+def resumed_iteration(old: Position, new: Position, epoch: int, iteration: int, max_iters: int) -> int:
+    """The iteration, of epochs as they are now, at which a run goes on behind the images that it has seen.
+
+    It is one at which gradients start to accumulate, or the end of the run.
+
+    Args:
+        old: Of the checkpoint.
+        new: Of this run.
+        epoch: Of the checkpoint.
+        iteration: Of the checkpoint.
+        max_iters: Of this run.
+    """
+    done = iteration - epoch * old.epoch_length
+    begin = epoch * new.epoch_length
+    if done == old.epoch_length:
+        start = new.epoch_length
+    elif old.num_samples != new.num_samples:
+        start = 0  # the order of the images is another one
+    else:
+        start = min(new.epoch_length, int(done / (new.images / old.images)))
+    if begin + start < max_iters:
+        start = max(0, start - (begin + start) % new.accumulative_counts)
+    return begin + start
+
+
+class PositionHook(Hook):
+    """Puts the position of a :class:`mmpl.engine.ExactEpochLoop` into checkpoints, and takes it out to resume.
+
+    If a run is resumed with other numbers, the log says what is then only statistically the same. If the number of
+    iterations changes, the schedules are made anew for it; with ``auto_scale_lr`` the learning rate follows the images
+    of an optimizer step.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self) -> None:
+        self._lr_factor: float | None = None  # if the schedules have to be made anew
+
+    def _position(self, runner: Runner) -> Position:
+        loader = runner.train_loop.dataloader
+        sampler = runner.train_loop.sampler
+        return Position(
+            seed=int(sampler.sample_seed),
+            sampler_seed=int(getattr(sampler.sampler, 'seed', None) or 0),
+            world_size=get_world_size(),
+            batch_size=loader.batch_size,
+            accumulative_counts=accumulative_counts(runner),
+            epoch_length=len(loader),
+            num_samples=len(loader.dataset),
+        )
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add the position."""
+        checkpoint[STATE_KEY] = self._position(runner)._asdict()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take over the seeds, and make epoch and iteration fit this run, if it is resumed.
+
+        Args:
+            runner: The runner.
+            checkpoint: As loaded; ``meta`` is changed if epochs have another length now.
+        """
+        if not runner._resume:
+            return
+        if STATE_KEY not in checkpoint:
+            runner.logger.warning(
+                'The checkpoint was not written by mmpl.ExactEpochLoop: the weights, the optimizer and the schedules '
+                'go on, the order of the images and their augmentations are those of the seed in the config.'
+            )
+            return
+        old, sampler = Position(**checkpoint[STATE_KEY]), runner.train_loop.sampler
+        sampler.sample_seed = old.seed
+        if hasattr(sampler.sampler, 'seed'):
+            sampler.sampler.seed = old.sampler_seed
+        self._compare(runner, old, self._position(runner), checkpoint['meta'])
+
+    def _compare(self, runner: Runner, old: Position, new: Position, meta: dict) -> None:
+        """Say what differs, and what follows from it; ``meta`` gets the iteration to go on at."""
+        fields = ('world_size', 'batch_size', 'accumulative_counts', 'num_samples')
+        changed = {field for field in fields if getattr(old, field) != getattr(new, field)}
+        if not changed:
+            return
+        iteration = resumed_iteration(old, new, meta['epoch'], meta['iter'], runner.max_iters)
+        same_iterations = iteration == meta['iter'] and old.epoch_length == new.epoch_length
+        scaled = (getattr(runner, 'auto_scale_lr', None) or {}).get('enable', False)
+        images = [position.images * position.accumulative_counts for position in (old, new)]
+        lr_factor = images[1] / images[0] if scaled else 1.0
+        if not same_iterations or lr_factor != 1:
+            self._lr_factor = lr_factor
+        notes = []
+        if changed & {'world_size', 'batch_size'}:
+            notes.append('which images share a process, the masks and the dropout of an image, and the order of sums')
+        if not same_iterations:
+            notes.append('the images of a batch, and the number of steps: the schedules are made anew for it')
+        if 'accumulative_counts' in changed:
+            notes.append('the images of an optimizer step')
+        if 'num_samples' in changed:
+            notes.append('the images, and their order: the epoch starts anew')
+        numbers = ', '.join(f'{f} {getattr(old, f)} -> {getattr(new, f)}' for f in fields if f in changed)
+        start = iteration - meta['epoch'] * new.epoch_length
+        runner.logger.warning(
+            f'Resumed with {numbers}. The weights, the teachers and the optimizer are the same, and so are '
+            f'the augmentations of an image in an epoch; only statistically the same are: {"; ".join(notes)}. '
+            f'`auto_scale_lr` multiplies the learning rate by {lr_factor:g}. The run goes on at epoch {meta["epoch"]}, '
+            f'iteration {start} of {new.epoch_length}.'
+        )
+        meta['iter'] = iteration
+
+    def before_train(self, runner: Runner) -> None:
+        """Make the schedules anew for another number of steps, and bring them to where the run is."""
+        cfg = runner.cfg.get('param_scheduler')
+        if self._lr_factor is None or cfg is None or runner.param_schedulers is None:
+            return
+        for wrapper in single_wrappers(runner.optim_wrapper):
+            for group in wrapper.optimizer.param_groups:
+                if 'initial_lr' in group:
+                    group['initial_lr'] *= self._lr_factor
+                for key in [key for key in group if key.startswith('initial_')]:
+                    group[key.removeprefix('initial_')] = group[key]
+        schedulers = runner.build_param_scheduler(copy.deepcopy(cfg))
+        runner.param_schedulers = schedulers
+        flat = [s for part in schedulers.values() for s in part] if isinstance(schedulers, dict) else schedulers
+        length = len(runner.train_dataloader)
+        for iteration in range(1, runner.iter + 1):
+            ends_epoch = iteration % length == 0 and iteration // length <= runner.epoch
+            for scheduler in flat:
+                if not scheduler.by_epoch or ends_epoch:
+                    scheduler.step()
