@@ -340,7 +340,7 @@ class Measurer:
         else:
             cfg = dict(type='mmpl.EmbeddedClassification', data_root=str(root), size=size, variant=variant)
             with DefaultScope.overwrite_default_scope('mmpretrain'):
-                DATASETS.build(dict(cfg, progress=False))
+                DATASETS.build(cfg)
         files = [path for path in sorted(root.rglob('*')) if path.is_file() and path.suffix != '.lock']
         digest = hashlib.sha256()
         for path in files:
