@@ -35,9 +35,8 @@ def save(path: Path, value: int = 0) -> None:
 
 @VARIANTS
 def test_embedded_classification(embedded_root: Path, variant: str, classes: tuple[str, ...]) -> None:
-    for split, per_class in zip(
-        ('train', 'val', 'test'), {'plain': (40, 10, 10)}.get(variant, (20, 6, 6)), strict=True
-    ):
+    counts = (40, 10, 10) if variant == 'plain' else (20, 6, 6)
+    for split, per_class in zip(('train', 'val', 'test'), counts, strict=True):
         dataset = embedded(embedded_root, variant=variant, split=split, pipeline=PIPELINE)
         assert tuple(dataset.CLASSES) == classes
         assert np.bincount(dataset.get_gt_labels()).tolist() == [per_class] * len(classes)

@@ -198,6 +198,7 @@ def test_bad_arguments(kwargs: dict, error: type, message: str, tmp_path: Path) 
         (DigitParams, dict(rotation=-3), ValueError, r'`DigitParams.rotation` must be a number in \[0, 180\].* -3'),
         (DigitParams, dict(scale=(1.2, 0.8)), ValueError, r'scale` must be a pair .* low <= high, .*\(1.2, 0.8\)'),
         (DigitParams, dict(scale=[0.8, 1.2]), FieldTypeError, r'scale` must be a pair .*\[0.8, 1.2\]'),
+        (DigitParams, dict(ink=('a', 1.0)), FieldTypeError, r"ink` must be a number in \[0, 255\], but got 'a'"),
         (DigitParams, dict(image_size=32.5), FieldTypeError, r'image_size` must be an integer in .*32.5'),
         (DigitParams, dict(shift=33.0), ValueError, r'shift` must be a number in \[0, 32\], but got 33'),
         (DigitParams, dict(scene_digit_size=(20, 60)), ValueError, r'scene_digit_size` .* \[4, 48.0\], but got 60'),

@@ -46,15 +46,15 @@ class DrawingParams:
     def check(self, name: str, interval: Interval) -> None:
         """Refuse a number outside of an interval, and a pair that does not rise inside of it."""
         field, value = f'{type(self).__name__}.{name}', getattr(self, name)
-        default = type(self).__dataclass_fields__[name].default
-        if isinstance(default, tuple):
-            if not isinstance(value, tuple) or len(value) != 2:
-                raise FieldTypeError(f'`{field}` must be a pair (low, high), but got {value!r}')
-            if value[0] > value[1]:
-                raise ValueError(f'`{field}` must be a pair (low, high) with low <= high, but got {value!r}')
-        numbers, example = (value, default[0]) if isinstance(default, tuple) else ((value,), default)
-        for number in numbers:
-            check_number(field, number, interval.low, interval.high, integer=isinstance(example, int))
+        default: Any = type(self).__dataclass_fields__[name].default
+        is_pair = isinstance(default, tuple)
+        integer = isinstance(default[0] if is_pair else default, int)
+        if is_pair and not (isinstance(value, tuple) and len(value) == 2):
+            raise FieldTypeError(f'`{field}` must be a pair (low, high), but got {value!r}')
+        for number in value if is_pair else (value,):
+            check_number(field, number, interval.low, interval.high, integer=integer)
+        if is_pair and value[0] > value[1]:
+            raise ValueError(f'`{field}` must be a pair (low, high) with low <= high, but got {value!r}')
 
 
 @dataclasses.dataclass(frozen=True)
