@@ -3,17 +3,22 @@
 import os
 import signal
 import threading
+import time
 from typing import Any
 
 import torch
 from mmengine.device import get_device
 from mmengine.dist import all_reduce, get_world_size
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""As Slurm sends them before it preempts a job, or before its time is up."""
+SIGNALS = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name))
+"""Ctrl-C, and what Slurm and torchrun send before they end a job; SIGUSR1 where the system has it."""
 EXIT_REQUEUE = 75
-"""Exit code of a run that saved and left because it was told to: EX_TEMPFAIL of sysexits.h, try again."""
-_WORKER_GRACE = 60  # seconds that data loader workers live on after a signal, for the main process to save
+"""Exit code of a run that saved and left because its machine told it to: EX_TEMPFAIL of sysexits.h, try again."""
+EXIT_INTERRUPTED = 130
+"""Exit code of a run that saved and left at Ctrl-C, as of any program: nobody should start it again by itself."""
+_SAME_INTERRUPT = 1.0  # seconds: a Ctrl-C may arrive twice, from the terminal and passed on by torchrun
+_PARENT_CHECK = 5.0  # seconds
+_sheltered = False
 
 
 class Preempted(SystemExit):
@@ -24,26 +29,35 @@ class StopSignals:
     """Notes that one of :data:`SIGNALS` came, between :meth:`listen` and :meth:`release`."""
 
     def __init__(self) -> None:
-        self._received: int | None = None
+        self._received = 0
+        self._when = 0.0
         self._handlers: dict[int, Any] = {}
 
     def listen(self) -> bool:
         """Take over the signals. Only the main thread may: False in any other."""
         if threading.current_thread() is not threading.main_thread():
             return False
-        main_process = os.getpid()
 
         def note(number: int, frame: Any) -> None:
-            if os.getpid() == main_process:
-                self._received = number
-            else:  # a data loader worker: the main process needs it until it has saved; a second signal ends it
-                signal.signal(number, signal.SIG_DFL)
-                signal.signal(signal.SIGALRM, signal.SIG_DFL)
-                signal.alarm(_WORKER_GRACE)
+            now = time.monotonic()
+            if number == signal.SIGINT:
+                if self._received == number and now - self._when > _SAME_INTERRUPT:
+                    raise KeyboardInterrupt
+                if self._received != number:  # no print: it may be under way where the signal came
+                    os.write(2, b'\nCtrl-C: saving after the step under way; once more leaves at once.\n')
+            if not self._received:
+                self._received, self._when = number, now
 
-        self._received = None
+        self._received = 0
         self._handlers = {number: signal.signal(number, note) for number in SIGNALS}
+        if hasattr(signal, 'pthread_sigmask'):
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked in a child of a process with a shelter
         return True
+
+    @property
+    def listening(self) -> bool:
+        """Whether the signals are taken over."""
+        return bool(self._handlers)
 
     def release(self) -> None:
         """Leave the signals to whoever had them before."""
@@ -51,13 +65,38 @@ class StopSignals:
             signal.signal(number, handler)
         self._handlers = {}
 
-    def received(self) -> str:
-        """The name of a signal that came to this process or another; empty if there was none. All have to ask."""
-        if not self._handlers:
-            return ''
-        name = '' if self._received is None else signal.Signals(self._received).name
+    def received(self) -> int:
+        """The number of a signal that came to this process or another; 0 if there was none. All have to ask."""
+        if not self.listening:
+            return 0
         if get_world_size() == 1:
-            return name
-        told = torch.tensor([float(bool(name))], device=get_device())
+            return self._received
+        told = torch.tensor([float(self._received)], device=get_device())
         all_reduce(told, 'max')
-        return name or ('a signal to another process' if told.item() else '')
+        return int(told.item())
+
+
+def shelter_workers() -> None:
+    """Let processes that are forked from now on, data loader workers among them, outlive :data:`SIGNALS`.
+
+    A scheduler, ``timeout``, torchrun or a terminal sends them to all processes of a group. A worker would die of it
+    (torch gives it handlers of its own), and the main process, which needs it to finish its step, with an error before
+    it has saved. Such a process ends when its parent ends it or is gone.
+    """
+    global _sheltered
+    if not _sheltered and hasattr(os, 'register_at_fork') and hasattr(signal, 'sigtimedwait'):
+        os.register_at_fork(after_in_child=_shelter)
+        _sheltered = True
+
+
+def _shelter() -> None:
+    parent = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # whatever handlers come later, and in the thread as well
+
+    def wait() -> None:
+        while True:
+            came = signal.sigtimedwait(SIGNALS, _PARENT_CHECK)
+            if os.getppid() != parent or (came is not None and came.si_pid == parent):
+                os._exit(0)  # as torch's workers do: anything else would be an error of theirs
+
+    threading.Thread(target=wait, name='shelter', daemon=True).start()

@@ -3,6 +3,7 @@
 import gc
 import inspect
 import os
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +18,7 @@ from mmpl.checkpoints import files as checkpoint_files
 from mmpl.compat import forbid_unsafe_load
 from mmpl.registry import HOOKS
 from mmpl.utils.fields import Interval, check_choice, checked
-from mmpl.utils.preemption import EXIT_REQUEUE, SIGNALS, Preempted, StopSignals
+from mmpl.utils.preemption import EXIT_INTERRUPTED, EXIT_REQUEUE, SIGNALS, Preempted, StopSignals, shelter_workers
 
 Limit = Annotated[int, Interval(-1)]  # -1: none
 
@@ -44,7 +45,8 @@ class SafeCheckpointHook(CheckpointHook):
     - mmengine reads ``resume=True`` with ``load_from`` as "resume *from* that file", its iteration included. The log
       says so, and a file of another run that is at its end already is refused: nothing would be trained.
     - Amid the accumulation of gradients nothing is saved; it waits for the optimizer's step.
-    - At SIGTERM or SIGUSR1 it saves after the step under way and leaves with exit code 75.
+    - At SIGTERM, SIGUSR1 or Ctrl-C it saves after the step under way, or amid a validation at once, and leaves with
+      exit code 75, or 130 after Ctrl-C. Data loader workers that get the signal too live on until then.
 
     Args:
         interval: As in mmengine: a checkpoint every that many epochs, or iterations with ``by_epoch=False``.
@@ -80,12 +82,14 @@ class SafeCheckpointHook(CheckpointHook):
             raise ValueError(f'`checkpoint.out_dir` must be a local folder, but got {out_dir!r}')
         super().__init__(interval, by_epoch, out_dir=out_dir, max_keep_ckpts=max_keep_ckpts, **kwargs)
         self.last_ckpt: str | None = None
+        self._saved_iteration = 0
         self.iter_interval = iter_interval
         self.on_save_error = on_save_error
         self._regular = _Series(self.filename_tmpl, 'keep_ckpt_ids', max_keep_ckpts)
         self._inside_epochs = _Series('iter_{}.pth', 'keep_iter_ckpt_ids', 2)
         self._due: list[_Series] = []  # waits for the optimizer's step
         self._signals = StopSignals()
+        shelter_workers()  # now: mmengine's loop over iterations starts its workers when it is built
         self._foreign = ''  # file of another run that this one is resumed from
 
     # ------------------------------------------------------------------ resuming
@@ -176,15 +180,25 @@ class SafeCheckpointHook(CheckpointHook):
             self._due.append(self._inside_epochs)
         if not _at_step(runner):
             return
-        signal = self._signals.received()
+        stop = self._signals.received()
         if self._regular in self._due:
             step = runner.epoch if self.by_epoch else runner.iter + 1
             self._save(runner, self._regular, step, dict(epoch=runner.epoch, iter=runner.iter + 1))
-        elif self._due or signal:
+        elif self._due or stop:
             self.save_now(runner)
         self._due.clear()
-        if signal:
-            self._leave(runner, signal)
+        if stop:
+            self._leave(runner, stop)
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Leave amid a validation during training if a signal asked for it; saved is what was validated."""
+        if not self._signals.listening or not _at_step(runner):  # amid an accumulation: after the next optimizer step
+            return
+        if stop := self._signals.received():
+            if self._saved_iteration != runner.iter:
+                series = self._inside_epochs if self.by_epoch else self._regular
+                self._save(runner, series, runner.iter, dict(epoch=runner.epoch, iter=runner.iter))
+            self._leave(runner, stop)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Save if an epoch's checkpoint is due; amid an accumulation, after the next optimizer step."""
@@ -197,13 +211,14 @@ class SafeCheckpointHook(CheckpointHook):
         else:
             self._due.append(self._regular)
 
-    def _leave(self, runner: Runner, signal: str) -> None:
+    def _leave(self, runner: Runner, stop: int) -> None:
         barrier()  # nobody leaves before the file is there
+        code = EXIT_INTERRUPTED if stop == signal.SIGINT else EXIT_REQUEUE
         runner.logger.warning(
-            f'{signal}: saved at iteration {runner.iter + 1}, leaving with exit code {EXIT_REQUEUE}; the run goes on '
-            'from here when it is started again.'
+            f'{signal.Signals(stop).name}: saved at iteration {self._saved_iteration}, leaving with exit code {code}; '
+            'the run goes on from here when it is started again.'
         )
-        raise Preempted(EXIT_REQUEUE)
+        raise Preempted(code)
 
     # ------------------------------------------------------------------ saving
 
@@ -251,7 +266,7 @@ class SafeCheckpointHook(CheckpointHook):
             if self.on_save_error == 'raise':
                 raise
             return False
-        self.last_ckpt = str(path)
+        self.last_ckpt, self._saved_iteration = str(path), meta['iter']
         too_old = steps[: -series.max_kept] if series.max_kept > 0 else []
         series.steps = steps[len(too_old) :]
         hub.update_info(series.info_key, list(series.steps))
