@@ -15,6 +15,7 @@ from mmpl.utils.seeds import derive_seed, seed_all
 from .hooks.bad_files_hook import BadFilesHook
 from .hooks.log_history_hook import LogHistoryHook
 from .hooks.position_hook import PositionHook, accumulative_counts
+from .hooks.schedule_hook import ScheduleHook
 from .loader import resumable_loader
 
 
@@ -64,7 +65,7 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         broadcast_object_list(seeds)
         self.sampler.sample_seed = seeds[0]
         self._start = 0  # iterations to leave out in the next epoch
-        for hook in (PositionHook(), bad_files_hook, LogHistoryHook()):
+        for hook in (PositionHook(), ScheduleHook(), bad_files_hook, LogHistoryHook()):
             runner.register_hook(hook)
         self._scale_lr_by_step()
 
@@ -93,6 +94,11 @@ class ExactEpochLoop(EpochBasedTrainLoop):
 
     def run(self) -> Any:
         """Train, from where the checkpoint was written on."""
+        if self._iter >= self.max_iters:
+            self.runner.logger.warning(
+                f'This run is at its end already, at epoch {self._epoch} of {self.max_epochs}: nothing is trained. For '
+                'more epochs raise `train_cfg.max_epochs`; to start anew take another `work_dir`.'
+            )
         self._start = self._iter - self._epoch * len(self.dataloader)
         if not 0 <= self._start <= len(self.dataloader):
             self.runner.logger.warning(

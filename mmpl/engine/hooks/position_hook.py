@@ -1,14 +1,15 @@
 """Where a run is: what a checkpoint says of it, and how a run goes on from there, also with other numbers."""
 
-import copy
 from collections.abc import Mapping
-from typing import NamedTuple
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmpl.engine.optimizers.guarded_wrapper import single_wrappers
+from mmpl.checkpoints.encoders import parse_config_text
+from mmpl.utils.config_changes import config_changes, listed
 from mmpl.utils.fields import check_number
 
 STATE_KEY = 'mmpl_resume'
@@ -68,15 +69,11 @@ def resumed_iteration(old: Position, new: Position, epoch: int, iteration: int, 
 class PositionHook(Hook):
     """Puts the position of a :class:`mmpl.engine.ExactEpochLoop` into checkpoints, and takes it out to resume.
 
-    If a run is resumed with other numbers, the log says what is then only statistically the same. If the number of
-    iterations changes, the schedules are made anew for it; with ``auto_scale_lr`` the learning rate follows the images
-    of an optimizer step.
+    If a run is resumed with another config, the log says what differs, and with other numbers what is then only
+    statistically the same.
     """
 
     priority = 'VERY_HIGH'
-
-    def __init__(self) -> None:
-        self._lr_factor: float | None = None  # if the schedules have to be made anew
 
     def _position(self, runner: Runner) -> Position:
         loader = runner.train_loop.dataloader
@@ -104,6 +101,7 @@ class PositionHook(Hook):
         """
         if not runner._resume:
             return
+        self._say_config_changes(runner, checkpoint['meta'].get('cfg'))
         if STATE_KEY not in checkpoint:
             runner.logger.warning(
                 'The checkpoint was not written by mmpl.ExactEpochLoop: the weights, the optimizer and the schedules '
@@ -116,6 +114,15 @@ class PositionHook(Hook):
             sampler.sampler.seed = old.sampler_seed
         self._compare(runner, old, self._position(runner), checkpoint['meta'])
 
+    def _say_config_changes(self, runner: Runner, text: Any) -> None:
+        """Say in which fields the run departs from that of the checkpoint; the config text is parsed, never run."""
+        with suppress(SyntaxError):
+            changes = config_changes(parse_config_text(text), runner.cfg.to_dict()) if isinstance(text, str) else []
+            if changes:
+                runner.logger.warning(
+                    f'The config differs from that of the checkpoint, and this run follows its own: {listed(changes)}.'
+                )
+
     def _compare(self, runner: Runner, old: Position, new: Position, meta: dict) -> None:
         """Say what differs, and what follows from it; ``meta`` gets the iteration to go on at."""
         fields = ('world_size', 'batch_size', 'accumulative_counts', 'num_samples')
@@ -124,16 +131,11 @@ class PositionHook(Hook):
             return
         iteration = resumed_iteration(old, new, meta['epoch'], meta['iter'], runner.max_iters)
         same_iterations = iteration == meta['iter'] and old.epoch_length == new.epoch_length
-        scaled = (getattr(runner, 'auto_scale_lr', None) or {}).get('enable', False)
-        images = [position.images * position.accumulative_counts for position in (old, new)]
-        lr_factor = images[1] / images[0] if scaled else 1.0
-        if not same_iterations or lr_factor != 1:
-            self._lr_factor = lr_factor
         notes = []
         if changed & {'world_size', 'batch_size'}:
             notes.append('which images share a process, the masks and the dropout of an image, and the order of sums')
         if not same_iterations:
-            notes.append('the images of a batch, and the number of steps: the schedules are made anew for it')
+            notes.append('the images of a batch, and the number of steps')
         if 'accumulative_counts' in changed:
             notes.append('the images of an optimizer step')
         if 'num_samples' in changed:
@@ -143,28 +145,6 @@ class PositionHook(Hook):
         runner.logger.warning(
             f'Resumed with {numbers}. The weights, the teachers and the optimizer are the same, and so are '
             f'the augmentations of an image in an epoch; only statistically the same are: {"; ".join(notes)}. '
-            f'`auto_scale_lr` multiplies the learning rate by {lr_factor:g}. The run goes on at epoch {meta["epoch"]}, '
-            f'iteration {start} of {new.epoch_length}.'
+            f'The run goes on at epoch {meta["epoch"]}, iteration {start} of {new.epoch_length}.'
         )
         meta['iter'] = iteration
-
-    def before_train(self, runner: Runner) -> None:
-        """Make the schedules anew for another number of steps, and bring them to where the run is."""
-        cfg = runner.cfg.get('param_scheduler')
-        if self._lr_factor is None or cfg is None or runner.param_schedulers is None:
-            return
-        for wrapper in single_wrappers(runner.optim_wrapper):
-            for group in wrapper.optimizer.param_groups:
-                if 'initial_lr' in group:
-                    group['initial_lr'] *= self._lr_factor
-                for key in [key for key in group if key.startswith('initial_')]:
-                    group[key.removeprefix('initial_')] = group[key]
-        schedulers = runner.build_param_scheduler(copy.deepcopy(cfg))
-        runner.param_schedulers = schedulers
-        flat = [s for part in schedulers.values() for s in part] if isinstance(schedulers, dict) else schedulers
-        length = len(runner.train_dataloader)
-        for iteration in range(1, runner.iter + 1):
-            ends_epoch = iteration % length == 0 and iteration // length <= runner.epoch
-            for scheduler in flat:
-                if not scheduler.by_epoch or ends_epoch:
-                    scheduler.step()
