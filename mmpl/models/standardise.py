@@ -3,10 +3,31 @@
 from typing import Literal
 
 import torch
+from mmengine.dist import get_world_size
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from mmpl.utils.dist import global_sum
+
+
+def check_members(field: str, value: object, members: int, of: str, instead: str) -> None:
+    """Refuse what is compared within the joint batch where there is only one to compare: it would be constant.
+
+    Args:
+        field: Config field that asks for the comparison.
+        value: Its value.
+        members: How many this process has; the others have as many.
+        of: What is compared, such as ``'images'``.
+        instead: What would do.
+
+    Raises:
+        ValueError: There is only one in all processes.
+    """
+    if members * get_world_size() < 2:
+        raise ValueError(
+            f'`{field}` {value!r} compares the {of} of the joint batch, but there is only one: what it gives would '
+            f'be the same whatever the {of}. Take a larger `train_dataloader.batch_size`, or {instead}'
+        )
 
 
 def standardise_channels(

@@ -282,26 +282,27 @@ class Side:
         return torch.cuda.max_memory_allocated() if self.cuda else resident_bytes('VmHWM') - self.start_bytes
 
     def count_flops(self) -> dict[str, float]:
-        """GFLOP of the matrix products, convolutions and attention of a step with one image.
+        """GFLOP of the matrix products, convolutions and attention of a step, an image.
 
-        Attention is counted as the plain matrix products, whichever kernel runs it.
+        Attention is counted as the plain matrix products, whichever kernel runs it. Counted on two images, where there
+        are as many: some losses compare images with each other and refuse one.
 
         Returns:
             ``total``, ``forward`` and ``backward``.
         """
         passes: dict[str, float] = {}
-        original = self.optim_wrapper.backward
+        images, original = min(2, self.images), self.optim_wrapper.backward
 
         with FlopCounterMode(display=False) as counter, sdpa_kernel([SDPBackend.MATH]):
 
             def backward(loss, **kwargs):
-                passes['forward'] = counter.get_total_flops() / 1e9
+                passes['forward'] = counter.get_total_flops() / 1e9 / images
                 return original(loss, **kwargs)
 
             self.optim_wrapper.backward = backward
-            self.step(1)
+            self.step(images)
         self.optim_wrapper.backward = original
-        passes['total'] = counter.get_total_flops() / 1e9
+        passes['total'] = counter.get_total_flops() / 1e9 / images
         passes['backward'] = passes['total'] - passes['forward']
         return passes
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.init import trunc_normal_
 
-from mmpl.models.standardise import unit_vectors
+from mmpl.models.standardise import check_members, unit_vectors
 from mmpl.registry import MODELS
 from mmpl.utils.dist import global_concat, global_sum
 from mmpl.utils.fields import Count, Positive, checked
@@ -126,11 +126,16 @@ class AlignHead(BaseModule):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """A teacher's part: (L', D) -> unit embeddings in fp32, (L', E)."""
-        return unit_vectors(self.projector(tokens).float(), self.norm)
+        return self._unit(self.projector(tokens))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """The student's part: predictions of the teacher's embeddings, (L, D) -> unit vectors in fp32, (L, E)."""
-        return unit_vectors(self.predictor(self.projector(tokens)).float(), self.norm)
+        return self._unit(self.predictor(self.projector(tokens)))
+
+    def _unit(self, embeddings: Tensor) -> Tensor:
+        if self.norm != 'none':
+            check_members('align_head.norm', self.norm, len(embeddings), 'tokens', "'none'")
+        return unit_vectors(embeddings.float(), self.norm)
 
     def loss(
         self,
@@ -160,6 +165,8 @@ class AlignHead(BaseModule):
                     f'`{name}` must have one entry for each of the {tokens.shape[0]} tokens, '
                     f'but got the shape {tuple(given.shape)}'
                 )
+        if self.loss_type == 'infonce':
+            check_members('align_head.loss', 'infonce', len(target), 'images', '`loss_weights` with align_cls=0')
         pred = self(tokens)
         with torch.autocast(pred.device.type, enabled=False):
             own = target[rows]

@@ -16,7 +16,7 @@ from torch.nn.init import trunc_normal_
 
 from mmpl.models.assignment import Assignment, Centering, PseudoLabels, Sinkhorn
 from mmpl.models.masking import gather_tokens
-from mmpl.models.standardise import unit_vectors
+from mmpl.models.standardise import check_members, unit_vectors
 from mmpl.registry import MODELS
 from mmpl.utils.fields import Count, Interval, Positive, Share, checked
 from mmpl.utils.figures import Chart, Figure
@@ -179,7 +179,10 @@ class PseudoLabelHead(BaseModule):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Embed tokens; the student's part: (..., D) -> unit vectors in fp32, (L, E)."""
-        return unit_vectors(self.projector(tokens.flatten(0, -2)).float(), self.student_norm)
+        flat = tokens.flatten(0, -2)
+        if self.student_norm != 'none':
+            check_members('label_head.student_norm', self.student_norm, len(flat), 'tokens', "'none'")
+        return unit_vectors(self.projector(flat).float(), self.student_norm)
 
     def _project_at(self, tokens: Tensor, ids: Tensor | None) -> Tensor:
         """Project the tokens that ``ids`` names, each only once if that is fewer, (tokens, E) in fp32."""
@@ -213,8 +216,18 @@ class PseudoLabelHead(BaseModule):
 
         Returns:
             One row a token, or with ``ids`` one a place.
+
+        Raises:
+            ValueError: What is compared with others has no other in the joint batch.
         """
-        embeddings = unit_vectors(self._project_at(tokens, ids), self.teacher_norm, places, num_places)
+        projected = self._project_at(tokens, ids)
+        by_place = self.teacher_norm == 'position' and places is not None
+        if self.teacher_norm != 'none':
+            members, of = (len(tokens), 'images') if by_place else (len(projected), 'tokens')
+            check_members('label_head.teacher_norm', self.teacher_norm, members, of, "'none'")
+        if self.assignment == 'sinkhorn':
+            check_members('label_head.assignment', 'sinkhorn', len(projected), 'tokens', "'centering'")
+        embeddings = unit_vectors(projected, self.teacher_norm, places, num_places)
         prototypes = self.unit_prototypes()
         temperature = self.teacher_temp_at(progress)
         with torch.autocast(embeddings.device.type, enabled=False):

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from mmpl.models.codebook import OnlineCodebook
 from mmpl.models.masking import Masks, gather_tokens
-from mmpl.models.standardise import standardise_channels
+from mmpl.models.standardise import check_members, standardise_channels
 from mmpl.models.teacher_view import TeacherView
 from mmpl.registry import MODELS
 from mmpl.utils.fields import Count, Interval, Positive, Share, check_choice, checked
@@ -122,6 +122,11 @@ class PixelTarget(TokenReconHead):
     ) -> None:
         super().__init__(init_cfg)
         self.out_dims = patch_size**2 * in_channels
+        if norm_pix and self.out_dims < 2:
+            raise ValueError(
+                '`head.norm_pix` must be False with a `patch_size` of 1 and one channel: a patch of one number, '
+                'standardised by itself, is 0 whatever the image, but got True'
+            )
         self.pixels = MAEPretrainHead(
             loss=dict(type='mmpretrain.PixelReconstructionLoss', criterion='L2'),
             norm_pix=norm_pix,
@@ -196,6 +201,11 @@ class FeatureTarget(TokenReconHead):
     @torch.no_grad()
     def normalise(self, tokens: Tensor, masks: Masks) -> Tensor:
         """Normalise tokens at the places to predict, (B·R, P, D), as ``target_norm`` says; fp32."""
+        if self.target_norm in ('position', 'position_layer'):
+            images = len(tokens) // masks.num_masks
+            check_members('head.target_norm', self.target_norm, images, 'images', "'layer'")
+        elif self.target_norm == 'batch':
+            check_members('head.target_norm', 'batch', tokens.shape[:2].numel(), 'tokens', "'layer'")
         with torch.autocast(tokens.device.type, enabled=False):
             tokens = tokens.float()
             if self.target_norm == 'layer':
