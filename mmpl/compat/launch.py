@@ -7,6 +7,7 @@ machine without a GPU. Here the process group is started before the Runner, whic
 import datetime
 import os
 import subprocess
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -19,6 +20,7 @@ _RANK_VARIABLES = dict(
     slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
     mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'),
 )
+_DRIVER = Path('/proc/driver/nvidia/version')  # is there if a driver of NVIDIA is loaded
 _STARTED_BY = dict(pytorch='torchrun (tools/dist_train.sh)', slurm='srun (tools/slurm_train.sh)', mpi='mpirun')
 
 
@@ -46,6 +48,27 @@ def _set_rank_environment(launcher: str) -> None:
     env.setdefault('MASTER_PORT', '29500')
 
 
+def check_gpu(backend: str) -> None:
+    """Refuse to train on the CPU where a run is meant for GPUs that are there and that torch cannot use.
+
+    Args:
+        backend: ``env_cfg.dist_cfg.backend`` of the config; only with ``'nccl'`` the run is meant for GPUs.
+
+    Raises:
+        RuntimeError: There is a driver, no one has switched GPUs off by ``CUDA_VISIBLE_DEVICES``, and torch finds none.
+    """
+    hidden = os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1')
+    if backend != 'nccl' or hidden or torch.cuda.is_available() or not _DRIVER.is_file():
+        return
+    driver = _DRIVER.read_text().splitlines()[0]
+    built = f'is built for CUDA {torch.version.cuda}' if torch.version.cuda else 'is built without CUDA'
+    raise RuntimeError(
+        f'this machine has a GPU ({driver}), but torch {torch.__version__}, which {built}, cannot use it: install a '
+        'driver for that CUDA version, or a torch for that driver (https://pytorch.org/get-started). To train on the '
+        'CPU on purpose, set CUDA_VISIBLE_DEVICES=-1'
+    )
+
+
 def init_distributed(launcher: str, cfg: Config | None = None) -> bool:
     """Start the process group, with gloo where there is no GPU and mmengine's own way where there is one.
 
@@ -61,15 +84,17 @@ def init_distributed(launcher: str, cfg: Config | None = None) -> bool:
         Whether a process group exists now.
 
     Raises:
-        RuntimeError: The launcher's environment variables are missing.
+        RuntimeError: The launcher's environment variables are missing, or torch cannot use the GPUs; see
+            :func:`check_gpu`.
     """
     if launcher not in LAUNCHERS:
         raise ValueError(f'launcher={launcher!r}: allowed are {", ".join(LAUNCHERS)}')
+    cfg = Config() if cfg is None else cfg
+    dist_cfg = dict(cfg.get('env_cfg', {}).get('dist_cfg', {}))
+    check_gpu(dist_cfg.get('backend', ''))
     if launcher == 'none':
         return False
-    cfg = Config() if cfg is None else cfg
     on_gpu = torch.cuda.is_available()
-    dist_cfg = dict(cfg.get('env_cfg', {}).get('dist_cfg', {}))
     if not on_gpu:
         dist_cfg['backend'] = 'gloo'
         cfg.merge_from_dict({'env_cfg': {'dist_cfg': {'backend': 'gloo'}}})
@@ -86,6 +111,8 @@ def init_distributed(launcher: str, cfg: Config | None = None) -> bool:
         if cfg.get('runner_type') == 'FlexibleRunner':
             return False
         dist_cfg.setdefault('backend', 'nccl')
+        if launcher == 'mpi':
+            _set_rank_environment(launcher)  # mmengine asks for MASTER_ADDR, and gives every process GPU 0 to wrap
         init_dist(launcher, **dist_cfg)
         return True
     _set_rank_environment(launcher)

@@ -28,7 +28,10 @@ class KillRankOne(Hook):
 
 @pytest.mark.slow
 @pytest.mark.dist
-def test_a_killed_rank_is_restarted_and_the_run_resumes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    'address', [{}, dict(MASTER_ADDR='127.0.0.1', PORT='29651', NNODES='1')], ids=['free', 'given']
+)
+def test_a_killed_rank_is_restarted_and_the_run_resumes(address: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / 'kill_rank_one.py').write_text(HOOK)
     cfg = fault_cfg(
         tmp_path / 'work',
@@ -42,7 +45,7 @@ def test_a_killed_rank_is_restarted_and_the_run_resumes(tmp_path: Path) -> None:
     cfg.dump(tmp_path / 'config.py')
     env = {k: v for k, v in os.environ.items() if not k.startswith('TORCHELASTIC') and k not in ('RANK', 'WORLD_SIZE')}
     env.update(CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1', PYTHON=sys.executable, MAX_RESTARTS='3')
-    env.update(PYTHONPATH=str(tmp_path))
+    env.update(PYTHONPATH=str(tmp_path), **address)
     begin = time.monotonic()
     done = subprocess.run(
         [TOOLS / 'dist_train.sh', tmp_path / 'config.py', '2'],

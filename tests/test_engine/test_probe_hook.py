@@ -9,7 +9,7 @@ import torch
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from mmpl.engine.hooks import FeatureProbeHook
+from mmpl.engine.hooks import FeatureProbeHook, SafeCheckpointHook
 from mmpl.evaluation import FeatureProbe, extract_features, knn_accuracy, linear_probe
 from mmpl.registry import HOOKS
 from tests.test_evaluation.probe_helpers import build_mae, loader_cfg, mae_cfg, run_script, write_images, write_roots
@@ -105,6 +105,18 @@ def test_training_is_bit_identical_and_everything_is_logged(roots, tmp_path, by_
 def test_refuses_epochs_in_an_iteration_based_loop(roots, tmp_path):
     with pytest.raises(ValueError, match='`by_epoch` must be False'):
         make_runner(roots, tmp_path, hook_cfg(roots), by_epoch=False).train()
+
+
+def test_a_probe_that_fails_costs_no_epoch(roots, tmp_path, monkeypatch):
+    def fail(self, model, linear):
+        raise OSError('a validation image is truncated')
+
+    monkeypatch.setattr(FeatureProbe, 'run', fail)
+    runner = make_runner(roots, tmp_path, hook_cfg(roots, before_train=False))
+    runner.register_hook(SafeCheckpointHook(interval=1))
+    with pytest.raises(OSError, match='truncated'):
+        runner.train()
+    assert (tmp_path / 'epoch_1.pth').is_file()
 
 
 def test_a_hook_that_draws_random_numbers_would_be_seen(roots, tmp_path):

@@ -39,8 +39,7 @@ class FeatureProbeHook(Hook):
         **probe: Further options of :class:`mmpl.evaluation.FeatureProbe`.
     """
 
-    # After the teachers moved (NORMAL) and the step was logged (BELOW_NORMAL), before the checkpoint (VERY_LOW).
-    priority = 'LOW'
+    priority = 'LOWEST'  # after the checkpoint (VERY_LOW): a probe that fails must not cost the epoch
 
     @checked()
     def __init__(
