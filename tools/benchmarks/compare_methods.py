@@ -5,6 +5,7 @@
     python tools/benchmarks/compare_methods.py --quick              # one seed, fewer images
     python tools/benchmarks/compare_methods.py --full               # more images, five seeds
     python tools/benchmarks/compare_methods.py --only surfaces-images-pl_mae   # some rows; a key starts with this
+    python tools/benchmarks/compare_methods.py --data mine=FOLDER   # class folders of your own beside the others
     python tools/benchmarks/compare_methods.py --table              # no training: tables and plot of what is there
 
 A *run* is one method on one data set with one budget and one seed. Its result is one JSON file in ``--out``, written
@@ -41,6 +42,7 @@ from tqdm import tqdm
 
 from bench.arguments import CONFIGS, add_job_arguments
 from bench.jobs import Ended, Job, run_jobs
+from bench.own_data import class_folders
 from bench.results import batch_size, fingerprint, num_masks, write_json
 from bench.tables import as_markdown, mean_sd
 from mmpl.compat import forbid_unsafe_load
@@ -75,7 +77,8 @@ class Bench:
     """A comparison as its config describes it.
 
     Args:
-        config: ``data`` (name to fields of the embedded data set and its ``mean`` and ``std``), ``methods`` (name to
+        config: ``data`` (name to fields of the embedded data set and its ``mean`` and ``std``, or to what
+            :func:`bench.own_data.class_folders` gives), ``methods`` (name to
             ``label``, ``config``, and where they differ ``finetune``, ``pool``, ``images``, ``data`` and ``budgets``),
             ``reference``, ``seeds``, ``images``, ``curve_points``, ``curve`` and ``probe`` (options of
             :class:`mmpl.evaluation.FeatureProbe`). Files are named absolutely, as by
@@ -212,14 +215,24 @@ class Bench:
         cfg.randomness = dict(seed=run.seed)
         cfg.resume = False
         cfg.model.data_preprocessor.mean, cfg.model.data_preprocessor.std = [data.mean] * 3, [data.std] * 3
-        cfg.train_dataloader.dataset.update(data.dataset)
+        cfg.train_dataloader.dataset = self._images(run, 'train', cfg.train_dataloader.dataset)
         stretch(cfg, iterations)
         return cfg
 
+    def _images(self, run: Run, split: str, base: dict) -> dict:
+        """Config of the images of a split ('few': a tenth of the training images), with the fields of another one."""
+        data = self.config.data[run.data]
+        if 'folders' in data:
+            return dict(type='CustomDataset', data_root=data.folders[split], pipeline=base['pipeline'])
+        of_split = dict(split='train', fraction=0.1) if split == 'few' else dict(split=split)
+        return dict(base, **data.dataset, **of_split)
+
     def _probe(self, run: Run, split: str, linear: bool, **options: Any):
         pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
-        images = dict(type='mmpl.EmbeddedClassification', pipeline=pipeline, **self.config.data[run.data].dataset)
-        bank, scored = (dict(batch_size=250, num_workers=0, dataset=dict(images, split=x)) for x in ('train', split))
+        base = dict(type='mmpl.EmbeddedClassification', pipeline=pipeline)
+        bank, scored = (
+            dict(batch_size=250, num_workers=0, dataset=self._images(run, name, base)) for name in ('train', split)
+        )
         pool = self.config.methods[run.method].get('pool', ['avg', 'cls'])
         return FeatureProbe(bank, scored, pool=pool, linear=linear, **self.config.probe, **options)
 
@@ -241,8 +254,8 @@ class Bench:
         cfg.data_preprocessor.update(mean=[data.mean] * 3, std=[data.std] * 3, num_classes=data.num_classes)
         cfg.model.head.num_classes = data.num_classes
         cfg.model.backbone.init_cfg.checkpoint = str(checkpoint)
-        for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-            loader.dataset.update(data.dataset)
+        for split, loader in dict(few=cfg.train_dataloader, val=cfg.val_dataloader, test=cfg.test_dataloader).items():
+            loader.dataset = self._images(run, split, loader.dataset)
         runner = Runner.from_cfg(cfg)
         runner.train()
         return round(runner.test()['accuracy/top1'], 2)
@@ -448,6 +461,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--only', nargs='+', default=[''], metavar='KEY', help='runs whose key starts with one of these'
     )
+    parser.add_argument(
+        '--data',
+        nargs='+',
+        default=[],
+        metavar='NAME=FOLDER',
+        help='further data: class folders, or splits (train, val, test) of such; for methods that name no data',
+    )
     add_job_arguments(parser)
     parser.add_argument('--table', action='store_true', help='only write the tables and the plot')
     args = parser.parse_args(argv)
@@ -459,7 +479,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Run the bench; returns the number of runs that failed."""
     args = parse_args(argv)
-    bench = Bench(read_config(args.config), args.out / 'runs', Path('work_dirs') / args.config.stem)
+    config = read_config(args.config)
+    add_own_data(config, args.data, args.out / 'data')
+    bench = Bench(config, args.out / 'runs', Path('work_dirs') / args.config.stem)
     plan = {run.key: run for run in bench.plan()}
     if args.run:
         if args.run not in plan:
@@ -477,6 +499,16 @@ def main(argv: list[str] | None = None) -> int:
     elif not failed:
         raise FileNotFoundError(f'no result in {bench.results} is one of {args.config} as it is now')
     return failed
+
+
+def add_own_data(config: Config, given: Sequence[str], cache: Path) -> None:
+    """Add ``NAME=FOLDER`` of the command line to a comparison's data, in the size of its encoders."""
+    for text in given:
+        name, separator, folder = text.partition('=')
+        if not separator or not name.isidentifier() or name in config.data:
+            raise ValueError(f'--data must be NAME=FOLDER with a new name such as mine=~/images, but got {text!r}')
+        side = read_config(config.methods[config.reference].config).model.backbone.img_size
+        config.data[name] = class_folders(name, Path(folder).expanduser(), side, cache)
 
 
 def run_all(bench: Bench, wanted: Sequence[Run], command: Sequence[str], args: argparse.Namespace) -> int:

@@ -1,0 +1,123 @@
+"""Class folders of the user's own in the comparison of methods."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from PIL import Image
+
+from bench.own_data import class_folders
+from compare_methods import Bench, Run, add_own_data
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def write(folder: Path, count: int, value: int) -> None:
+    """Images of 40 x 30 in two brightnesses; the left and the right tenth, which a square leaves out, are white."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        image = np.full((30, 40, 3), value + 10 * (number % 2), np.uint8)
+        image[:, :4] = image[:, -4:] = 255
+        Image.fromarray(image).save(folder / f'{number}.png')
+
+
+def files(data: dict) -> dict[str, list[str]]:
+    return {s: sorted(str(p.relative_to(f)) for p in Path(f).rglob('*.png')) for s, f in data['folders'].items()}
+
+
+def pixels(folder: str) -> np.ndarray:
+    return np.concatenate([np.asarray(Image.open(p), np.float64).ravel() for p in Path(folder).rglob('*.png')])
+
+
+def test_a_folder_without_splits(tmp_path: Path) -> None:
+    for name, count in dict(a=50, b=20, c=5).items():
+        write(tmp_path / 'own' / name, count, ord(name))
+    data = class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
+    counts = {split: {c: sum(f.startswith(c) for f in found) for c in 'abc'} for split, found in files(data).items()}
+    assert counts == dict(
+        train=dict(a=30, b=12, c=3), few=dict(a=3, b=1, c=1), val=dict(a=10, b=4, c=1), test=dict(a=10, b=4, c=1)
+    )
+    values = pixels(data['folders']['train'])
+    assert (data['mean'], data['std']) == (
+        pytest.approx(values.mean(), abs=0.01),
+        pytest.approx(values.std(), abs=0.01),
+    )
+    assert data['num_classes'] == 3 and values.max() < 255
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / 'cache').rglob('*.png')}
+    assert class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache') == data
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / 'cache').rglob('*.png')} == before
+    (tmp_path / 'own' / 'a' / '0.png').unlink()
+    assert class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')['digest'] != data['digest']
+
+
+def test_splits_share_no_image_and_follow_from_the_names(tmp_path: Path) -> None:
+    for root in ('one', 'two'):
+        for name in 'ab':
+            write(tmp_path / root / name, 20, 0)
+            for number, path in enumerate(sorted((tmp_path / root / name).iterdir())):
+                Image.fromarray(np.full((8, 8, 3), 10 * number + (name == 'b'), np.uint8)).save(path)
+    seen = []
+    for root in ('one', 'two'):
+        folders = class_folders('own', tmp_path / root, 8, tmp_path / f'cache_{root}')['folders']
+        seen.append({split: set(pixels(folders[split]).tolist()) for split in folders})
+    assert seen[0] == seen[1]
+    train, few, val, test = (seen[0][split] for split in ('train', 'few', 'val', 'test'))
+    assert few < train and not train & val and not train & test and not val & test
+    assert len(train | val | test) == 40
+
+
+@pytest.mark.parametrize('second', ['val', 'test'])
+def test_given_splits_are_kept(second: str, tmp_path: Path) -> None:
+    for name in 'ab':
+        write(tmp_path / 'own' / 'train' / name, 16, 0)
+        write(tmp_path / 'own' / second / name, 6, 200)
+    data = class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
+    assert {split: len(found) for split, found in files(data).items()} == dict(train=24, few=2, val=8, test=12)
+    assert pixels(data['folders']['test']).min() > 190 and pixels(data['folders']['val']).max() < 100
+
+
+@pytest.mark.parametrize(
+    ('classes', 'message'),
+    [
+        ({}, 'two at least'),
+        (dict(a=9), 'two at least'),
+        (dict(a=9, b=2), r"lacks images of \['b'\]"),
+        (None, 'no such'),
+    ],
+)
+def test_refusals(classes: dict | None, message: str, tmp_path: Path) -> None:
+    if classes is not None:
+        (tmp_path / 'own').mkdir()
+        for name, count in classes.items():
+            write(tmp_path / 'own' / name, count, 0)
+    with pytest.raises(ValueError, match=message):
+        class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for name in 'ab':
+        write(tmp_path / 'own' / name, 5, 0)
+    (tmp_path / 'own' / 'b' / '3.png').write_bytes(b'')
+    with pytest.raises(ValueError, match=r'b/3\.png cannot be read'):
+        class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
+
+
+@pytest.mark.parametrize('given', ['mine', '=x', 'surfaces=x', 'a-b=x'])
+def test_names(given: str, tmp_path: Path) -> None:
+    config = Config.fromfile(ROOT / 'configs/benchmarks/compare_methods.py')
+    with pytest.raises(ValueError, match='--data must be NAME=FOLDER'):
+        add_own_data(config, [given], tmp_path)
+
+
+def test_a_run(tmp_path: Path) -> None:
+    """MAE on two classes that brightness tells apart."""
+    for name, value in dict(dark=0, light=120).items():
+        write(tmp_path / 'own' / name, 120, value)
+    config = Config.fromfile(ROOT / 'configs/benchmarks/compare_methods.py')
+    config.images, config.curve_points = 256, 1
+    add_own_data(config, [f'own={tmp_path / "own"}'], tmp_path / 'cache')
+    bench = Bench(config, tmp_path / 'runs', tmp_path / 'work')
+    assert {run.method for run in bench.plan() if run.data == 'own'} == {'random', 'mae', 'pl_mae'}
+    result = bench.execute(Run('mae', 'own', 'images', 0))
+    assert result['knn'] == result['linear'] == 100

@@ -1,0 +1,124 @@
+"""Anybody's class folders as a data set of the comparison: splits, small copies of the images, their statistics."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from bench.results import write_json
+
+SHARES = dict(train=0.6, val=0.2, test=0.2)  # of each class, where a folder has no splits (our choice)
+_FEW = 0.1  # share of the training images of each class that fine-tuning with few labels gets
+
+
+def class_folders(name: str, folder: Path, side: int, cache: Path) -> dict[str, Any]:
+    """Prepare class folders for the comparison, once: what is there already is taken again.
+
+    A folder that holds ``train`` and ``test`` (or ``val``) is taken as it is split; a validation part that is missing
+    is cut from the training images. Without such folders each class is split 60 : 20 : 20. Which image goes where
+    follows from its name alone, so it is the same on every machine.
+
+    Args:
+        name: Of the data set.
+        folder: Holds a folder for each class, or splits that do.
+        side: Of the copies, in pixels: the shorter side is scaled to it, then the middle is cut out.
+        cache: Where the copies go.
+
+    Returns:
+        The fields that the config's ``data`` has for a data set, with ``folders``: split ('train', 'few' labels, 'val',
+        'test') -> class folders.
+
+    Raises:
+        ValueError: There are fewer than two classes, a split lacks a class, or an image cannot be read.
+    """
+    splits = _split(name, folder)
+    files = {
+        f'{split}/{label}/{path}' for split, classes in splits.items() for label in classes for path in classes[label]
+    }
+    stamps = sorted(f'{file} {Path(folder, file.split("/", 2)[2]).stat().st_size}' for file in files)
+    digest = hashlib.sha256('\n'.join([str(side), *stamps]).encode()).hexdigest()[:16]
+    root = cache / f'{name}-{digest}'
+    if not (root / 'done.json').is_file():  # is written last
+        sums = np.zeros(3)  # of the training images' numbers: how many, sum, sum of squares
+        for split, classes in splits.items():
+            for label, paths in classes.items():
+                (root / split / label).mkdir(parents=True, exist_ok=True)
+                for number, path in enumerate(paths):
+                    image = _small_copy(folder / path, side)
+                    image.save(root / split / label / f'{number:06d}.png')
+                    if split == 'train':
+                        values = np.asarray(image, np.float64)
+                        sums += values.size, values.sum(), np.square(values).sum()
+        mean = sums[1] / sums[0]
+        std = (sums[2] / sums[0] - mean**2) ** 0.5
+        write_json(root / 'done.json', dict(mean=round(float(mean), 2), std=round(float(std), 2)))
+    return dict(
+        label=name,
+        num_classes=len(splits['train']),
+        digest=digest,
+        folders={split: str(root / split) for split in splits},
+        **json.loads((root / 'done.json').read_text(encoding='utf-8')),
+    )
+
+
+def _small_copy(path: Path, side: int) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert('RGB')
+    except OSError as error:
+        raise ValueError(f'{path} cannot be read: {error}') from error
+    return ImageOps.fit(upright, (side, side), Image.Resampling.BICUBIC)
+
+
+def _classes(folder: Path, root: Path) -> dict[str, list[str]]:
+    """Paths of the images of each class, relative to the root, in an order that only their names decide."""
+
+    def key(path: str) -> str:
+        return hashlib.sha256(path.encode()).hexdigest()
+
+    found = {
+        label.name: sorted(
+            (str(f.relative_to(root)) for f in label.rglob('*') if f.suffix.lower() in IMG_EXTENSIONS and f.is_file()),
+            key=key,
+        )
+        for label in sorted(folder.iterdir())
+        if label.is_dir() and not label.name.startswith('.')
+    }
+    return {label: paths for label, paths in found.items() if paths}
+
+
+def _split(name: str, folder: Path) -> dict[str, dict[str, list[str]]]:
+    if not folder.is_dir():
+        raise ValueError(f'--data {name}={folder}: there is no such folder')
+    given = {split: _classes(folder / split, folder) for split in SHARES if (folder / split).is_dir()}
+    if 'train' in given and len(given) > 1:
+        given.setdefault('test', given.get('val', {}))
+        if given['test'] is given.get('val') or 'val' not in given:
+            share = SHARES['val'] / (SHARES['train'] + SHARES['val'])
+            given['val'] = {
+                label: paths[: max(1, round(share * len(paths)))] for label, paths in given['train'].items()
+            }
+            given['train'] = {label: paths[len(given['val'][label]) :] for label, paths in given['train'].items()}
+        splits = given
+    else:
+        splits = {split: {} for split in SHARES}
+        for label, paths in _classes(folder, folder).items():
+            start = 0
+            for split, share in SHARES.items():
+                end = len(paths) if split == 'test' else start + max(1, round(share * len(paths)))
+                splits[split][label] = paths[start:end]
+                start = end
+    classes = set(splits['train'])
+    for split, found in splits.items():
+        lacking = sorted(classes.symmetric_difference(found) | {label for label, paths in found.items() if not paths})
+        if lacking or len(classes) < 2:
+            raise ValueError(
+                f'--data {name}={folder}: every split needs images of the same classes, two at least, but train has '
+                f'{sorted(classes)} and {split} differs in or lacks images of {lacking}'
+            )
+    splits['few'] = {label: paths[: max(1, round(_FEW * len(paths)))] for label, paths in splits['train'].items()}
+    return {split: splits[split] for split in ('train', 'few', 'val', 'test')}
