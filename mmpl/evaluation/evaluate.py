@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import MMLogger
@@ -14,7 +15,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import set_random_seed
 from torch import nn
 
-from mmpl.checkpoints.encoders import STUDENT, load_encoder
+from mmpl.checkpoints.encoders import STUDENT, Checkpoint, load_encoder
 from mmpl.checkpoints.strict_pretrained import loads_weights
 from mmpl.compat.torch_load import safe_loading
 from mmpl.utils.config_errors import read_config
@@ -66,18 +67,23 @@ def _init_weights(model: nn.Module) -> None:
 
 
 def build_model(
-    cfg: Config, checkpoint: str | os.PathLike | None = None, target: str = STUDENT, seed: int = 0
+    cfg: Config,
+    checkpoint: str | os.PathLike | Checkpoint | None = None,
+    target: str = STUDENT,
+    seed: int = 0,
+    device: str | torch.device | None = None,
 ) -> nn.Module:
     """Build a config's model with a checkpoint's encoder, or randomly initialised.
 
     Args:
-        cfg: A pre-training config.
-        checkpoint: Checkpoint file; None: random initialisation.
+        cfg: A pre-training config, or one whose ``model`` is nothing but a ``backbone``, as exports carry it.
+        checkpoint: Checkpoint file, or what was read of it; None: random initialisation.
         target: Which encoder to load: 'student', or the attribute of a teacher.
         seed: Seed of the random initialisation.
+        device: Where the model goes; None: the default device.
 
     Returns:
-        The model in eval mode, on the default device.
+        The model, or the bare backbone, in eval mode.
 
     Raises:
         CheckpointMismatchError: If the checkpoint holds no such encoder, or its keys do not all fit.
@@ -91,7 +97,12 @@ def build_model(
         )
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     set_random_seed(seed)
-    model = MMENGINE_MODELS.build(copy.deepcopy(cfg.model))
+    built = copy.deepcopy(cfg.model)
+    if 'type' not in built and 'backbone' in built:
+        built = built.backbone
+    elif cfg.get('data_preprocessor') is not None:
+        built.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))  # as mmengine's Runner does
+    model = MMENGINE_MODELS.build(built)
     if checkpoint is None:
         _init_weights(model)
     encoder = find_encoder(model, target)
@@ -99,7 +110,8 @@ def build_model(
         load_encoder(encoder, checkpoint, target)
     elif target != STUDENT:  # a teacher starts as a copy of its student
         encoder.load_state_dict(find_encoder(model).state_dict())
-    return model.to(get_device()).eval()
+    model.eval()  # no chaining: mmpretrain's backbones return None
+    return model.to(device or get_device())
 
 
 @safe_loading()

@@ -189,7 +189,10 @@ def _unpack(batch: Any) -> tuple[Tensor, list[int]]:
         label = getattr(sample, 'gt_label', None)
         if label is None or label.numel() != 1:
             name = getattr(sample, 'img_path', None)
-            raise ValueError(f'`gt_label` must be one class index per image, but got {label} (image: {name})')
+            raise ValueError(
+                f'`gt_label` must be one class index per image, but got {label} (image: {name}); features of images '
+                'without labels come from mmpl.FeatureExtractor(checkpoint)(images)'
+            )
         labels.append(int(label))
     return inputs, labels
 

@@ -96,11 +96,17 @@ def build_reference(encoder: Mapping[str, Tensor], spec: EncoderSpec) -> nn.Modu
 
 
 def _write_mmpretrain(encoder: _Encoder, out: Path) -> tuple[Path, ...]:
+    model: dict[str, Any] = dict(backbone=mmpretrain_config(encoder.spec))
+    preprocessor = dict(encoder.config.get('model') or {}).get('data_preprocessor') or encoder.config.get(
+        'data_preprocessor'
+    )
+    if preprocessor:  # what reads the file must normalise images as the training did
+        model['data_preprocessor'] = preprocessor
     meta: dict[str, Any] = dict(
         source=encoder.source,
         mmpl_version=__version__,
         arch=json.dumps(asdict(encoder.spec)),
-        cfg=f'model = dict(backbone={mmpretrain_config(encoder.spec)!r})\n',
+        cfg=f'model = {model!r}\n',
     )
     torch.save(dict(meta=meta, state_dict={f'backbone.{key}': v for key, v in encoder.tensors.items()}), out)
     return (out,)

@@ -1,0 +1,422 @@
+"""Features of anybody's images from a checkpoint, without labels, config or data loader."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import TRANSFORMS
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from mmpl.checkpoints.encoders import STUDENT, Checkpoint, read_checkpoint
+from mmpl.datasets.image_check import inspect_image
+from mmpl.datasets.unlabelled_folder import UnlabelledFolder
+from mmpl.utils.fields import Count, check_device, checked
+from mmpl.utils.seeds import preserve_rng_state
+from mmpl.utils.user_errors import UserError
+
+from .evaluate import build_model
+from .features import _num_extra_tokens, _tokens, evaluation_mode, find_encoder, pool_tokens
+
+Item = str | os.PathLike | Image.Image | np.ndarray | Tensor
+ImageSize = int | Sequence[int] | Literal['own'] | None
+
+_EIGHT_BIT_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV', 'LAB')
+_STOCK_LOADER = 'LoadImageFromFile'
+_CONVERSIONS = ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')
+
+
+class ExtractorError(UserError, ValueError):
+    """A checkpoint does not say what a feature extractor must know; the message names the field that says it."""
+
+
+class ImageError(UserError, ValueError):
+    """An image cannot be used; the message names it and the reason."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features of N images, in their order, float32.
+
+    Attributes:
+        cls: (N, D) class tokens; None if the encoder has none.
+        mean: (N, D) means of the patch tokens.
+        patches: (N, h, w, D) patch tokens; a list of N arrays (h, w, D) if ``image_size='own'`` made them differ.
+        paths: The file of each image; None where an image was given as pixels.
+    """
+
+    cls: np.ndarray | None
+    mean: np.ndarray
+    patches: np.ndarray | list[np.ndarray]
+    paths: list[str | None]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+class FeatureExtractor:
+    """Features of images from a pre-training checkpoint, or from the file that ``mmpl.export`` writes for mmpretrain.
+
+    Files are read by the loading transform of the config in the checkpoint, resized to the encoder's image size
+    (Pillow's bicubic filter, the sides independently, nothing is cut off), and normalised as the config says::
+
+        features = FeatureExtractor('epoch_400.pth')('my_images')
+        features.cls, features.mean, features.patches, features.paths
+
+    Args:
+        checkpoint: The file, or what :func:`mmpl.checkpoints.encoders.read_checkpoint` read of it.
+        source: Which encoder: 'student', or the attribute of a teacher of the model that was saved.
+        image_size: What images are resized to: a side in pixels, (height, width), or 'own' for each image's own size,
+            to the nearest multiple of a patch; None: the encoder's. Other sizes interpolate the position embedding.
+        mean: Mean per channel, in 0..255 and in the encoder's order of the channels; None: the config's.
+        std: As ``mean``; the two are given together.
+        device: Where to compute; None: the first accelerator, or the CPU.
+        batch_size: Images computed at once.
+
+    Raises:
+        ExtractorError: If the checkpoint has no config, or its config does not say how images are normalised.
+        CheckpointMismatchError: If there is no such encoder, or its keys do not all fit.
+    """
+
+    @checked()
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike | Checkpoint,
+        source: str = STUDENT,
+        *,
+        image_size: ImageSize = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        device: str | torch.device | None = None,
+        batch_size: Count = 32,
+    ) -> None:
+        if device is not None:
+            check_device('device', device)
+        found = checkpoint if isinstance(checkpoint, Checkpoint) else read_checkpoint(checkpoint)
+        self.path, self.source, self.batch_size = found.path, source, batch_size
+        with preserve_rng_state():  # building draws random weights
+            self.model = _build(found, source, device)
+        self.encoder: Any = find_encoder(self.model, source)
+        self.device = next(self.encoder.parameters()).device
+        if getattr(self.encoder, 'out_type', None) in ('cls_token', 'featmap'):  # of a classifier, of a dense task
+            self.encoder.out_type = 'raw'
+        self.loader_cfg = loader_of(found.config)
+        self.normalisation = normalisation_of(found.config, mean, std, found.path)
+        self.preprocessor = _preprocessor(self.normalisation, self.device)
+        self.patch_size = _pair(getattr(getattr(self.encoder, 'patch_embed', None), 'projection', None))
+        self.image_size = self._checked_size(image_size)
+        self._loader: Any = None
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images, told from what normalises them."""
+        return len(self.normalisation['mean'])
+
+    def _checked_size(self, size: Any) -> tuple[int, int] | Literal['own']:
+        if isinstance(size, str) and size == 'own':
+            if self.patch_size is None:
+                raise ValueError(
+                    f"`image_size` must be a size in pixels for a {type(self.encoder).__name__}, but got 'own'"
+                )
+            return 'own'
+        given = size
+        if size is None:
+            size = getattr(self.encoder, 'img_size', None)
+            if size is None:
+                raise ExtractorError(
+                    f'`image_size` must be given: a {type(self.encoder).__name__} has no `img_size` of its own'
+                )
+        pair = (size, size) if isinstance(size, int) else size
+        whole = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
+        if not whole or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in pair):
+            raise ValueError(f"`image_size` must be None, a side in pixels, (height, width) or 'own', but got {given!r}")
+        if self.patch_size and any(side % patch for side, patch in zip(pair, self.patch_size, strict=True)):
+            raise ValueError(f'`image_size` must be a multiple of the patch size {self.patch_size}, but got {given!r}')
+        return pair[0], pair[1]
+
+    def __call__(self, images: Item | Iterable[Item], skipped: list[tuple[str, str]] | None = None) -> Features:
+        """Features of one image or many.
+
+        Args:
+            images: One or many of: the path of a file; a folder, listed as :class:`mmpl.datasets.UnlabelledFolder` lists
+                it; a PIL image; a numpy array (H, W, 3), uint8, RGB; a tensor (3, H, W), RGB, in 0..255 (rounded to
+                whole values). Arrays (N, H, W, 3) and tensors (N, 3, H, W) are many.
+            skipped: Where to note files that cannot be read, as (path, reason), leaving them out; None: the first
+                raises.
+
+        Raises:
+            ImageError: If an image cannot be used.
+            FileNotFoundError: If a path does not exist.
+        """
+        parts: list[tuple[np.ndarray | None, np.ndarray, np.ndarray]] = []
+        paths: list[str | None] = []
+        items = list(_flat(images))
+        if not items:
+            raise ValueError('`images` must be at least one image, but got none')
+        with preserve_rng_state(), evaluation_mode(self.model), ThreadPoolExecutor(8) as pool:
+            for start in range(0, len(items), self.batch_size):
+                chunk = items[start : start + self.batch_size]
+                verdicts = [self._inspect(item) for item in chunk]  # one by one: Pillow's limit is global
+                pixels: list[Tensor] = []
+                for item, read in zip(chunk, pool.map(self._read, chunk, verdicts), strict=True):
+                    if isinstance(read, ImageError):
+                        if skipped is None or not isinstance(item, str):
+                            raise read
+                        skipped.append((item, str(read).removeprefix(f'{item}: ')))
+                        continue
+                    pixels.append(read)
+                    paths.append(item if isinstance(item, str) else None)
+                parts += [self._encode(torch.stack(group)) for group in _equal_runs(pixels)]
+        return _joined(parts, paths)
+
+    def _inspect(self, item: Item) -> str:
+        """What is wrong with a file; a loader of one's own may read what Pillow cannot."""
+        stock = self.loader_cfg['type'].split('.')[-1] == _STOCK_LOADER
+        return inspect_image(item).bad if isinstance(item, str) and stock else ''
+
+    def _read(self, item: Item, verdict: str) -> Tensor | ImageError:
+        """An image as the config's pipeline would hand it to the data preprocessor: (C, h, w), or what is wrong."""
+        try:
+            if verdict:
+                raise ImageError(f'{item}: {verdict}')
+            image = self._load(item) if isinstance(item, str) else self._from_pixels(item)
+            return self._resize(image)
+        except ImageError as error:
+            return error
+
+    def _load(self, path: str) -> np.ndarray:
+        """A file as the config's loading transform gives it: (H, W, C)."""
+        if self._loader is None:
+            self._loader = _build_loader(self.loader_cfg, self.path)
+        try:
+            image = self._loader(dict(img_path=path))['img']
+        except Exception as error:  # decoders raise nearly anything
+            raise ImageError(f'{path}: {type(error).__name__}: {error}') from error
+        image = image[..., None] if image.ndim == 2 else image
+        if image.shape[-1] != self.in_channels:
+            raise ImageError(
+                f'{path}: `{self.loader_cfg["type"]}` gave {image.shape[-1]} channels, the encoder takes '
+                f'{self.in_channels}'
+            )
+        return image
+
+    def _from_pixels(self, item: Any) -> np.ndarray:
+        """RGB pixels in the order of the channels that the config's loading transform gives: (H, W, 3), uint8."""
+        if self.in_channels != 3:
+            raise ImageError(
+                f'{_name(item)} cannot be used: the encoder takes {self.in_channels} channels, not RGB; give files'
+            )
+        own_loader = self.loader_cfg['type'].split('.')[-1] != _STOCK_LOADER
+        if own_loader and not self.normalisation['conversion']:
+            raise ImageError(
+                f'{_name(item)} cannot be used: the order of the channels of {self.loader_cfg["type"]!r} is not known; '
+                'give files'
+            )
+        rgb = _rgb(item)
+        return rgb if self.normalisation['conversion'] == 'rgb_to_bgr' else rgb[..., ::-1]
+
+    def _resize(self, image: np.ndarray) -> Tensor:
+        height, width = self._target(image.shape[0], image.shape[1])
+        if image.dtype == np.uint8 and image.shape[2] in (1, 3):
+            if image.shape[:2] != (height, width):
+                pil = Image.fromarray(np.ascontiguousarray(image if image.shape[2] == 3 else image[..., 0]))
+                image = np.asarray(pil.resize((width, height), Image.Resampling.BICUBIC)).reshape(height, width, -1)
+            return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        pixels = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
+        return F.interpolate(pixels, (height, width), mode='bicubic', antialias=True)[0]
+
+    def _target(self, height: int, width: int) -> tuple[int, int]:
+        if self.image_size != 'own':
+            return self.image_size  # type: ignore[return-value]
+        patch_h, patch_w = self.patch_size  # type: ignore[misc]
+        return max(1, round(height / patch_h)) * patch_h, max(1, round(width / patch_w)) * patch_w
+
+    def _encode(self, pixels: Tensor) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
+        """Class tokens, means and patches of equally large images (B, C, h, w) that come from :meth:`_read`."""
+        inputs = self.preprocessor(dict(inputs=pixels.to(self.device), data_samples=None), False)['inputs']
+        tokens = _tokens(self.model, self.source, inputs)
+        extra = _num_extra_tokens(self.encoder)
+        mean = pool_tokens(tokens, 'avg', extra).float().cpu().numpy()
+        if tokens.ndim == 4:
+            return None, mean, tokens.permute(0, 2, 3, 1).float().cpu().numpy()
+        grid = [side // patch for side, patch in zip(pixels.shape[-2:], self.patch_size or (1, 1), strict=True)]
+        patches = tokens[:, extra:]
+        if patches.shape[1] != grid[0] * grid[1]:
+            raise ExtractorError(
+                f'{type(self.encoder).__name__} gave {patches.shape[1]} patch tokens for a grid of {grid[0]} x {grid[1]}'
+            )
+        cls = pool_tokens(tokens, 'cls', extra).float().cpu().numpy() if extra else None
+        return cls, mean, patches.unflatten(1, grid).float().cpu().numpy()
+
+
+def _build(checkpoint: Checkpoint, source: str, device: Any) -> nn.Module:
+    checkpoint.prefix(source)  # says which encoders there are
+    model = checkpoint.config.get('model')
+    if not isinstance(model, Mapping) or not (model.get('type') or model.get('backbone')):
+        raise ExtractorError(
+            f'{checkpoint.path}: the checkpoint carries no config (meta["cfg"]) with a `model`, so its encoder cannot '
+            'be built; give a checkpoint of a training run, or one that mmpl.export wrote for mmpretrain'
+        )
+    try:
+        return build_model(Config(dict(checkpoint.config)), checkpoint, source, device=device)
+    except KeyError as error:
+        raise ExtractorError(
+            f'{checkpoint.path}: its model cannot be built; import the module that registers it first: {error}'
+        ) from error
+
+
+def loader_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The transform that reads files in a config's training pipeline; the stock one if the config names none."""
+    for transform in _transforms(config.get('train_dataloader')):
+        name = str(transform.get('type', '')).split('.')[-1]
+        if name.startswith('Load') and not name.endswith('Crop'):
+            return dict(transform)
+    return dict(type=_STOCK_LOADER)
+
+
+def _transforms(node: Any) -> Iterator[Mapping[str, Any]]:
+    """The transforms of the first pipeline in a dataset's config, however deep it is wrapped."""
+    if isinstance(node, Mapping):
+        if isinstance(node.get('pipeline'), list | tuple):
+            yield from (transform for transform in node['pipeline'] if isinstance(transform, Mapping))
+            return
+        node = list(node.values())
+    for child in node if isinstance(node, list | tuple) else ():
+        found = list(_transforms(child))
+        if found:
+            yield from found
+            return
+
+
+def _build_loader(cfg: dict[str, Any], path: str) -> Any:
+    try:
+        return TRANSFORMS.build(dict(cfg))
+    except KeyError as error:
+        raise ExtractorError(
+            f'{path}: its config reads files by {cfg["type"]!r}; import the module that registers it first'
+        ) from error
+
+
+def normalisation_of(
+    config: Mapping[str, Any], mean: Sequence[float] | None, std: Sequence[float] | None, path: str
+) -> dict[str, Any]:
+    """Mean and std in 0..255, and how a config's data preprocessor turns the channels around.
+
+    Returns:
+        ``mean``, ``std`` and ``conversion``: 'to_rgb', 'rgb_to_bgr' or '' for none.
+
+    Raises:
+        ExtractorError: If the config does not say them and they are not given.
+    """
+    model = config.get('model')
+    section = (model.get('data_preprocessor') if isinstance(model, Mapping) else None) or config.get('data_preprocessor')
+    section = section if isinstance(section, Mapping) else {}
+    if (mean is None) != (std is None):
+        raise ExtractorError(f'`mean` and `std` must be given together, but got mean={mean!r}, std={std!r}')
+    used_mean, used_std = (section.get('mean'), section.get('std')) if mean is None else (mean, std)
+    if used_mean is None or used_std is None:
+        raise ExtractorError(
+            f'{path}: its config has no `model.data_preprocessor` with `mean` and `std`, so how its images were '
+            'normalised is not known: give mean= and std= (three values each, in 0..255)'
+        )
+    values = {'mean': [float(value) for value in used_mean], 'std': [float(value) for value in used_std]}
+    if len(values['mean']) != len(values['std']) or not all(value > 0 for value in values['std']):
+        raise ExtractorError(f'`mean` and `std` must be of one length and `std` positive, but got {values}')
+    if mean is not None and max(values['std']) <= 1:
+        raise ExtractorError(f'`mean` and `std` must be in 0..255, but got {values}: multiply them by 255')
+    named = next((name for name in _CONVERSIONS if section.get(name)), '' if section else 'to_rgb')
+    return dict(values, conversion='to_rgb' if named == 'bgr_to_rgb' else named)
+
+
+def _preprocessor(normalisation: Mapping[str, Any], device: torch.device) -> nn.Module:
+    from mmpretrain.models import SelfSupDataPreprocessor
+
+    turned = bool(normalisation['conversion'])
+    return SelfSupDataPreprocessor(mean=normalisation['mean'], std=normalisation['std'], to_rgb=turned).to(device)
+
+
+def _pair(projection: Any) -> tuple[int, int] | None:
+    """Patch size (height, width) of a convolution that embeds patches."""
+    size = getattr(projection, 'kernel_size', None)
+    return None if size is None else (int(size[0]), int(size[1]))
+
+
+def _flat(images: Any) -> Iterator[Item]:
+    """One item an image; files as strings."""
+    if isinstance(images, str | os.PathLike):
+        path = Path(images)
+        if path.is_dir():
+            folder = UnlabelledFolder(data_root=str(path))
+            yield from (folder.get_data_info(index)['img_path'] for index in range(len(folder)))
+        elif path.is_file():
+            yield str(path)
+        else:
+            raise FileNotFoundError(f'{str(path)!r} is neither a file nor a folder')
+    elif isinstance(images, Image.Image):
+        yield images
+    elif isinstance(images, np.ndarray | Tensor):
+        yield from images if images.ndim == 4 else [images]
+    elif isinstance(images, Iterable) and not isinstance(images, bytes | Mapping):
+        for image in images:
+            yield from _flat(image)
+    else:
+        raise TypeError(f'`images` must be paths, PIL images, numpy arrays or tensors, but got {type(images).__name__}')
+
+
+def _name(item: Any) -> str:
+    if isinstance(item, Image.Image):
+        return f'a PIL image of mode {item.mode!r}'
+    kind = 'numpy array' if isinstance(item, np.ndarray) else 'tensor'
+    return f'a {kind} of shape {tuple(item.shape)} and type {item.dtype}'
+
+
+def _rgb(item: Any) -> np.ndarray:
+    """Pixels of an image in memory as (H, W, 3), uint8, RGB."""
+    if isinstance(item, Image.Image):
+        if item.mode not in _EIGHT_BIT_MODES:
+            raise ImageError(f'{_name(item)} cannot be used: it is not of 8 bits a channel; convert it first')
+        return np.asarray(ImageOps.exif_transpose(item).convert('RGB'))  # files are turned upright as well
+    if isinstance(item, np.ndarray):
+        if item.ndim != 3 or item.shape[2] != 3 or item.dtype != np.uint8 or 0 in item.shape:
+            raise ImageError(f'{_name(item)} cannot be used: expected (H, W, 3), uint8, RGB')
+        return item
+    if item.ndim != 3 or item.shape[0] != 3 or item.is_complex() or item.dtype == torch.bool or 0 in item.shape:
+        raise ImageError(f'{_name(item)} cannot be used: expected (3, H, W), RGB, in 0..255')
+    low, high = float(item.min()), float(item.max())
+    if not (low >= 0 and high <= 255):  # also catches NaN
+        raise ImageError(f'{_name(item)} cannot be used: its values must be in 0..255, but are in {low:g}..{high:g}')
+    if item.is_floating_point() and 0 < high <= 1:
+        raise ImageError(f'{_name(item)} cannot be used: its values are in 0..1, expected 0..255; multiply it by 255')
+    return item.detach().cpu().float().round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+def _equal_runs(pixels: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Runs of neighbours of equal shape."""
+    run: list[Tensor] = []
+    for image in pixels:
+        if run and (run[-1].shape, run[-1].dtype) != (image.shape, image.dtype):
+            yield run
+            run = []
+        run.append(image)
+    if run:
+        yield run
+
+
+def _joined(parts: list[tuple[np.ndarray | None, np.ndarray, np.ndarray]], paths: list[str | None]) -> Features:
+    if not parts:  # nothing could be read
+        return Features(None, np.zeros((0, 0), np.float32), [], paths)
+    classes = [cls for cls, _, _ in parts if cls is not None]
+    equal = len({patches.shape[1:] for _, _, patches in parts}) == 1
+    return Features(
+        np.concatenate(classes) if classes else None,
+        np.concatenate([mean for _, mean, _ in parts]),
+        np.concatenate([patches for _, _, patches in parts]) if equal else [p for _, _, many in parts for p in many],
+        paths,
+    )
