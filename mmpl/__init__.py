@@ -1,7 +1,5 @@
 """mmpl: masked image modelling with pseudo labels for OpenMMLab."""
 
-from typing import Any
-
 from . import _mmcv_ext_finder
 from .version import __version__
 
@@ -10,7 +8,7 @@ _mmcv_ext_finder.install()
 __all__ = ['FeatureExtractor', '__version__']
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import :class:`mmpl.evaluation.FeatureExtractor`, and torch with it, when it is asked for."""
     if name == 'FeatureExtractor':
         from .evaluation.extractor import FeatureExtractor

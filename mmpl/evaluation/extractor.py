@@ -108,11 +108,11 @@ class FeatureExtractor:
         if getattr(self.encoder, 'out_type', None) in ('cls_token', 'featmap'):  # of a classifier, of a dense task
             self.encoder.out_type = 'raw'
         self.loader_cfg = loader_of(found.config)
+        self._loader = _build_loader(self.loader_cfg, found.path)
         self.normalisation = normalisation_of(found.config, mean, std, found.path)
         self.preprocessor = _preprocessor(self.normalisation, self.device)
         self.patch_size = _pair(getattr(getattr(self.encoder, 'patch_embed', None), 'projection', None))
         self.image_size = self._checked_size(image_size)
-        self._loader: Any = None
 
     @property
     def in_channels(self) -> int:
@@ -193,8 +193,6 @@ class FeatureExtractor:
 
     def _load(self, path: str) -> np.ndarray:
         """A file as the config's loading transform gives it: (H, W, C)."""
-        if self._loader is None:
-            self._loader = _build_loader(self.loader_cfg, self.path)
         try:
             image = self._loader(dict(img_path=path))['img']
         except Exception as error:  # decoders raise nearly anything

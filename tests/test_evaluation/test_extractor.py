@@ -1,0 +1,260 @@
+"""Features from a checkpoint alone: the numbers of the training's own pipeline, or an error that names what is missing."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import init_default_scope
+from PIL import Image
+from torch.utils.data import DataLoader
+
+import mmpl
+from mmpl.checkpoints.fit import CheckpointMismatchError
+from mmpl.evaluation import build_model, extract_features
+from mmpl.evaluation.extractor import ExtractorError, ImageError, loader_of
+from mmpl.export import export_backbone, load_timm
+from tests.test_models.helpers import plmae_cfg
+
+MEAN, STD = [120.0, 110.0, 100.0], [60.0, 55.0, 50.0]
+LOAD = dict(type='LoadImageFromFile')
+RESIZE = dict(type='Resize', scale=(16, 16), backend='pillow', interpolation='bicubic')
+PACK = dict(type='PackInputs')
+
+
+def make_config(**preprocessor):
+    model = plmae_cfg()
+    model['data_preprocessor'] = dict(type='SelfSupDataPreprocessor', mean=MEAN, std=STD, **preprocessor)
+    return Config(
+        dict(
+            model=model,
+            default_scope='mmpretrain',
+            train_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=dict(pipeline=[LOAD, RESIZE, PACK]))),
+        )
+    )
+
+
+def write(path, config):
+    """A checkpoint in which every tensor, also of the teachers, has values of its own."""
+    init_default_scope('mmpretrain')
+    from mmengine.registry import MODELS
+
+    torch.manual_seed(0)
+    state = {
+        key: torch.randn_like(value) * 0.2 if value.is_floating_point() else value
+        for key, value in MODELS.build(config.model.to_dict()).state_dict().items()
+    }
+    torch.save(dict(meta=dict(cfg=config.pretty_text), state_dict=state), path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('extractor')
+    (folder / 'images' / 'sub').mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, shape in (('b.png', (40, 52, 3)), ('a.png', (16, 16, 3)), ('sub/c.png', (30, 20, 3))):
+        Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(folder / 'images' / name)
+    for name, preprocessor in (('rgb', dict(bgr_to_rgb=True)), ('bgr', {})):
+        write(folder / f'{name}.pth', make_config(**preprocessor))
+    return folder
+
+
+def by_the_pipeline(config, checkpoint, path, target='student', scale=(16, 16)):
+    """Raw tokens (1 + N, D) of a file through the parts that training itself uses."""
+    model = build_model(config, checkpoint, target)
+    item = Compose([LOAD, dict(RESIZE, scale=scale), PACK])(dict(img_path=str(path)))
+    images = model.data_preprocessor(dict(inputs=item['inputs'][None], data_samples=None), False)['inputs']
+    encoder = model.backbone if target == 'student' else getattr(model, target).backbone
+    with torch.no_grad():
+        tokens = encoder(images)
+    return (tokens[-1] if isinstance(tokens, tuple) else tokens)[0].numpy()
+
+
+def as_tokens(features, index=0):
+    return np.concatenate((features.cls[index][None], features.patches[index].reshape(-1, features.mean.shape[1])))
+
+
+@pytest.mark.parametrize('kind', ['rgb', 'bgr'])
+@pytest.mark.parametrize('target', ['student', 'label_teacher'])
+def test_a_file_has_the_features_of_the_configs_own_pipeline(place, kind, target):
+    path = place / 'images' / 'b.png'
+    extractor = mmpl.FeatureExtractor(place / f'{kind}.pth', target, device='cpu')
+    features = extractor(path)
+    config = make_config(**(dict(bgr_to_rgb=True) if kind == 'rgb' else {}))
+    want = by_the_pipeline(config, place / f'{kind}.pth', path, target)
+    np.testing.assert_allclose(as_tokens(features), want, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(features.mean[0], want[1:].mean(0), rtol=0, atol=1e-5)
+    other = mmpl.FeatureExtractor(place / f'{kind}.pth', 'student' if target != 'student' else 'label_teacher')(path)
+    assert np.abs(other.mean - features.mean).max() > 0.1 and features.paths == [str(path)]
+
+
+def test_an_image_in_memory_has_the_features_of_its_file(place):
+    path = place / 'images' / 'b.png'
+    image = Image.open(path)
+    array = np.asarray(image)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    for kind in ('rgb', 'bgr'):
+        extractor = mmpl.FeatureExtractor(place / f'{kind}.pth')
+        features = extractor([image, array, tensor, tensor.float(), str(path), array[None], path])
+        assert np.array_equal(features.patches, np.broadcast_to(features.patches[:1], features.patches.shape))
+        assert features.paths == [None] * 4 + [str(path), None, str(path)]
+    turned = image.getexif()
+    turned[0x0112] = 6
+    image.save(place / 'turned.png', exif=turned)
+    features = extractor([place / 'turned.png', Image.open(place / 'turned.png'), image.rotate(-90, expand=True)])
+    assert np.array_equal(features.mean[0], features.mean[1]) and np.array_equal(features.mean[0], features.mean[2])
+
+
+def test_a_folder_is_listed_and_batches_change_nothing(place):
+    names = ['a.png', 'b.png', 'sub/c.png']
+    features = mmpl.FeatureExtractor(place / 'rgb.pth', batch_size=2)(place / 'images')
+    assert [path.removeprefix(f'{place}/images/') for path in features.paths] == names
+    assert features.patches.shape[:3] == (3, 4, 4) and features.mean.dtype == np.float32
+    for index, name in enumerate(names):
+        alone = mmpl.FeatureExtractor(place / 'rgb.pth')(place / 'images' / name)
+        np.testing.assert_allclose(features.patches[index], alone.patches[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('to', ['mmpretrain', 'timm'])
+def test_an_export_has_the_same_features(place, tmp_path, to):
+    path = place / 'images' / 'b.png'
+    want = mmpl.FeatureExtractor(place / 'rgb.pth', 'label_teacher')(path)
+    if to == 'timm':
+        pytest.importorskip('timm')
+    export_backbone(place / 'rgb.pth', tmp_path / 'vit.pth', source='label_teacher', to=to)
+    if to == 'mmpretrain':
+        assert np.array_equal(mmpl.FeatureExtractor(tmp_path / 'vit.pth')(path).patches, want.patches)
+        return
+    image = np.asarray(Image.open(path).resize((16, 16), Image.Resampling.BICUBIC), np.float32)
+    inputs = torch.from_numpy((image - np.float32(MEAN)) / np.float32(STD)).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        tokens = load_timm(tmp_path / 'vit.pth').forward_features(inputs)[0].numpy()
+    np.testing.assert_allclose(as_tokens(want), tokens, rtol=0, atol=1e-4)
+
+
+def test_other_image_sizes_interpolate_the_position_embedding(place):
+    path = place / 'images' / 'b.png'
+    wide = mmpl.FeatureExtractor(place / 'rgb.pth', image_size=(16, 24))(path)
+    want = by_the_pipeline(make_config(bgr_to_rgb=True), place / 'rgb.pth', path, scale=(24, 16))
+    assert wide.patches.shape[1:3] == (4, 6)
+    np.testing.assert_allclose(as_tokens(wide), want, rtol=0, atol=1e-5)
+    own = mmpl.FeatureExtractor(place / 'rgb.pth', image_size='own')(place / 'images')
+    assert [patches.shape[:2] for patches in own.patches] == [(4, 4), (10, 13), (8, 5)]
+    alone = mmpl.FeatureExtractor(place / 'rgb.pth', image_size=(40, 52))(path)
+    np.testing.assert_allclose(own.patches[1], alone.patches[0], rtol=0, atol=1e-5)
+    for size in (18, (16, 0), 'large', 16.0):
+        with pytest.raises(ValueError, match=r'`image_size` must be'):
+            mmpl.FeatureExtractor(place / 'rgb.pth', image_size=size)
+
+
+def test_what_the_checkpoint_does_not_say_is_refused(place, tmp_path):
+    config = make_config(bgr_to_rgb=True)
+    config.model.data_preprocessor = dict(type='SelfSupDataPreprocessor', bgr_to_rgb=True)
+    path = write(tmp_path / 'no_norm.pth', config)
+    with pytest.raises(ExtractorError, match=r'no `model.data_preprocessor` with `mean` and `std`.*give mean='):
+        mmpl.FeatureExtractor(path)
+    image = place / 'images' / 'b.png'
+    given = mmpl.FeatureExtractor(path, mean=MEAN, std=STD)(image)
+    assert np.array_equal(given.mean, mmpl.FeatureExtractor(place / 'rgb.pth')(image).mean)
+    with pytest.raises(ExtractorError, match='must be given together'):
+        mmpl.FeatureExtractor(path, mean=MEAN)
+    with pytest.raises(ExtractorError, match=r'must be in 0\.\.255'):
+        mmpl.FeatureExtractor(path, mean=[0.5] * 3, std=[0.2] * 3)
+    torch.save(dict(state_dict=torch.load(path, weights_only=True)['state_dict']), tmp_path / 'bare.pth')
+    with pytest.raises(ExtractorError, match='carries no config'):
+        mmpl.FeatureExtractor(tmp_path / 'bare.pth')
+    with pytest.raises(CheckpointMismatchError, match="no encoder 'other'.*'student', 'label_teacher'"):
+        mmpl.FeatureExtractor(path, 'other')
+
+
+def test_a_mean_beside_the_model_counts_as_in_training(place, tmp_path):
+    config = make_config()
+    config.data_preprocessor = dict(type='SelfSupDataPreprocessor', mean=MEAN, std=STD, bgr_to_rgb=True)
+    del config.model['data_preprocessor']
+    path, image = write(tmp_path / 'beside.pth', config), place / 'images' / 'b.png'
+    np.testing.assert_allclose(
+        as_tokens(mmpl.FeatureExtractor(path)(image)), by_the_pipeline(config, path, image), rtol=0, atol=1e-5
+    )
+    want = mmpl.FeatureExtractor(place / 'rgb.pth')(image)
+    assert np.array_equal(mmpl.FeatureExtractor(path)(image).mean, want.mean)
+
+
+def test_the_configs_own_loader_reads_the_files(place):
+    config = make_config(bgr_to_rgb=True)
+    config.train_dataloader.dataset.dataset.pipeline[0] = dict(type='LoadImageFromFile', color_type='grayscale')
+    assert loader_of(config)['color_type'] == 'grayscale'
+    path = write(place / 'grey.pth', config)
+    with pytest.raises(ImageError, match=r'b.png: `LoadImageFromFile` gave 1 channels, the encoder takes 3'):
+        mmpl.FeatureExtractor(path)(place / 'images' / 'b.png')
+    config.train_dataloader.dataset.dataset.pipeline[0] = dict(type='LoadOwnFormat')
+    path = write(place / 'own.pth', config)
+    with pytest.raises(ExtractorError, match="reads files by 'LoadOwnFormat'; import the module"):
+        mmpl.FeatureExtractor(path)
+
+
+GREY16 = Image.fromarray(np.full((8, 8), 40000, np.uint16))
+
+
+@pytest.mark.parametrize(
+    ('image', 'error', 'said'),
+    [
+        (np.zeros((8, 8, 3), np.float32), ImageError, r'numpy array of shape \(8, 8, 3\) and type float32'),
+        (np.zeros((3, 8, 8), np.uint8), ImageError, r'\(3, 8, 8\).*expected \(H, W, 3\)'),
+        (np.zeros((8, 8), np.uint8), ImageError, r'\(8, 8\).*expected \(H, W, 3\)'),
+        (torch.rand(3, 8, 8), ImageError, r'values are in 0\.\.1'),
+        (torch.full((3, 8, 8), -1.0), ImageError, r'must be in 0\.\.255, but are in -1\.\.-1'),
+        (torch.full((3, 8, 8), float('nan')), ImageError, r'must be in 0\.\.255'),
+        (torch.zeros(8, 8, 3), ImageError, r'expected \(3, H, W\)'),
+        (GREY16, ImageError, r'mode .I;16.* 8 bits'),
+        ('no_such_file.png', FileNotFoundError, "'no_such_file.png' is neither a file nor a folder"),
+        ([], ValueError, 'at least one image'),
+        (5, TypeError, 'but got int'),
+    ],
+)
+def test_an_image_that_cannot_be_meant_is_refused(extractor, image, error, said):
+    with pytest.raises(error, match=said):
+        extractor(image)
+
+
+@pytest.fixture(scope='module')
+def extractor(place):
+    return mmpl.FeatureExtractor(place / 'rgb.pth')
+
+
+def test_unreadable_files_are_named(place, extractor, tmp_path):
+    (tmp_path / 'broken.png').write_bytes((place / 'images' / 'b.png').read_bytes()[:900])
+    Image.open(place / 'images' / 'a.png').save(tmp_path / 'whole.png')
+    with pytest.raises(ImageError, match=r'broken\.png: (truncated|damaged)'):
+        extractor(tmp_path)
+    skipped = []
+    features = extractor(tmp_path, skipped)
+    assert features.paths == [f'{tmp_path}/whole.png'] and [path for path, _ in skipped] == [f'{tmp_path}/broken.png']
+    assert np.array_equal(features.mean, extractor(place / 'images' / 'a.png').mean)
+
+
+def test_the_process_is_left_as_it_was(place):
+    torch.manual_seed(3)
+    want = torch.rand(3)
+    torch.manual_seed(3)
+    mmpl.FeatureExtractor(place / 'rgb.pth')(place / 'images' / 'a.png')
+    assert torch.equal(torch.rand(3), want)
+
+
+def test_labels_that_are_missing_are_an_error_that_says_what_to_use(place):
+    from mmpl.datasets import UnlabelledFolder
+
+    init_default_scope('mmpretrain')
+    images = UnlabelledFolder(data_root=str(place / 'images'), pipeline=[LOAD, RESIZE, PACK])
+    model = build_model(make_config(bgr_to_rgb=True), place / 'rgb.pth')
+    with pytest.raises(ValueError, match=r'without labels come from mmpl\.FeatureExtractor'):
+        extract_features(model, DataLoader(images, 2, collate_fn=pseudo_collate))
+
+
+def test_import_mmpl_stays_light():
+    code = "import sys, mmpl; assert 'torch' not in sys.modules and 'typing' not in dir(mmpl); mmpl.cli"
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    assert "module 'mmpl' has no attribute 'cli'" in run.stderr
