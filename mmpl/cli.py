@@ -35,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
     embed.add_argument('folder', help='folder of images; subfolders count')
     embed.add_argument('--checkpoint', required=True, help='of a pre-training run, or exported for mmpretrain')
     embed.add_argument('--out', required=True, type=Path, help='file to write: .npz or .parquet')
-    embed.add_argument('--source', default='student', help="the student (default), or a teacher's attribute in the model")
+    embed.add_argument(
+        '--source', default='student', help="the student (default), or a teacher's attribute in the model"
+    )
     embed.add_argument('--image-size', type=int, nargs='+', help="side, or height and width (default: the encoder's)")
     embed.add_argument('--mean', type=float, nargs='+', help="mean in 0..255 (default: the config's)")
     embed.add_argument('--std', type=float, nargs='+', help="std in 0..255 (default: the config's)")
@@ -75,20 +77,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run_tool(name: str, argv: list[str]) -> int:
     package = Path(__file__).resolve().parent
-    places = [folder / 'tools' / TOOLS[name][0] for folder in (package.parent, package / '.mim')]
+    places = [folder / 'tools' / TOOLS[name][0] for folder in (package / '.mim', package.parent)]
     tool = next((place for place in places if place.is_file()), None)
     if tool is None:
         raise CommandError(f'`mmpl {name}` needs {TOOLS[name][0]}, which is neither of {", ".join(map(str, places))}')
     kept, sys.argv = sys.argv, [f'mmpl {name}', *argv]
     try:
-        runpy.run_path(str(tool), run_name='__main__')
-    except SystemExit as stop:
-        if isinstance(stop.code, str):
-            raise
-        return stop.code or 0
+        return runpy.run_path(str(tool), run_name='mmpl_tool')['main']() or 0
     finally:
         sys.argv = kept
-    return 0
 
 
 # ---- mmpl embed
@@ -166,9 +163,8 @@ def _listing_digest(folder: str, files: list[str]) -> str:
     """Of the names, sizes and times of the files of a folder: another one if a file was added, changed or removed."""
     digest = hashlib.sha256()
     for file in files:
-        found = os.stat(file) if os.path.exists(file) else None  # a dangling link is listed, and skipped later
-        seen = [os.path.relpath(file, folder), *((found.st_size, found.st_mtime_ns) if found else ())]
-        digest.update(json.dumps(seen).encode())
+        found = os.stat(file)
+        digest.update(json.dumps([os.path.relpath(file, folder), found.st_size, found.st_mtime_ns]).encode())
     return f'{len(files)} files {digest.hexdigest()[:32]}'
 
 
@@ -339,7 +335,9 @@ def _query(
             raise CommandError(f'--query must be an image file or in 0..{len(names) - 1}, but got {index}')
         return index, rows[index], names[index]
     if not Path(args.query).is_file():
-        raise CommandError(f'--query {args.query!r} is neither a file nor the number or name of an image in the features')
+        raise CommandError(
+            f'--query {args.query!r} is neither a file nor the number or name of an image in the features'
+        )
     from mmpl.checkpoints.encoders import read_checkpoint
     from mmpl.compat import set_load_policy
     from mmpl.evaluation.extractor import FeatureExtractor
@@ -409,7 +407,9 @@ def run_info(args: argparse.Namespace) -> int:
         print('encoder      none')
     try:
         used = normalisation_of(config, None, None, checkpoint.path)
-        print(f'normalised   mean {used["mean"]}, std {used["std"]}, channels: {used["conversion"] or "as loaded (BGR)"}')
+        print(
+            f'normalised   mean {used["mean"]}, std {used["std"]}, channels: {used["conversion"] or "as loaded (BGR)"}'
+        )
     except ExtractorError:
         print('normalised   not said: features need --mean and --std')
     print(f'read by      {loader_of(config)}')

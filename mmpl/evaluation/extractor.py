@@ -136,7 +136,9 @@ class FeatureExtractor:
         pair = (size, size) if isinstance(size, int) else size
         whole = isinstance(pair, Sequence) and not isinstance(pair, str) and len(pair) == 2
         if not whole or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in pair):
-            raise ValueError(f"`image_size` must be None, a side in pixels, (height, width) or 'own', but got {given!r}")
+            raise ValueError(
+                f"`image_size` must be None, a side in pixels, (height, width) or 'own', but got {given!r}"
+            )
         if self.patch_size and any(side % patch for side, patch in zip(pair, self.patch_size, strict=True)):
             raise ValueError(f'`image_size` must be a multiple of the patch size {self.patch_size}, but got {given!r}')
         return pair[0], pair[1]
@@ -240,6 +242,8 @@ class FeatureExtractor:
         """Class tokens, means and patches of equally large images (B, C, h, w) that come from :meth:`_read`."""
         inputs = self.preprocessor(dict(inputs=pixels.to(self.device), data_samples=None), False)['inputs']
         tokens = _tokens(self.model, self.source, inputs)
+        if not bool(torch.isfinite(tokens).all()):
+            raise ExtractorError(f'{self.path}: the {self.source!r} encoder gave NaN or infinity for an image')
         extra = _num_extra_tokens(self.encoder)
         mean = pool_tokens(tokens, 'avg', extra).float().cpu().numpy()
         if tokens.ndim == 4:
@@ -314,7 +318,9 @@ def normalisation_of(
         ExtractorError: If the config does not say them and they are not given.
     """
     model = config.get('model')
-    section = (model.get('data_preprocessor') if isinstance(model, Mapping) else None) or config.get('data_preprocessor')
+    section = (model.get('data_preprocessor') if isinstance(model, Mapping) else None) or config.get(
+        'data_preprocessor'
+    )
     section = section if isinstance(section, Mapping) else {}
     if (mean is None) != (std is None):
         raise ExtractorError(f'`mean` and `std` must be given together, but got mean={mean!r}, std={std!r}')

@@ -9,6 +9,10 @@ import numpy as np
 from PIL import Image
 
 REPOSITORY = Path(__file__).parents[2]
+MEAN, STD = [120.0, 110.0, 100.0], [60.0, 55.0, 50.0]
+LOAD = dict(type='LoadImageFromFile')
+RESIZE = dict(type='Resize', scale=(16, 16), backend='pillow', interpolation='bicubic')
+PACK = dict(type='PackInputs')
 
 
 def run_script(script, *arguments, processes=1):
@@ -94,3 +98,35 @@ def build_loader(root, **kwargs):
     init_default_scope('mmpretrain')
     kwargs.setdefault('sampler', dict(type='DefaultSampler', shuffle=False))
     return Runner.build_dataloader(loader_cfg(root, **kwargs), seed=0)
+
+
+def plmae_config(**preprocessor):
+    """Config of a PL-MAE with teachers, and of how its images are read."""
+    from mmengine.config import Config
+
+    from tests.test_models.helpers import plmae_cfg
+
+    model = plmae_cfg()
+    model['data_preprocessor'] = dict(type='SelfSupDataPreprocessor', mean=MEAN, std=STD, **preprocessor)
+    return Config(
+        dict(
+            model=model,
+            default_scope='mmpretrain',
+            train_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=dict(pipeline=[LOAD, RESIZE, PACK]))),
+        )
+    )
+
+
+def write_checkpoint(path, config):
+    """A checkpoint in which every tensor, also of the teachers, has values of its own."""
+    import torch
+    from mmengine.registry import MODELS, init_default_scope
+
+    init_default_scope('mmpretrain')
+    torch.manual_seed(0)
+    state = {
+        key: torch.randn_like(value) * 0.2 if value.is_floating_point() else value
+        for key, value in MODELS.build(config.model.to_dict()).state_dict().items()
+    }
+    torch.save(dict(meta=dict(cfg=config.pretty_text), state_dict=state), path)
+    return path

@@ -6,7 +6,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 from PIL import Image
@@ -17,38 +16,7 @@ from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.evaluation import build_model, extract_features
 from mmpl.evaluation.extractor import ExtractorError, ImageError, loader_of
 from mmpl.export import export_backbone, load_timm
-from tests.test_models.helpers import plmae_cfg
-
-MEAN, STD = [120.0, 110.0, 100.0], [60.0, 55.0, 50.0]
-LOAD = dict(type='LoadImageFromFile')
-RESIZE = dict(type='Resize', scale=(16, 16), backend='pillow', interpolation='bicubic')
-PACK = dict(type='PackInputs')
-
-
-def make_config(**preprocessor):
-    model = plmae_cfg()
-    model['data_preprocessor'] = dict(type='SelfSupDataPreprocessor', mean=MEAN, std=STD, **preprocessor)
-    return Config(
-        dict(
-            model=model,
-            default_scope='mmpretrain',
-            train_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=dict(pipeline=[LOAD, RESIZE, PACK]))),
-        )
-    )
-
-
-def write(path, config):
-    """A checkpoint in which every tensor, also of the teachers, has values of its own."""
-    init_default_scope('mmpretrain')
-    from mmengine.registry import MODELS
-
-    torch.manual_seed(0)
-    state = {
-        key: torch.randn_like(value) * 0.2 if value.is_floating_point() else value
-        for key, value in MODELS.build(config.model.to_dict()).state_dict().items()
-    }
-    torch.save(dict(meta=dict(cfg=config.pretty_text), state_dict=state), path)
-    return path
+from tests.test_evaluation.probe_helpers import LOAD, MEAN, PACK, RESIZE, STD, plmae_config, write_checkpoint
 
 
 @pytest.fixture(scope='module')
@@ -59,7 +27,7 @@ def place(tmp_path_factory):
     for name, shape in (('b.png', (40, 52, 3)), ('a.png', (16, 16, 3)), ('sub/c.png', (30, 20, 3))):
         Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(folder / 'images' / name)
     for name, preprocessor in (('rgb', dict(bgr_to_rgb=True)), ('bgr', {})):
-        write(folder / f'{name}.pth', make_config(**preprocessor))
+        write_checkpoint(folder / f'{name}.pth', plmae_config(**preprocessor))
     return folder
 
 
@@ -84,7 +52,7 @@ def test_a_file_has_the_features_of_the_configs_own_pipeline(place, kind, target
     path = place / 'images' / 'b.png'
     extractor = mmpl.FeatureExtractor(place / f'{kind}.pth', target, device='cpu')
     features = extractor(path)
-    config = make_config(**(dict(bgr_to_rgb=True) if kind == 'rgb' else {}))
+    config = plmae_config(**(dict(bgr_to_rgb=True) if kind == 'rgb' else {}))
     want = by_the_pipeline(config, place / f'{kind}.pth', path, target)
     np.testing.assert_allclose(as_tokens(features), want, rtol=0, atol=1e-5)
     np.testing.assert_allclose(features.mean[0], want[1:].mean(0), rtol=0, atol=1e-5)
@@ -139,7 +107,7 @@ def test_an_export_has_the_same_features(place, tmp_path, to):
 def test_other_image_sizes_interpolate_the_position_embedding(place):
     path = place / 'images' / 'b.png'
     wide = mmpl.FeatureExtractor(place / 'rgb.pth', image_size=(16, 24))(path)
-    want = by_the_pipeline(make_config(bgr_to_rgb=True), place / 'rgb.pth', path, scale=(24, 16))
+    want = by_the_pipeline(plmae_config(bgr_to_rgb=True), place / 'rgb.pth', path, scale=(24, 16))
     assert wide.patches.shape[1:3] == (4, 6)
     np.testing.assert_allclose(as_tokens(wide), want, rtol=0, atol=1e-5)
     own = mmpl.FeatureExtractor(place / 'rgb.pth', image_size='own')(place / 'images')
@@ -152,9 +120,9 @@ def test_other_image_sizes_interpolate_the_position_embedding(place):
 
 
 def test_what_the_checkpoint_does_not_say_is_refused(place, tmp_path):
-    config = make_config(bgr_to_rgb=True)
+    config = plmae_config(bgr_to_rgb=True)
     config.model.data_preprocessor = dict(type='SelfSupDataPreprocessor', bgr_to_rgb=True)
-    path = write(tmp_path / 'no_norm.pth', config)
+    path = write_checkpoint(tmp_path / 'no_norm.pth', config)
     with pytest.raises(ExtractorError, match=r'no `model.data_preprocessor` with `mean` and `std`.*give mean='):
         mmpl.FeatureExtractor(path)
     image = place / 'images' / 'b.png'
@@ -172,10 +140,10 @@ def test_what_the_checkpoint_does_not_say_is_refused(place, tmp_path):
 
 
 def test_a_mean_beside_the_model_counts_as_in_training(place, tmp_path):
-    config = make_config()
+    config = plmae_config()
     config.data_preprocessor = dict(type='SelfSupDataPreprocessor', mean=MEAN, std=STD, bgr_to_rgb=True)
     del config.model['data_preprocessor']
-    path, image = write(tmp_path / 'beside.pth', config), place / 'images' / 'b.png'
+    path, image = write_checkpoint(tmp_path / 'beside.pth', config), place / 'images' / 'b.png'
     np.testing.assert_allclose(
         as_tokens(mmpl.FeatureExtractor(path)(image)), by_the_pipeline(config, path, image), rtol=0, atol=1e-5
     )
@@ -184,14 +152,14 @@ def test_a_mean_beside_the_model_counts_as_in_training(place, tmp_path):
 
 
 def test_the_configs_own_loader_reads_the_files(place):
-    config = make_config(bgr_to_rgb=True)
+    config = plmae_config(bgr_to_rgb=True)
     config.train_dataloader.dataset.dataset.pipeline[0] = dict(type='LoadImageFromFile', color_type='grayscale')
     assert loader_of(config)['color_type'] == 'grayscale'
-    path = write(place / 'grey.pth', config)
+    path = write_checkpoint(place / 'grey.pth', config)
     with pytest.raises(ImageError, match=r'b.png: `LoadImageFromFile` gave 1 channels, the encoder takes 3'):
         mmpl.FeatureExtractor(path)(place / 'images' / 'b.png')
     config.train_dataloader.dataset.dataset.pipeline[0] = dict(type='LoadOwnFormat')
-    path = write(place / 'own.pth', config)
+    path = write_checkpoint(place / 'own.pth', config)
     with pytest.raises(ExtractorError, match="reads files by 'LoadOwnFormat'; import the module"):
         mmpl.FeatureExtractor(path)
 
@@ -249,7 +217,7 @@ def test_labels_that_are_missing_are_an_error_that_says_what_to_use(place):
 
     init_default_scope('mmpretrain')
     images = UnlabelledFolder(data_root=str(place / 'images'), pipeline=[LOAD, RESIZE, PACK])
-    model = build_model(make_config(bgr_to_rgb=True), place / 'rgb.pth')
+    model = build_model(plmae_config(bgr_to_rgb=True), place / 'rgb.pth')
     with pytest.raises(ValueError, match=r'without labels come from mmpl\.FeatureExtractor'):
         extract_features(model, DataLoader(images, 2, collate_fn=pseudo_collate))
 
