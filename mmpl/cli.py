@@ -268,8 +268,8 @@ def read_features(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, An
     """Read what ``mmpl embed`` wrote.
 
     Returns:
-        Columns: ``name`` (N,), ``mean`` (N, D) and, if the encoder has a class token, ``cls`` (N, D); and ``meta``, what
-        they were made of.
+        Columns: ``name`` (N,), ``mean`` (N, D) and, if the encoder has a class token, ``cls`` (N, D); and ``meta``,
+        what they were made of.
 
     Raises:
         CommandError: If it is another kind of file.
@@ -335,9 +335,7 @@ def _query(
             raise CommandError(f'--query must be an image file or in 0..{len(names) - 1}, but got {index}')
         return index, rows[index], names[index]
     if not Path(args.query).is_file():
-        raise CommandError(
-            f'--query {args.query!r} is neither a file nor the number or name of an image in the features'
-        )
+        raise CommandError(f'--query {args.query!r} is neither a file nor an image (number or name) of the features')
     from mmpl.checkpoints.encoders import read_checkpoint
     from mmpl.compat import set_load_policy
     from mmpl.evaluation.extractor import FeatureExtractor

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from mmpl.utils.user_errors import UserError
 from .evaluate import build_model
 from .features import _num_extra_tokens, _tokens, evaluation_mode, find_encoder, pool_tokens
 
-Item = str | os.PathLike | Image.Image | np.ndarray | Tensor
+Item: TypeAlias = 'str | os.PathLike | Image.Image | np.ndarray | Tensor'
 ImageSize = int | Sequence[int] | Literal['own'] | None
 
 _EIGHT_BIT_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV', 'LAB')
@@ -147,9 +147,9 @@ class FeatureExtractor:
         """Features of one image or many.
 
         Args:
-            images: One or many of: the path of a file; a folder, listed as :class:`mmpl.datasets.UnlabelledFolder` lists
-                it; a PIL image; a numpy array (H, W, 3), uint8, RGB; a tensor (3, H, W), RGB, in 0..255 (rounded to
-                whole values). Arrays (N, H, W, 3) and tensors (N, 3, H, W) are many.
+            images: One or many of: the path of a file; a folder, listed as :class:`mmpl.datasets.UnlabelledFolder`
+                lists it; a PIL image; a numpy array (H, W, 3), uint8, RGB; a tensor (3, H, W), RGB, in 0..255
+                (rounded to whole values). Arrays (N, H, W, 3) and tensors (N, 3, H, W) are many.
             skipped: Where to note files that cannot be read, as (path, reason), leaving them out; None: the first
                 raises.
 
@@ -252,7 +252,7 @@ class FeatureExtractor:
         patches = tokens[:, extra:]
         if patches.shape[1] != grid[0] * grid[1]:
             raise ExtractorError(
-                f'{type(self.encoder).__name__} gave {patches.shape[1]} patch tokens for a grid of {grid[0]} x {grid[1]}'
+                f'{type(self.encoder).__name__} gave {patches.shape[1]} patch tokens, not {grid[0]} x {grid[1]}'
             )
         cls = pool_tokens(tokens, 'cls', extra).float().cpu().numpy() if extra else None
         return cls, mean, patches.unflatten(1, grid).float().cpu().numpy()

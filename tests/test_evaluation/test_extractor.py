@@ -1,4 +1,4 @@
-"""Features from a checkpoint alone: the numbers of the training's own pipeline, or an error that names what is missing."""
+"""Features from a checkpoint alone: those of the training's own pipeline, or an error that names what is missing."""
 
 import subprocess
 import sys
