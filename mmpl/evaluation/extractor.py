@@ -25,7 +25,7 @@ from mmpl.utils.user_errors import UserError
 from .evaluate import build_model
 from .features import _num_extra_tokens, _tokens, evaluation_mode, find_encoder, pool_tokens
 
-Item: TypeAlias = 'str | os.PathLike | Image.Image | np.ndarray | Tensor'
+Item: TypeAlias = str | os.PathLike | Image.Image | np.ndarray | Tensor
 ImageSize = int | Sequence[int] | Literal['own'] | None
 
 _EIGHT_BIT_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV', 'LAB')
