@@ -73,13 +73,60 @@ def infer_spec(
     )
 
 
-def normalisation(config: Mapping[str, Any]) -> dict[str, list[float]] | None:
-    """Mean and std of the training images in units of [0, 1], RGB order, if the config says them."""
+@dataclass(frozen=True)
+class Preprocessing:
+    """What an encoder was fed with: pictures as OpenCV reads them (BGR), swapped or not, then normalised.
+
+    Attributes:
+        config: Of the data preprocessor, with its ``type``.
+        mean: Of each channel as the encoder sees them, in units of [0, 255].
+        std: The same.
+        bgr: Whether the encoder sees blue first.
+    """
+
+    config: dict[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bgr: bool
+
+    def in_rgb_order(self) -> dict[str, list[float]]:
+        """Mean and std of red, green and blue (or of the channels as they are) in units of [0, 1]."""
+        step = -1 if self.bgr else 1
+        return dict(mean=[v / 255 for v in self.mean[::step]], std=[v / 255 for v in self.std[::step]])
+
+
+def preprocessing(config: Mapping[str, Any], in_channels: int) -> Preprocessing | None:
+    """How the config's data preprocessor feeds its encoder; None if the config has no such part.
+
+    Raises:
+        ExportError: The channels are swapped in a way that does not follow from OpenCV's order, or mean and std are not
+            one number a channel.
+    """
     for part in (_section(config, 'model'), config):
-        preprocessor = _section(part, 'data_preprocessor')
-        if preprocessor.get('mean') and preprocessor.get('std'):
-            return {name: [float(v) / 255 for v in preprocessor[name]] for name in ('mean', 'std')}
-    return None
+        if given := _section(part, 'data_preprocessor'):
+            break
+    else:
+        return None
+    if given.get('rgb_to_bgr'):
+        raise ExportError(
+            'data_preprocessor.rgb_to_bgr=True: images that are RGB before it come from a loader of which the config '
+            'does not say so; train with the default loader and bgr_to_rgb, or export with a config that says that'
+        )
+    swapped = bool(given.get('bgr_to_rgb') or given.get('to_rgb'))
+    kind = 'ClsDataPreprocessor' if 'to_rgb' in given or 'num_classes' in given else 'SelfSupDataPreprocessor'
+    numbers = {}
+    for name, neutral in dict(mean=0.0, std=1.0).items():
+        values = given.get(name)
+        if isinstance(values, int | float):
+            values = [values]
+        values = [float(v) for v in values] if values else [neutral]
+        if len(values) not in (1, in_channels):
+            raise ExportError(
+                f'data_preprocessor.{name}={given[name]!r} must have one number for each of the {in_channels} channels '
+                'of the encoder'
+            )
+        numbers[name] = tuple(values * in_channels if len(values) == 1 else values)
+    return Preprocessing(dict(given, type=given.get('type') or kind), bgr=in_channels == 3 and not swapped, **numbers)
 
 
 def _section(config: Any, name: str) -> dict[str, Any]:
