@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -120,21 +120,67 @@ def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(state)
 
 
+def fit_channels(weight: Tensor, channels: int, how: Literal['average', 'inflate'] | None) -> Tensor:
+    """A patch embedding's weight, (D, C, p, p), for another number of channels.
+
+    An image whose channels are all alike has the same features as before, whichever way. Mean and std of the images are
+    left to whoever has other channels.
+
+    Args:
+        weight: Of the checkpoint.
+        channels: Of the module.
+        how: ``'average'``: each channel gets the mean of the checkpoint's, scaled; ``'inflate'``: the checkpoint's in
+            turn, those that occur several times divided by how often.
+
+    Raises:
+        CheckpointMismatchError: If they differ and nothing is asked for, or fewer cannot be inflated to.
+    """
+    given = weight.shape[1]
+    if given == channels:
+        return weight
+    if how is None:
+        raise CheckpointMismatchError(
+            f'{_SIGN_OF_A_VIT} is for {given} channels, the module for {channels}: '
+            "`channels='average'` or `'inflate'` of mmpl.StrictPretrained turns one into the other"
+        )
+    if how == 'average':
+        return weight.mean(1, keepdim=True).expand(-1, channels, -1, -1) * (given / channels)
+    if channels < given:
+        raise CheckpointMismatchError(
+            f"`channels='inflate'` cannot turn {given} channels into {channels}: 'average' can"
+        )
+    index = torch.arange(channels) % given
+    return weight[:, index] / torch.bincount(index)[index].view(1, -1, 1, 1)
+
+
 def load_part(
     module: nn.Module,
     checkpoint: Checkpoint,
     prefix: str | None = None,
     resizable: Iterable[str] = (),
     ignore: Iterable[str] = (),
+    channels: Literal['average', 'inflate'] | None = None,
 ) -> None:
     """Load a module from the part of a checkpoint under a prefix; see :func:`mmpl.checkpoints.fit.check_state_dict`.
+
+    Args:
+        module: What is to be loaded.
+        checkpoint: What was read of a file.
+        prefix: Where in the checkpoint the module's keys are.
+        resizable: As there.
+        ignore: As there.
+        channels: What to make of a patch embedding for another number of channels; see :func:`fit_channels`.
 
     Raises:
         CheckpointMismatchError: If the keys do not all fit. The module is as it was.
     """
     ignore = tuple(ignore)
     try:
-        tensors = check_state_dict(module, checkpoint.state_dict, prefix, resizable, ignore)
+        state = dict(checkpoint.state_dict)
+        key, own = f'{prefix or ""}{_SIGN_OF_A_VIT}', module.state_dict().get(_SIGN_OF_A_VIT)
+        if own is not None and key in state and state[key].ndim == own.ndim:
+            state[key] = fit_channels(state[key], own.shape[1], channels)
+        tensors = check_state_dict(module, state, prefix, resizable, ignore)
     except CheckpointMismatchError as error:
         raise CheckpointMismatchError(f'{checkpoint.path}: {error}') from None
     module.load_state_dict(tensors, strict=not ignore)
