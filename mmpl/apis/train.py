@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, DictAction
-from mmengine.dist import broadcast_object_list
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from mmpl.checkpoints import import_weights, read_checkpoint
 from mmpl.checkpoints.files import candidates, checkpoint_folder
 from mmpl.compat import (
     add_trust_argument,
@@ -200,6 +201,36 @@ def start_or_resume(cfg: Config, options: argparse.Namespace) -> str:
     return f'The run starts from the weights of `load_from` {start}: {cfg.work_dir} holds no checkpoint to go on from.'
 
 
+def import_start(cfg: Config) -> str:
+    """Let a run that starts from public weights start from a checkpoint that is made of them in its work folder.
+
+    Args:
+        cfg: ``load_from`` is changed in place, equally in all processes.
+
+    Returns:
+        What was imported, for the log; empty where nothing had to be.
+    """
+    start = str(cfg.load_from)
+    if cfg.get('resume') or '://' in start:
+        return ''
+    said: list[Any] = ['', start, None]
+    if is_main_process():
+        try:
+            found = read_checkpoint(start)
+            if found.is_foreign:
+                Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
+                said[1] = str(Path(cfg.work_dir, f'imported_{Path(start).stem}.pth'))
+                import_weights(start, said[1])
+                said[0] = f'Imported {found.origin()}; the run starts from {said[1]}.'
+        except Exception as error:  # all processes have to end
+            said[2] = error
+    broadcast_object_list(said)
+    if said[2] is not None:
+        raise said[2]
+    cfg.load_from = said[1]
+    return said[0]
+
+
 def train(argv: list[str] | None = None) -> Any:
     """Run ``tools/train.py``.
 
@@ -225,6 +256,7 @@ def train(argv: list[str] | None = None) -> Any:
     choice = start_or_resume(cfg, options)
     if cfg.get('load_from') is not None:
         with user_errors():
+            choice = ' '.join(filter(None, [choice, import_start(cfg)]))
             check_checkpoint_path(cfg.load_from)
     try:
         with explained_by(copy.deepcopy(cfg)):

@@ -6,6 +6,7 @@ Wherever a model keeps an encoder, its tensors stand under a prefix that ends wi
 
 import ast
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -14,11 +15,11 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmpl.compat.torch_load import load_checkpoint
-
 from .fit import CheckpointMismatchError, check_state_dict, select_prefix, state_dict_prefixes
+from .foreign import read_file, translate
 
 STUDENT = 'student'
 _WRAPPERS = ('module.', '_orig_mod.')  # of DDP and of torch.compile
@@ -34,11 +35,27 @@ class Checkpoint:
         path: The file, or a URL.
         state_dict: Tensors on the CPU, by key without the prefix of a wrapper such as DDP's ``module.``.
         raw_config: ``meta['cfg']`` as it was saved.
+        layout: Whose names the file uses: mmpretrain's, or those of another library, which were translated.
+        left_aside: Keys of another library's file that have no place here, such as a classifier's.
     """
 
     path: str
     state_dict: dict[str, Tensor]
     raw_config: str | Mapping[str, Any] | None = None
+    layout: str = 'mmpretrain'
+    left_aside: tuple[str, ...] = ()
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether another library wrote it; then the encoder stands under ``backbone.`` whatever the file calls it."""
+        return self.layout != 'mmpretrain'
+
+    def origin(self) -> str:
+        """One line for the log: whose layout it is, what was mapped, and what was left aside."""
+        aside = f'; left aside: {", ".join(self.left_aside[:6])}' if self.left_aside else ''
+        more = f' and {len(self.left_aside) - 6} more' if len(self.left_aside) > 6 else ''
+        parts = sorted({key.split('.')[0] for key in self.state_dict})
+        return f'{self.path}: layout of {self.layout}; mapped: {len(self.state_dict)} tensors of {parts}{aside}{more}'
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -93,10 +110,13 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | os.PathLike, trust: bool | None = None) -> Checkpoint:
-    """Read a checkpoint file: mmengine's, or a bare state dict.
+    """Read a checkpoint file: mmengine's, a bare state dict, or public weights of a plain ViT.
+
+    Public weights are MAE's official files, those of timm and of Hugging Face (ViT, ViTMAE, DINOv2 without registers;
+    the file or its folder), also as safetensors. They are told by the names that they use, and translated.
 
     Args:
-        path: File or URL.
+        path: File, folder of Hugging Face, or URL.
         trust: Whether it may run code; None: only if the process was told so, see :mod:`mmpl.compat.torch_load`.
 
     Raises:
@@ -105,13 +125,35 @@ def read_checkpoint(path: str | os.PathLike, trust: bool | None = None) -> Check
         mmpl.compat.UntrustedCheckpointError: If it may run no code and holds more than weights and plain values.
         mmpl.compat.UnreadableCheckpointError: If it is no checkpoint, or a damaged one.
     """
-    content = load_checkpoint(path, trust=trust)
+    content, said = read_file(os.fspath(path), trust)
     state = content.get('state_dict', content)
+    if isinstance(content.get('model'), Mapping) and 'state_dict' not in content:
+        state = content['model']  # MAE's official files
     tensors = isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())
     if not tensors or not state:
         raise CheckpointMismatchError(f'{os.fspath(path)}: checkpoint holds no `state_dict` of tensors')
+    state = _unwrapped(state)
+    if foreign := translate(state, os.fspath(path), said):
+        return Checkpoint(os.fspath(path), foreign.state_dict, foreign.config, foreign.layout, foreign.left_aside)
     meta = content.get('meta')
-    return Checkpoint(os.fspath(path), _unwrapped(state), meta.get('cfg') if isinstance(meta, Mapping) else None)
+    return Checkpoint(os.fspath(path), state, meta.get('cfg') if isinstance(meta, Mapping) else None)
+
+
+def import_weights(source: str | os.PathLike, out: str | os.PathLike, trust: bool | None = None) -> Checkpoint:
+    """Write public weights as a checkpoint that any project of OpenMMLab loads.
+
+    Returns:
+        What was read; see :func:`read_checkpoint`, also for the errors.
+
+    Raises:
+        CheckpointMismatchError: They have OpenMMLab's names already.
+    """
+    found = read_checkpoint(source, trust)
+    if not found.is_foreign:
+        raise CheckpointMismatchError(f'{source}: needs no import, it is no file of MAE, timm or Hugging Face')
+    meta = dict(cfg=''.join(f'{name} = {value!r}\n' for name, value in found.config.items()), source=found.origin())
+    torch.save(dict(meta=meta, state_dict=found.state_dict), out)
+    return found
 
 
 def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -181,9 +223,45 @@ def load_part(
         if own is not None and key in state and state[key].ndim == own.ndim:
             state[key] = fit_channels(state[key], own.shape[1], channels)
         tensors = check_state_dict(module, state, prefix, resizable, ignore)
+        if prefix is None or prefix.rstrip('.').endswith('backbone') or not prefix:
+            _check_architecture(module, checkpoint)
     except CheckpointMismatchError as error:
         raise CheckpointMismatchError(f'{checkpoint.path}: {error}') from None
     module.load_state_dict(tensors, strict=not ignore)
+
+
+def _check_architecture(module: nn.Module, checkpoint: Checkpoint) -> None:
+    """Compare what tensors do not show: attention heads are refused if they differ, a norm's epsilon is said."""
+    backbone = (checkpoint.config.get('model') or {}).get('backbone')
+    layers = getattr(module, 'layers', None)
+    own = getattr(getattr(layers[0], 'attn', None), 'num_heads', None) if isinstance(layers, nn.ModuleList) else None
+    if own is None or not isinstance(backbone, Mapping):
+        return
+    heads = heads_of(backbone)
+    if heads is not None and heads != own:
+        raise CheckpointMismatchError(
+            f'the encoder in the checkpoint has num_heads={heads}, the module num_heads={own}: every tensor fits, but '
+            'the features would be others'
+        )
+    norm, norms = backbone.get('norm_cfg'), [part for part in module.modules() if isinstance(part, nn.LayerNorm)]
+    eps = norm.get('eps') if isinstance(norm, Mapping) else None
+    if eps is not None and norms and norms[0].eps != eps:
+        print_log(
+            f'{checkpoint.path}: its norms have eps {eps:g}, those of the module {norms[0].eps:g}; set '
+            f"`norm_cfg=dict(type='LN', eps={eps:g})` of the backbone for the very same features",
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def heads_of(backbone: Mapping[str, Any]) -> int | None:
+    """Attention heads of the config of a ViT, if it says them."""
+    arch = backbone.get('arch')
+    if isinstance(arch, str):
+        from mmpretrain.models import VisionTransformer
+
+        arch = VisionTransformer.arch_zoo.get(arch.lower(), {})
+    return arch.get('num_heads') if isinstance(arch, Mapping) else None
 
 
 def load_encoder(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from mmengine.logging import print_log
 from mmengine.model.weight_init import update_init_info
 from torch import nn
 
@@ -24,8 +25,10 @@ class StrictPretrained:
     module's descendants are marked as initialised and its ``init_cfg`` is rewritten to say so.
 
     Args:
-        checkpoint: Path or URL.
-        prefix: Where the module's keys are in the checkpoint; without a wrapper's, such as DDP's ``module.``.
+        checkpoint: Path or URL, of a checkpoint or of public weights.
+        prefix: Where the module's keys are in the checkpoint; without a wrapper's, such as DDP's ``module.``. The
+            encoder of public weights, whatever they call it, is under ``backbone.``; see
+            :func:`mmpl.checkpoints.encoders.read_checkpoint`.
         resizable: Patterns of position embeddings that the module interpolates to its own length.
         ignore: Patterns of keys that may be missing on either side. Such a parameter of the module stays as its
             constructor made it.
@@ -65,7 +68,10 @@ class StrictPretrained:
         if isinstance(init_cfg, list | tuple) and 'StrictPretrained' not in str(init_cfg[-1].get('type')):
             raise ValueError('`mmpl.StrictPretrained` must be the last entry of an init_cfg list: later ones undo it')
         found = read_checkpoint(self.checkpoint, self.trust)
-        load_part(module, found, self.prefix, self.resizable, self.ignore, self.channels)
+        if found.is_foreign:
+            print_log(found.origin(), logger='current')
+        prefix = self.prefix or ('backbone.' if found.is_foreign else None)
+        load_part(module, found, prefix, self.resizable, self.ignore, self.channels)
         for child in module.modules():
             if child is not module and hasattr(child, 'init_weights'):
                 child.is_init = True

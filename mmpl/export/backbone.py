@@ -29,10 +29,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmpl.checkpoints.encoders import STUDENT, read_checkpoint  # also makes mmpretrain importable beside transformers 5
+from mmpl.checkpoints.layouts import HUGGINGFACE, TIMM, rename
 from mmpl.utils.user_errors import UserError
 from mmpl.version import __version__
 
-from .layouts import HUGGINGFACE, TIMM, rename
 from .spec import EncoderSpec, ExportError, Preprocessing, infer_spec, preprocessing
 
 TOLERANCE = 1e-5

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .layouts import plain_vit_keys
+from mmpl.checkpoints.encoders import heads_of
+from mmpl.checkpoints.layouts import plain_vit_keys
 
 _SHOWN = 6
 _REASONS = {  # part of a key -> what a plain ViT does not have
@@ -168,13 +169,7 @@ def _reason(key: str) -> str:
 
 
 def _num_heads(backbone: Mapping[str, Any], embed_dims: int, num_heads: int | None) -> int:
-    if num_heads is None:
-        arch = backbone.get('arch')
-        if isinstance(arch, str):
-            from mmpretrain.models import VisionTransformer
-
-            arch = VisionTransformer.arch_zoo.get(arch.lower(), {})
-        num_heads = arch.get('num_heads') if isinstance(arch, Mapping) else None
+    num_heads = heads_of(backbone) if num_heads is None else num_heads
     if num_heads is None:
         raise ExportError(
             'num_heads cannot be told from the weights, and the config in the checkpoint (meta["cfg"]) names no '

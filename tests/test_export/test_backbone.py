@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from mmpl.checkpoints import layouts
 from mmpl.checkpoints.fit import CheckpointMismatchError
-from mmpl.export import ExportError, export_backbone, layouts
+from mmpl.export import ExportError, export_backbone
 from mmpl.export.backbone import LIBRARIES
 from mmpl.export.spec import infer_spec
 
