@@ -1,0 +1,85 @@
+"""Whether anchors and RoIs are placed with the strides that the feature pyramid has."""
+
+from collections.abc import Sequence
+from math import lcm
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmpl.datasets.agreement import Findings
+
+
+def _pair(stride: Any) -> tuple[float, float]:
+    """A stride as (height, width) pixels; mmdet's anchors have (width, height)."""
+    if isinstance(stride, Sequence):
+        return float(stride[1]), float(stride[0])
+    return float(stride), float(stride)
+
+
+def declared_strides(model: nn.Module) -> dict[str, list[tuple[float, float]]]:
+    """Strides in pixels, (height, width) of each level, by the config's field that says so."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for name, module in model.named_modules():
+        generator = getattr(module, 'prior_generator', None) or getattr(module, 'anchor_generator', None)
+        if generator is not None and hasattr(generator, 'strides'):
+            found[f'model.{name}.anchor_generator.strides'] = [_pair(stride) for stride in generator.strides]
+        if hasattr(module, 'featmap_strides'):
+            found[f'model.{name}.featmap_strides'] = [_pair(stride) for stride in module.featmap_strides]
+    return found
+
+
+def encoder_stride(model: nn.Module) -> tuple[int, int] | None:
+    """Stride of a plain Vision Transformer's patches, (height, width) pixels; None for other encoders."""
+    projection = getattr(getattr(getattr(model, 'backbone', None), 'patch_embed', None), 'projection', None)
+    stride = getattr(projection, 'stride', None)
+    return (int(stride[0]), int(stride[1])) if isinstance(stride, tuple) else None
+
+
+def measured_strides(model: nn.Module, side: int) -> list[tuple[float, float]]:
+    """Strides of the feature maps that the heads get, from a black image of side x side pixels.
+
+    The model is left as it was: nothing is learnt, counted or drawn.
+    """
+    parameter = next(model.parameters())
+    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    channels = convolution.in_channels * 1 if convolution is not None else 3
+    image = torch.zeros(1, channels, side, side, device=parameter.device, dtype=parameter.dtype)
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            maps: Sequence[Tensor] = model.extract_feat(image)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    return [(side / level.shape[-2], side / level.shape[-1]) for level in maps]
+
+
+def _shown(strides: Sequence[tuple[float, float]]) -> str:
+    return f'({", ".join(f"{h:g}" if h == w else f"{h:g} x {w:g}" for h, w in strides)})'
+
+
+def check_strides(found: Findings, model: nn.Module) -> None:
+    """Compare the strides of anchors and RoIs with those of the maps that backbone and neck make of an image."""
+    declared = declared_strides(model)
+    if not declared or not hasattr(model, 'extract_feat'):
+        return
+    patch = encoder_stride(model) or (1, 1)
+    whole = [int(value) for strides in declared.values() for pair in strides for value in pair if value.is_integer()]
+    side = 2 * lcm(*patch, *whole)
+    actual = measured_strides(model, side)
+    for field, strides in declared.items():
+        levels = actual[: len(strides)] if field.endswith('featmap_strides') else actual
+        if strides == levels:
+            continue
+        text = f'`{field}`={_shown(strides)}, but the feature maps that the encoder and the neck make'
+        if encoder_stride(model):
+            text += f' (patches of {patch[0]} x {patch[1]} pixels)'
+        text += f' have the strides {_shown(levels)}'
+        neck = getattr(model, 'neck', None)
+        scales = getattr(neck, 'scale_factors', None)
+        if scales is not None and len(strides) >= len(scales):
+            fitting = [patch[0] / wanted[0] for wanted in strides[: len(scales)]]
+            text += f'. Set the strides to these, or `model.neck.scale_factors` to {tuple(fitting)}'
+        found.error(text)
