@@ -44,7 +44,11 @@ def _only(found: Findings, *patterns: str) -> None:
         (['cat', 'dog'], ['dog', 'cat'], "another order: number 0 is 'cat' and 'dog'"),
         (['cat', 'dog'], ['cat'], "only the first has 'dog'"),
         (['traffic light'], ['traffic_light'], 'differ in case, spaces or signs alone'),
-        ([f'c{i}' for i in range(50)], [f'c{i}' for i in range(49)] + ['x'], "only the first has 'c49'; only the second"),
+        (
+            [f'c{i}' for i in range(50)],
+            [f'c{i}' for i in range(49)] + ['x'],
+            "first has 'c49'; only the second has 'x'",
+        ),
     ],
 )
 def test_difference_shows_both_sides_and_what_differs(left, right, expected) -> None:
@@ -86,7 +90,7 @@ class Coco:
 
     def config(self, path: str, **changes: Any) -> dict:
         pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True, with_mask=True)]
-        config = dict(type='CocoDataset', ann_file=path, data_prefix=dict(img=str(self.root / 'img')), pipeline=pipeline)
+        config = dict(type='CocoDataset', ann_file=path, data_prefix=dict(img=f'{self.root}/img'), pipeline=pipeline)
         return {**config, 'metainfo': dict(classes=('cat', 'dog')), **changes}
 
     def dataset(self, path: str, **changes: Any) -> Any:
@@ -349,7 +353,7 @@ def test_reduce_zero_label_said_in_one_place_alone(maps) -> None:
     found = _look(maps.dataset(root, False, True))
     _only(found, r'dataset.reduce_zero_label`=False, but `.*dataset.pipeline\[1\].reduce_zero_label`=True')
     found = _look(maps.dataset(root), maps.dataset(root, True))
-    _only(found, r'`train_dataloader.dataset.reduce_zero_label`=False, but `val_dataloader.dataset.reduce_zero_label`=True')
+    _only(found, r'`train_dataloader.dataset.reduce_zero_label`=False, but `val_dataloader.dataset.reduce_.*=True')
 
 
 def test_ignored_labels_must_agree(maps) -> None:
@@ -460,7 +464,7 @@ def test_a_folder_missing_in_val_shifts_the_numbers(folders) -> None:
 def test_names_in_another_order_than_the_folders(folders) -> None:
     """Numbers follow the sorted folders, whatever the names say."""
     dataset = folders.dataset(folders.make('a', 'cat', 'dog'), classes=('dog', 'cat'))
-    _only(_look(dataset), r"`train_dataloader.dataset.metainfo.classes` has.*another order: number 0 is 'dog' and 'cat'")
+    _only(_look(dataset), r"`train_dataloader.dataset.metainfo.classes` has.*order: number 0 is 'dog' and 'cat'")
 
 
 def test_folders_that_are_no_class(folders) -> None:
@@ -475,12 +479,12 @@ def test_lists_of_labels(folders) -> None:
     root = folders.make('a', 'ant', 'bee')
     lines = ['ant/0.png 1', 'bee/0.png 2']
     dataset = folders.listed(root, lines, classes=('ant', 'bee'))
-    _only(_look(dataset), r"has the labels 2, but its 2 classes allow 0 to 1; .*bee/0\.png': do the labels count from 1")
+    _only(_look(dataset), r"the labels 2, but its 2 classes allow 0 to 1; .*bee/0\.png': do the labels count from 1")
     _only(_look(folders.listed(root, lines), head_classes=2), r'the 2 classes of the head allow 0 to 1')
     swapped = folders.listed(root, ['ant/0.png 1', 'bee/0.png 0'], classes=('ant', 'bee'))
     _only(_look(folders.dataset(root), swapped), r"other labels: 'ant' is 0 and 1, 'bee' is 1 and 0")
     absent = folders.listed(root, ['ant/0.png 0', 'bee/7.png 1'], classes=('ant', 'bee'))
-    _only(_look(absent), r"lists 1 images without a file: .*bee/7\.png")
+    _only(_look(absent), r'lists 1 images without a file: .*bee/7\.png')
 
 
 def test_a_list_with_names_instead_of_numbers(folders) -> None:

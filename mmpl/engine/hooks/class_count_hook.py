@@ -127,7 +127,7 @@ def _compare_heads(found: Findings, model: nn.Module, sides: list[Side]) -> None
         for name, (count, kind) in _class_counts(model).items():
             if count != len(classes):
                 found.error(
-                    f'`{name}.num_classes`={count} ({kind}), but `{side.field}` ({type(side.dataset).__name__}) has '
+                    f'`model.{name}.num_classes`={count} ({kind}), but `{side.field}` ({type(side.dataset).__name__}) has '
                     f'{len(classes)} classes: {list(classes)[:5]}{" ..." if len(classes) > 5 else ""}'
                 )
 

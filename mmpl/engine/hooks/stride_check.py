@@ -42,8 +42,7 @@ def measured_strides(model: nn.Module, side: int) -> list[tuple[float, float]]:
     The model is left as it was: nothing is learnt, counted or drawn.
     """
     parameter = next(model.parameters())
-    convolution = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    channels = convolution.in_channels * 1 if convolution is not None else 3
+    channels = model.backbone.patch_embed.projection.in_channels  # type: ignore[union-attr]
     image = torch.zeros(1, channels, side, side, device=parameter.device, dtype=parameter.dtype)
     training = {module: module.training for module in model.modules()}
     model.eval()
@@ -61,11 +60,13 @@ def _shown(strides: Sequence[tuple[float, float]]) -> str:
 
 
 def check_strides(found: Findings, model: nn.Module) -> None:
-    """Compare the strides of anchors and RoIs with those of the maps that backbone and neck make of an image."""
-    declared = declared_strides(model)
-    if not declared or not hasattr(model, 'extract_feat'):
+    """Compare the strides of anchors and RoIs with those of the maps that backbone and neck make of an image.
+
+    Only for encoders of patches: others come with the strides of their own configs.
+    """
+    declared, patch = declared_strides(model), encoder_stride(model)
+    if not declared or patch is None or not hasattr(model, 'extract_feat'):
         return
-    patch = encoder_stride(model) or (1, 1)
     whole = [int(value) for strides in declared.values() for pair in strides for value in pair if value.is_integer()]
     side = 2 * lcm(*patch, *whole)
     actual = measured_strides(model, side)
@@ -73,10 +74,10 @@ def check_strides(found: Findings, model: nn.Module) -> None:
         levels = actual[: len(strides)] if field.endswith('featmap_strides') else actual
         if strides == levels:
             continue
-        text = f'`{field}`={_shown(strides)}, but the feature maps that the encoder and the neck make'
-        if encoder_stride(model):
-            text += f' (patches of {patch[0]} x {patch[1]} pixels)'
-        text += f' have the strides {_shown(levels)}'
+        text = (
+            f'`{field}`={_shown(strides)}, but the feature maps that the encoder (patches of {patch[0]} x {patch[1]} '
+            f'pixels) and the neck make have the strides {_shown(levels)}'
+        )
         neck = getattr(model, 'neck', None)
         scales = getattr(neck, 'scale_factors', None)
         if scales is not None and len(strides) >= len(scales):
