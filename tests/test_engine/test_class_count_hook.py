@@ -49,7 +49,7 @@ def _refused(cfg: Config) -> str:
     runner.model.train_step = lambda *_, **__: steps.append(1)
     with pytest.raises(ValueError, match='`') as caught:
         runner.train()
-    assert not steps and caught.traceback[-1].path.name == 'class_count_hook.py'
+    assert not steps and caught.traceback[-1].path.name == 'findings.py'
     return str(caught.value)
 
 
@@ -95,7 +95,7 @@ FAULTS = dict(
     heads=(
         'mmseg',
         {'model.decode_head.num_classes': 9},
-        r'`model.decode_head.num_classes`=9 \(UPerHead\), but `train_d',
+        r'`model.decode_head.num_classes`=9 \(UPerHead\)',
     ),
     ignored=('mmseg', {'val_evaluator.ignore_index': 0}, r'`val_evaluator.ignore_index`=0: what is ignored'),
     filling=('mmseg', {'model.data_preprocessor.seg_pad_val': 0}, r'`model.data_preprocessor.seg_pad_val`=0'),
@@ -120,7 +120,7 @@ def test_faults_of_a_config_end_the_run_before_its_first_step(name, root) -> Non
     """Of heads, evaluators, what fills borders, and of strides."""
     project, changes, pattern = FAULTS[name]
     message = _refused(_config(project, root, **changes))
-    assert re.search(pattern, message), message
+    assert re.search(pattern, message, re.DOTALL), message
 
 
 class _Loop(BaseLoop):
@@ -146,9 +146,7 @@ def _runner(head_classes: int, data_classes: int, wrapped: bool = False, split: 
 def test_number_of_classes(split, wrapped) -> None:
     """The message names the head and both numbers; equal numbers and mmdet's class-agnostic RPN pass."""
     ClassCountHook().before_run(_runner(3, 3, wrapped, split))
-    with pytest.raises(
-        ValueError, match=rf'`model.decode_head.num_classes`=4 \(Identity\), but `{split}_.* has 3 classes'
-    ):
+    with pytest.raises(ValueError, match=rf'decode_head.num_classes`=4 \(Identity\), but `{split}_.* 3 classes'):
         ClassCountHook().before_run(_runner(4, 3, wrapped, split))
 
 

@@ -50,20 +50,20 @@ class ClassCountHook(Hook):
         message: list[Any] = [None]
         if is_main_process():
             try:
-                found = self._look(runner)
-                message = [(found.text(), found.warnings)]
+                message = [self._look(runner)]
             except Exception as error:  # told to the other ranks, which would wait forever
                 message = [error]
         broadcast_object_list(message)
         if isinstance(message[0], Exception):
             raise message[0]
-        text, warnings = message[0]
-        for warning in warnings:
+        found, strides = message[0]
+        if strides:
+            runner.logger.info(f'{type(self).__name__}: {strides}')
+        for warning in found.warnings:
             runner.logger.warning(f'{type(self).__name__}: {warning}')
-        if text:
-            raise ValueError(text)
+        found.raise_errors()
 
-    def _look(self, runner: Runner) -> Findings:
+    def _look(self, runner: Runner) -> tuple[Findings, str | None]:
         loops = {split: loop for split in ('train', 'val', 'test') if (loop := _built_loop(runner, split)) is not None}
         sides = [
             side for split, loop in loops.items() for side in sides_of(f'{split}_dataloader.dataset', _dataset(loop))
@@ -80,8 +80,7 @@ class ClassCountHook(Hook):
             head_classes=counts.pop()[0] if len(counts) == 1 else None,
         )
         _compare_heads(found, model, sides)
-        check_strides(found, model)
-        return found
+        return found, check_strides(found, model)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Compare the classes of a model that is tested, validated or resumed with those it was trained with."""
@@ -127,8 +126,8 @@ def _compare_heads(found: Findings, model: nn.Module, sides: list[Side]) -> None
         for name, (count, kind) in _class_counts(model).items():
             if count != len(classes):
                 found.error(
-                    f'`model.{name}.num_classes`={count} ({kind}), but `{side.field}` ({type(side.dataset).__name__}) has '
-                    f'{len(classes)} classes: {list(classes)[:5]}{" ..." if len(classes) > 5 else ""}'
+                    f'`model.{name}.num_classes`={count} ({kind}), but `{side.field}` ({type(side.dataset).__name__}) '
+                    f'has {len(classes)} classes: {list(classes)[:5]}{" ..." if len(classes) > 5 else ""}'
                 )
 
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from mmpl.datasets.agreement import Findings
 
+_COARSEST = 32  # pixels, of a usual feature pyramid
+
 
 def _pair(stride: Any) -> tuple[float, float]:
     """A stride as (height, width) pixels; mmdet's anchors have (width, height)."""
@@ -59,28 +61,42 @@ def _shown(strides: Sequence[tuple[float, float]]) -> str:
     return f'({", ".join(f"{h:g}" if h == w else f"{h:g} x {w:g}" for h, w in strides)})'
 
 
-def check_strides(found: Findings, model: nn.Module) -> None:
+def check_strides(found: Findings, model: nn.Module) -> str | None:
     """Compare the strides of anchors and RoIs with those of the maps that backbone and neck make of an image.
 
     Only for encoders of patches: others come with the strides of their own configs.
+
+    Args:
+        found: Gets what is wrong.
+        model: Without a wrapper.
+
+    Returns:
+        A sentence on the strides that there are, for the log; None if they say nothing.
     """
     declared, patch = declared_strides(model), encoder_stride(model)
-    if not declared or patch is None or not hasattr(model, 'extract_feat'):
-        return
+    segments = hasattr(model, 'decode_head')
+    if patch is None or not (declared or segments) or not hasattr(model, 'extract_feat'):
+        return None
     whole = [int(value) for strides in declared.values() for pair in strides for value in pair if value.is_integer()]
-    side = 2 * lcm(*patch, *whole)
-    actual = measured_strides(model, side)
+    actual = measured_strides(model, 2 * lcm(*patch, *(whole or [_COARSEST])))
+    patches = f'patches of {patch[0]} x {patch[1]} pixels'
     for field, strides in declared.items():
         levels = actual[: len(strides)] if field.endswith('featmap_strides') else actual
         if strides == levels:
             continue
         text = (
-            f'`{field}`={_shown(strides)}, but the feature maps that the encoder (patches of {patch[0]} x {patch[1]} '
-            f'pixels) and the neck make have the strides {_shown(levels)}'
+            f'`{field}`={_shown(strides)}, but the feature maps that the encoder ({patches}) and the neck make have '
+            f'the strides {_shown(levels)}'
         )
-        neck = getattr(model, 'neck', None)
-        scales = getattr(neck, 'scale_factors', None)
+        scales = getattr(getattr(model, 'neck', None), 'scale_factors', None)
         if scales is not None and len(strides) >= len(scales):
-            fitting = [patch[0] / wanted[0] for wanted in strides[: len(scales)]]
-            text += f'. Set the strides to these, or `model.neck.scale_factors` to {tuple(fitting)}'
+            fitting = tuple(patch[0] / wanted[0] for wanted in strides[: len(scales)])
+            text += f'. Set the strides to these, or `model.neck.scale_factors` to {fitting}'
         found.error(text)
+    size = getattr(getattr(model, 'data_preprocessor', None), 'size', None)
+    if segments and size is not None and any(length % side for length, side in zip(size, patch, strict=True)):
+        found.warn(
+            f'`model.data_preprocessor.size`={tuple(size)} is no multiple of the {patches}: borders are filled up, and '
+            'the maps of scores, stretched to the image, lie up to a patch beside it'
+        )
+    return f'feature maps have strides of {_shown(actual)} pixels, of {patches}'
