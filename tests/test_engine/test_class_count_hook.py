@@ -104,7 +104,7 @@ FAULTS = dict(
     patches=(
         'mmdet',
         {'model.backbone.patch_size': 8},
-        r'`model.rpn_head.anchor_generator.strides`=\(4, 8, 16\), but .*\(patches of 8 x 8 pixels\) have the strides '
+        r'`model.rpn_head.anchor_generator.strides`=\(4, 8, 16\), but .*\(patches of 8 x 8 pixels\) .* the strides '
         r'\(8, 16, 32\)\. .*`model.neck.scale_factors` to \(2.0, 1.0, 0.5\)',
     ),
     rois=(

@@ -46,14 +46,17 @@ def _fold(name: Any) -> str:
 
 
 def check_names(found: Findings, side: Side) -> None:
-    """Class names that cannot be any: a text instead of a list, and names that occur twice."""
+    """Class names that cannot be any: a text instead of a list, and names that occur twice where they are looked up.
+
+    Classes of images may share a name, as two of ImageNet's do: only their numbers count.
+    """
     classes = (getattr(side.dataset, 'metainfo', None) or {}).get('classes')
     if isinstance(classes, str):
         found.error(
             f'`{side.field}.metainfo.classes`={classes!r} is a text, not a list of names (nor a file that holds one): '
             f'for one class write ({classes!r},)'
         )
-    elif classes is not None and repeated(map(str, classes)):
+    elif classes is not None and side.kind_of('CocoDataset', 'BaseSegDataset') and repeated(map(str, classes)):
         found.error(f'`{side.field}.metainfo.classes` names {listed(repeated(map(str, classes)))} more than once')
 
 

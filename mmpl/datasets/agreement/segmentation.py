@@ -215,7 +215,7 @@ def _judge(found: Findings, maps: _Maps, looked_at: int) -> None:
     missing = absent()
     values = set(maps.raw)
     names = listed(classes[i] for i in missing)
-    lost = f'{where}: no pixel of {names} ({seen}; values in the files: {sorted(values)})'
+    lost = f'{where}: no pixel of {names} ({seen}; values in the files: {listed(sorted(values))})'
     if not missing:
         return
     if reduced and 0 in values and values - {_IGNORED} == set(range(count)):

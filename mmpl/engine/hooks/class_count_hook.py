@@ -119,10 +119,9 @@ def _class_counts(model: nn.Module) -> dict[str, tuple[int, str]]:
 
 
 def _compare_heads(found: Findings, model: nn.Module, sides: list[Side]) -> None:
-    for side in sides:
-        classes = side.classes
-        if classes is None or isinstance(side.dataset.metainfo['classes'], str):
-            continue
+    named = [s for s in sides if s.classes is not None and not isinstance(s.dataset.metainfo['classes'], str)]
+    for side in named[:1]:  # the others must have the same classes
+        classes = side.classes or ()
         for name, (count, kind) in _class_counts(model).items():
             if count != len(classes):
                 found.error(
