@@ -133,6 +133,10 @@ COCO_FAULTS = dict(
     empty_mask=(_first(segmentation=[]), r'1 of 8 annotations have no `segmentation`'),
     short_polygon=(_first(segmentation=[[1, 2, 3, 4]]), r'1 of 8 .*`segmentation` that is none.*at least 6 numbers'),
     code_size=(_first(segmentation=dict(size=[64, 48], counts=[1])), r'`size` \[64, 48\], but the image has height 48'),
+    elsewhere=(
+        _each(segmentation=[[0.1, 0.1, 0.7, 0.1, 0.7, 0.7]]),
+        r'8 of 8 .*polygons reach from 0\.1, 0\.1 to 0\.7, 0\.7, which is not where its bbox is',
+    ),
     outside=(_first(bbox=[90, 8, 40, 30]), r'1 of 8 annotations \(12.50%.*without area inside.*\[90, 8, 40, 30\]'),
     flat=(_each(bbox=[8, 8, 0, 30]), r'8 of 8 annotations .*without area inside of the image'),
     shares=(_each(bbox=[0.1, 0.1, 0.5, 0.5]), r'8 of 8 annotations .*without area inside'),
@@ -239,6 +243,26 @@ def test_evaluator_of_other_annotations(coco) -> None:
     _only(found, r'`val_evaluator.ann_file` .*another order')
 
 
+def test_evaluator_of_other_boxes_in_images_of_the_same_names(coco) -> None:
+    """As where train.json and val.json both begin to count at 0."""
+    dataset = coco.dataset(coco.write('a.json', coco.content()))
+    content = coco.content()
+    content['annotations'][0]['bbox'] = [9, 8, 39, 30]
+    found = _look(dataset, dataset, evaluators=_evaluator(coco.write('b.json', content)))
+    _only(found, r"`val_evaluator.ann_file` .*b\.json' has other boxes than .*a\.json'.*: 1, '0\.jpg'")
+
+
+def test_codes_where_polygons_are_asked_for(coco) -> None:
+    """With poly2mask=False mmdet ignores the whole instance."""
+    content = coco.content()
+    _each(segmentation=dict(size=[48, 64], counts=[0, 10, 3062]))(content)
+    path = coco.write('a.json', content)
+    assert not _look(coco.dataset(path)).errors
+    polygons = dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=False)
+    found = _look(coco.dataset(path, pipeline=[polygons]))
+    _only(found, r'8 of 8 annotations .*`poly2mask`=False ignores together with its box')
+
+
 def test_evaluated_annotations_need_iscrowd(coco) -> None:
     """Training reads none, the evaluation fails without after an epoch."""
     content = coco.content()
@@ -326,7 +350,10 @@ def test_sound_maps(maps) -> None:
 
 
 MAP_FAULTS = dict(
-    stray=(dict(value=5), r"ann/0\.png' has the value 5 in 400 pixels. Allowed are the 2 classes, 0 to 1, and 255"),
+    stray=(
+        dict(value=5),
+        r"ann/0\.png' has the value 5 in 400 pixels. Allowed are the 2 classes, 0 to 1 in the file .* and 255",
+    ),
     v255=(dict(value=255), r"no pixel of 'crack' .*values in the files: 0, 255\), but 255, which is ignored"),
     empty=(dict(value=0), r"no pixel of 'crack' .*nothing to learn in maps of one value"),
     wide=(dict(value=300, dtype=np.uint16), r"ann/0\.png' has the value 300 in 400 pixels"),
@@ -340,6 +367,13 @@ def test_values_of_maps(maps, name) -> None:
     options, pattern = MAP_FAULTS[name]
     found = _look(maps.dataset(maps.make('a', maps.plain(**options), maps.plain(**options))))
     _only(found, pattern)
+
+
+def test_labels_that_count_from_one(maps) -> None:
+    """As many as there are classes, but 1 and 2."""
+    values = maps.plain(2)
+    values[values == 0] = 1
+    _only(_look(maps.dataset(maps.make('a', values))), r'has the value 2 .*count from 1\? Then set `reduce_zero_label`')
 
 
 def test_reduce_zero_label_that_takes_a_class_away(maps) -> None:

@@ -99,6 +99,12 @@ FAULTS = dict(
     ),
     ignored=('mmseg', {'val_evaluator.ignore_index': 0}, r'`val_evaluator.ignore_index`=0: what is ignored'),
     filling=('mmseg', {'model.data_preprocessor.seg_pad_val': 0}, r'`model.data_preprocessor.seg_pad_val`=0'),
+    weights=(
+        'mmseg',
+        {'model.auxiliary_head.loss_decode.class_weight': [0.5, 1.0]},
+        r'`model.auxiliary_head.loss_decode.class_weight` has 2 weights for 11 classes: \[0.5, 1.0\]',
+    ),
+    best=('mmpretrain', {'val_evaluator.topk': (1, 20)}, r'`val_evaluator.topk`=\(1, 20\) \(Accuracy\), .* 10 classes'),
     mixing=('mmpretrain', {'model.data_preprocessor': dict(num_classes=7)}, r'`model.data_preprocessor.num_classes`=7'),
     few=('mmpretrain', {'model.head.num_classes': 7}, r'`model.head.num_classes`=7 \(.*Head\), but .* has 10 classes'),
     patches=(

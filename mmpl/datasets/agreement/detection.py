@@ -21,6 +21,7 @@ from .names import difference
 
 _OUTSIDE = 2  # pixels by which a box may leave the image: rounding
 _POLYGON = 6  # numbers of the smallest polygon
+_COMMON = 0.1  # share that a box and its polygons must have in common
 
 
 class Evaluator(NamedTuple):
@@ -39,6 +40,11 @@ def _is_coco(side: Side) -> bool:
 
 def _masks_of(side: Side) -> bool:
     return any(getattr(step, 'with_mask', False) for step in side.transforms())
+
+
+def _polygons_only(side: Side) -> bool:
+    """Whether the pipeline takes polygons alone, and ignores annotations with run-length codes."""
+    return any(getattr(step, 'with_mask', False) and not getattr(step, 'poly2mask', True) for step in side.transforms())
 
 
 class _File:
@@ -121,8 +127,14 @@ class _File:
             self.found.warn(f'{self.where}: annotations of categories that are not in `{field}` are left out: {shown}')
         return True
 
-    def check_annotations(self, masks: bool, evaluated: bool) -> None:
-        """Boxes, masks, and what annotations refer to."""
+    def check_annotations(self, masks: bool, evaluated: bool, polygons_only: bool = False) -> None:
+        """Boxes, masks, and what annotations refer to.
+
+        Args:
+            masks: Whether there must be some.
+            evaluated: Whether an evaluator reads them.
+            polygons_only: Whether masks must be polygons.
+        """
         images = {image['id']: image for image in self.images}
         categories = {category['id'] for category in self.categories}
         outside, flat, corners, no_mask, bad_mask = [], [], 0, [], []
@@ -145,16 +157,17 @@ class _File:
                 continue
             x, y, w, h = box
             inner = min(x + w, width) - max(x, 0) > 0 and min(y + h, height) - max(y, 0) > 0
-            if w < 1 or h < 1 or not inner or entry.get('area', 1) <= 0:
+            no_area = w < 1 or h < 1 or not inner or entry.get('area', 1) <= 0
+            if no_area:
                 flat.append(shown + (f', area {entry["area"]}' if entry.get('area', 1) <= 0 else ''))
             elif min(x, y) < -_OUTSIDE or x + w > width + _OUTSIDE or y + h > height + _OUTSIDE:
                 outside.append(shown)
                 corners += x < w <= width + 1 and y < h <= height + 1
             if masks:
-                reason = _fault_of_mask(entry.get('segmentation'), image)
+                reason = _fault_of_mask(entry, image, polygons_only)
                 if reason == '':
                     no_mask.append(f'id {entry["id"]!r}')
-                elif reason is not None:
+                elif reason is not None and not no_area:
                     bad_mask.append(f'id {entry["id"]!r}: {reason}')
         for field, entries in strangers.items():
             if entries:
@@ -188,8 +201,9 @@ def _is_box(box: Any) -> bool:
     return isinstance(box, (list, tuple)) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
 
 
-def _fault_of_mask(mask: Any, image: Mapping) -> str | None:
-    """Why a ``segmentation`` is none; None for a good one, an empty text if there is nothing."""
+def _fault_of_mask(entry: Mapping, image: Mapping, polygons_only: bool) -> str | None:
+    """Why the ``segmentation`` of an annotation is none; None for a good one, an empty text if there is nothing."""
+    mask = entry.get('segmentation')
     if not mask:
         return ''
     if isinstance(mask, Mapping):
@@ -198,11 +212,20 @@ def _fault_of_mask(mask: Any, image: Mapping) -> str | None:
             return 'a run-length code needs `counts` and `size`'
         if list(size) != [image['height'], image['width']]:
             return f'`size` {list(size)}, but the image has height {image["height"]} and width {image["width"]}'
+        if polygons_only and not entry.get('iscrowd'):
+            return 'a run-length code, which LoadAnnotations with `poly2mask`=False ignores together with its box'
         return None
     if not isinstance(mask, list) or not all(isinstance(polygon, list) for polygon in mask):
         return 'expected a list of polygons, each a list [x1, y1, x2, y2, ...]'
-    if not any(len(polygon) % 2 == 0 and len(polygon) >= _POLYGON for polygon in mask):
+    whole = [polygon for polygon in mask if len(polygon) % 2 == 0 and len(polygon) >= _POLYGON]
+    if not whole:
         return f'no polygon has an even number of at least {_POLYGON} numbers'
+    left, right = min(min(p[::2]) for p in whole), max(max(p[::2]) for p in whole)
+    top, bottom = min(min(p[1::2]) for p in whole), max(max(p[1::2]) for p in whole)
+    x, y, w, h = entry['bbox']
+    common = max(0, min(right, x + w) - max(left, x)) * max(0, min(bottom, y + h) - max(top, y))
+    if common < _COMMON * (w * h + (right - left) * (bottom - top) - common):
+        return f'its polygons reach from {left}, {top} to {right}, {bottom}, which is not where its bbox is'
     return None
 
 
@@ -245,6 +268,14 @@ def _check_evaluator(found: Findings, side: Side, evaluator: Evaluator, own: _Fi
     ):
         if images:
             found.error(f'{where} {text}: {len(images)}, {listed(images, 3)}')
+            return
+    boxes = [Counter((e['image_id'], str(e['bbox'])) for e in part.annotations) for part in (own, file)]
+    differ = [theirs.get(i, i) for i, _ in (boxes[0] - boxes[1]) + (boxes[1] - boxes[0])]
+    if differ:
+        found.error(
+            f'{where} has other boxes than `{side.field}.ann_file` {side.dataset.ann_file!r} in the images of the same '
+            f'ids: {len(set(differ))}, {listed(dict.fromkeys(differ), 3)}'
+        )
 
 
 def check_detection(
@@ -289,7 +320,7 @@ def check_detection(
                     f'`{side.field}.metainfo.palette` has {len(palette)} colours for {len(side.classes)} classes'
                 )
         same = [e for e in scored if e.path is not None and os.path.realpath(e.path) == os.path.realpath(path)]
-        own.check_annotations(masks or any(e.masks for e in same), bool(same))
+        own.check_annotations(masks or any(e.masks for e in same), bool(same), _polygons_only(side))
         _check_images(found, side, own.images, looked_at)
         for evaluator in scored:
             if evaluator.content is None or evaluator in same:

@@ -186,6 +186,18 @@ def _check_files(found: Findings, side: Side) -> None:
                 found.error(f'`{side.field}` lists {len(missing)} images without a file: {listed(missing, 3)}')
 
 
+def _allowed(maps: _Maps, count: int) -> str:
+    """What values there may be, and what may have led to others."""
+    reduced = maps.side.dataset.reduce_zero_label
+    text = f'. Allowed are the {count} classes, {int(reduced)} to {count - 1 + reduced} in the file'
+    text += f' (`reduce_zero_label`={reduced}), and {maps.ignore}, which is ignored'
+    if not reduced and 0 not in maps.raw and count in maps.raw:
+        text += '. Do the labels count from 1? Then set `reduce_zero_label`=True'
+    if any(path.lower().endswith(('.jpg', '.jpeg')) for path, _ in maps.files[:1]):
+        text += '. JPEG changes values: write maps as .png'
+    return text
+
+
 def _judge(found: Findings, maps: _Maps, looked_at: int) -> None:
     """Say what is wrong in the maps of a data set, and what may be."""
     side, classes = maps.side, maps.side.classes
@@ -200,13 +212,7 @@ def _judge(found: Findings, maps: _Maps, looked_at: int) -> None:
     seen = f'{len(maps.read)} of {len(maps.files)} label maps looked at'
     where = f'`{side.field}`'
     reduced = side.dataset.reduce_zero_label
-    hints = dict(
-        value=f'. Allowed are the {count} classes'
-        + (f', 1 to {count} in the file (`reduce_zero_label`=True)' if reduced else f', 0 to {count - 1},')
-        + f' and {maps.ignore}, which is ignored'
-        if not side.dataset.label_map
-        else '',
-    )
+    hints = dict(value='' if side.dataset.label_map else _allowed(maps, count))
     for kind, texts in maps.faults.items():
         more = f' (in {len(texts)} places of the {seen})' if len(texts) > 1 else f' ({seen})'
         found.error(f'{where}: {texts[0]}{hints.get(kind, "")}{more}')

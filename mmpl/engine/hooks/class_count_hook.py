@@ -80,6 +80,8 @@ class ClassCountHook(Hook):
             head_classes=counts.pop()[0] if len(counts) == 1 else None,
         )
         _compare_heads(found, model, sides)
+        _check_weights_of_classes(found, model)
+        _check_topk(found, loops, sides)
         return found, check_strides(found, model)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -127,6 +129,28 @@ def _compare_heads(found: Findings, model: nn.Module, sides: list[Side]) -> None
                 found.error(
                     f'`model.{name}.num_classes`={count} ({kind}), but `{side.field}` ({type(side.dataset).__name__}) '
                     f'has {len(classes)} classes: {list(classes)[:5]}{" ..." if len(classes) > 5 else ""}'
+                )
+
+
+def _check_weights_of_classes(found: Findings, model: nn.Module) -> None:
+    """A loss weighs each class, mmdet's also the background."""
+    modules = dict(model.named_modules())
+    for name, module in modules.items():
+        weights, head = getattr(module, 'class_weight', None), modules.get(name.rpartition('.')[0])
+        count = getattr(head, 'num_classes', None)
+        if isinstance(weights, (list, tuple)) and isinstance(count, int) and len(weights) not in (count, count + 1):
+            found.error(f'`model.{name}.class_weight` has {len(weights)} weights for {count} classes: {list(weights)}')
+
+
+def _check_topk(found: Findings, loops: Mapping[str, Any], sides: list[Side]) -> None:
+    """An accuracy among the best k needs as many classes."""
+    for side in sides:
+        for metric in getattr(getattr(loops[side.split], 'evaluator', None), 'metrics', []):
+            topk = getattr(metric, 'topk', None)
+            if isinstance(topk, (list, tuple)) and side.classes is not None and max(topk) > len(side.classes):
+                found.error(
+                    f'`{side.split}_evaluator.topk`={tuple(topk)} ({type(metric).__name__}), but `{side.field}` has '
+                    f'{len(side.classes)} classes'
                 )
 
 
