@@ -22,6 +22,7 @@ from mmpl.apis.train import (
 )
 from mmpl.checkpoints.fit import CheckpointMismatchError, load_completely
 from mmpl.compat import check_checkpoint_path, init_distributed, shutdown_distributed
+from mmpl.datasets.agreement import explained_by_data
 from mmpl.utils.dist import unwrapped
 from mmpl.utils.user_errors import user_errors
 
@@ -124,7 +125,8 @@ def test(argv: list[str] | None = None) -> dict[str, Any]:
     runner.register_hook(_FitHook())
     if options.out is not None and options.out_item != 'metrics':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=options.out))
-    metrics = runner.test()
+    with explained_by_data(cfg):
+        metrics = runner.test()
     if options.out is not None and options.out_item == 'metrics' and is_main_process():
         mmengine.dump(metrics, options.out)
     shutdown_distributed()

@@ -26,6 +26,7 @@ from mmpl.compat import (
     shutdown_distributed,
 )
 from mmpl.compat.launch import LAUNCHERS
+from mmpl.datasets.agreement import explained_by_data
 from mmpl.utils.config_errors import explained_by, read_config
 from mmpl.utils.paths import forbid_paths_outside_root
 from mmpl.utils.preemption import Preempted
@@ -259,7 +260,7 @@ def train(argv: list[str] | None = None) -> Any:
             choice = ' '.join(filter(None, [choice, import_start(cfg)]))
             check_checkpoint_path(cfg.load_from)
     try:
-        with explained_by(copy.deepcopy(cfg)):
+        with explained_by(copy.deepcopy(cfg)), explained_by_data(cfg):
             runner = build_runner(cfg)
             if choice:
                 runner.logger.info(choice)

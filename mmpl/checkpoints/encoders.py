@@ -99,6 +99,20 @@ class Checkpoint:
         """Tensors of an encoder by key without prefix; errors as of :meth:`prefix`."""
         return select_prefix(self.state_dict, self.prefix(source))
 
+    def grid(self, prefix: str | None) -> tuple[int, int] | None:
+        """Rows and columns of patches that a position embedding is of, if the training config tells."""
+        prefix = f'{prefix.rstrip(".")}.' if prefix else ''
+        positions, patch = (self.state_dict.get(prefix + key) for key in ('pos_embed', _SIGN_OF_A_VIT))
+        try:
+            size = self.config['model']['backbone']['img_size']
+        except (KeyError, TypeError, CheckpointMismatchError):
+            return None
+        sides = [size, size] if isinstance(size, int) else list(size or ())
+        if positions is None or patch is None or positions.ndim != 3 or len(sides) != 2:
+            return None
+        rows, columns = (-(-side // length) for side, length in zip(sides, patch.shape[-2:], strict=True))
+        return (rows, columns) if positions.shape[1] - rows * columns in (0, 1) else None
+
     def digest(self, source: str = STUDENT) -> str:
         """SHA-256 of an encoder's names, shapes, types and values: the same wherever a file keeps the encoder."""
         digest = hashlib.sha256()
@@ -227,6 +241,7 @@ def load_part(
             _check_architecture(module, checkpoint)
     except CheckpointMismatchError as error:
         raise CheckpointMismatchError(f'{checkpoint.path}: {error}') from None
+    _check_grid(module, checkpoint, prefix)
     module.load_state_dict(tensors, strict=not ignore)
 
 
@@ -262,6 +277,19 @@ def heads_of(backbone: Mapping[str, Any]) -> int | None:
 
         arch = VisionTransformer.arch_zoo.get(arch.lower(), {})
     return arch.get('num_heads') if isinstance(arch, Mapping) else None
+
+
+def _check_grid(module: nn.Module, checkpoint: Checkpoint, prefix: str | None) -> None:
+    """Refuse positions of another grid that would be taken by their number, or as a square that they are not."""
+    here, there = getattr(module, 'patch_resolution', None), checkpoint.grid(prefix)
+    if here is None or there is None or tuple(here) == there:
+        return
+    if here[0] * here[1] == there[0] * there[1] or there[0] != there[1]:
+        raise CheckpointMismatchError(
+            f'{checkpoint.path}: pos_embed is of {there[0]} x {there[1]} patches, those of images of `img_size` '
+            f'{checkpoint.config["model"]["backbone"]["img_size"]}, but the module has {here[0]} x {here[1]}: set its '
+            '`img_size` to that of the checkpoint. Only squares are interpolated, to another number of patches'
+        )
 
 
 def load_encoder(

@@ -181,14 +181,14 @@ def _num_heads(backbone: Mapping[str, Any], embed_dims: int, num_heads: int | No
 
 
 def _img_size(backbone: Mapping[str, Any], patches: int, patch_size: tuple[int, int]) -> tuple[int, int]:
-    side = math.isqrt(patches)
-    if side * side == patches:
-        return side * patch_size[0], side * patch_size[1]
     given = backbone.get('img_size')
-    if given is not None:
+    if given is not None:  # 196 patches may be 14 x 14, or 7 x 28
         height, width = _pair(given, 'model.backbone.img_size')
         if (height // patch_size[0]) * (width // patch_size[1]) == patches:
             return height, width
+    side = math.isqrt(patches)
+    if side * side == patches:
+        return side * patch_size[0], side * patch_size[1]
     raise ExportError(
         f'pos_embed has {patches} patch positions, which is not a square grid, and the img_size in the config '
         f'({given!r}) does not explain it'
