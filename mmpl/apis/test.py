@@ -22,6 +22,7 @@ from mmpl.apis.train import (
 )
 from mmpl.checkpoints.fit import CheckpointMismatchError, load_completely
 from mmpl.compat import check_checkpoint_path, init_distributed, shutdown_distributed
+from mmpl.utils.cfg_options import merge_options
 from mmpl.utils.dist import unwrapped
 from mmpl.utils.user_errors import user_errors
 
@@ -88,7 +89,7 @@ def test_config(options: argparse.Namespace) -> Config:
         ).get(cfg.get('default_scope'), (f'{hook}.enable', f'{hook}.out_dir'))
         cfg.merge_from_dict({switch: True, folder: options.show_dir})
     if options.cfg_options is not None:
-        cfg.merge_from_dict(options.cfg_options)
+        merge_options(cfg, options.cfg_options)
     missing = [field for field in ('test_dataloader', 'test_cfg', 'test_evaluator') if cfg.get(field) is None]
     if missing:
         raise ValueError(

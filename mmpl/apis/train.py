@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dist import broadcast_object_list
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
@@ -25,6 +25,7 @@ from mmpl.compat import (
     shutdown_distributed,
 )
 from mmpl.compat.launch import LAUNCHERS
+from mmpl.utils.cfg_options import HELP, CfgOptions, merge_options
 from mmpl.utils.config_errors import explained_by, read_config
 from mmpl.utils.paths import forbid_paths_outside_root
 from mmpl.utils.preemption import Preempted
@@ -38,10 +39,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         '--no-pin-memory', action='store_true', help='do not pin memory in data loaders (it is pinned with a GPU only)'
     )
     parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override fields of the config: key=value, key.sub=value, list="[a,b]", without white space',
+        '--cfg-options', nargs='+', action=CfgOptions, help=HELP
     )
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started this process')
     add_trust_argument(parser)
@@ -146,7 +144,7 @@ def train_config(options: argparse.Namespace) -> Config:
     if options.amp:
         _enable_amp(cfg)
     if options.cfg_options is not None:
-        cfg.merge_from_dict(options.cfg_options)
+        merge_options(cfg, options.cfg_options)
     set_loader_defaults(cfg, not options.no_pin_memory, not options.no_persistent_workers)
     return cfg
 

@@ -136,7 +136,7 @@ def evaluate_features(
     """
     cfg = _read(config)
     if cfg_options:
-        cfg.merge_from_dict(cfg_options)
+        merge_options(cfg, cfg_options)
     given = {name: value for name, value in options.items() if value is not None}
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     probe = FeatureProbe(**find_probe(cfg if probe_config is None else _read(probe_config)) | given, linear=linear)

@@ -12,7 +12,6 @@ import json
 import os
 from pathlib import Path
 
-from mmengine.config import DictAction
 from mmengine.dist import get_rank
 
 from mmpl.compat import add_trust_argument, set_load_policy
@@ -38,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--C', nargs='+', type=float, help='regularisation of the linear probe (several: choose)')
     parser.add_argument('--max-train-images', type=int, help='use a random subset of the training images')
     parser.add_argument('--out', type=Path, help='write the results to this JSON file')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override fields of the config: key=value')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override fields of the config: key=value')
     add_trust_argument(parser)
     args = parser.parse_args()
     if args.random_init and args.checkpoint:

@@ -26,7 +26,7 @@ from typing import Any
 import pandas as pd
 import torch
 import torch.distributed as dist
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.hub import get_config
 from mmengine.logging import MMLogger
@@ -392,8 +392,8 @@ def sides_parser(doc: str | None) -> argparse.ArgumentParser:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = sides_parser(__doc__)
-    parser.add_argument('--a-options', nargs='+', action=DictAction, help='fields of A to override: key=value')
-    parser.add_argument('--b-options', nargs='+', action=DictAction, help='fields of B to override: key=value')
+    parser.add_argument('--a-options', nargs='+', action=CfgOptions, help='fields of A to override: key=value')
+    parser.add_argument('--b-options', nargs='+', action=CfgOptions, help='fields of B to override: key=value')
     parser.add_argument('--views', type=at_least(1), default=8, help='masked views (with --same images: images) a step')
     parser.add_argument('--same', choices=('views', 'images'), default='views', help='what A and B have alike')
     parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32', help='bfloat16 means autocast')
