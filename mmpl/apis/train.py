@@ -25,10 +25,12 @@ from mmpl.compat import (
     shutdown_distributed,
 )
 from mmpl.compat.launch import LAUNCHERS
-from mmpl.utils.cfg_options import HELP, CfgOptions, merge_options
+from mmpl.utils.cfg_options import HELP, CfgOptions, merge_options, option_value
 from mmpl.utils.config_errors import explained_by, read_config
 from mmpl.utils.paths import forbid_paths_outside_root
 from mmpl.utils.preemption import Preempted
+from mmpl.utils.run_length import LENGTHS, resolve_length, set_length
+from mmpl.utils.unknown_fields import check_fields
 from mmpl.utils.user_errors import user_errors
 
 
@@ -132,6 +134,7 @@ def train_config(options: argparse.Namespace) -> Config:
         ValueError: ``--amp`` or ``--auto-scale-lr`` is asked for and the config has no place for it.
     """
     cfg = load_config(options.config, options)
+    resolve_length(cfg, options.config)
     if options.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if options.resume is not None:
@@ -144,7 +147,9 @@ def train_config(options: argparse.Namespace) -> Config:
     if options.amp:
         _enable_amp(cfg)
     if options.cfg_options is not None:
+        set_length(cfg, {key: option_value(cfg, key, options.cfg_options[key]) for key in LENGTHS & {*options.cfg_options}})
         merge_options(cfg, options.cfg_options)
+    check_fields(cfg)
     set_loader_defaults(cfg, not options.no_pin_memory, not options.no_persistent_workers)
     return cfg
 

@@ -17,6 +17,7 @@ from torch import nn
 from mmpl.checkpoints.encoders import STUDENT, load_encoder
 from mmpl.checkpoints.strict_pretrained import loads_weights
 from mmpl.compat.torch_load import safe_loading
+from mmpl.utils.cfg_options import merge_options
 from mmpl.utils.config_errors import read_config
 
 from .features import find_encoder

@@ -8,6 +8,9 @@ from mmengine.config import Config
 
 from .fields import check_number
 
+LENGTHS = frozenset(('max_epochs', 'warmup_epochs', 'train_cfg.max_epochs'))
+"""Options of the command line that :func:`set_length` knows."""
+
 
 def _loop_epochs(cfg: Mapping) -> Any:
     return (cfg.get('train_cfg') or {}).get('max_epochs')
@@ -122,6 +125,9 @@ def set_length(cfg: Config, options: Mapping[str, Any]) -> None:
             raise ValueError(
                 f'--cfg-options max_epochs: nothing follows it in this config: set `{field}`, now {_loop_epochs(cfg)}'
             )
+    elif field in options and cfg.get('max_epochs') == _loop_epochs(cfg) is not None:
+        cfg.max_epochs = cfg.train_cfg.max_epochs = options[field]  # the name in the file says the same
+        return
     old = cfg.get('max_epochs'), cfg.get('warmup_epochs')
     new = options.get('max_epochs', old[0]), options.get('warmup_epochs', old[1])
     if new != old:

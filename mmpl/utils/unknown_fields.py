@@ -235,8 +235,8 @@ def check_fields(cfg: Config) -> None:
         UnknownFieldError: For the first of them.
     """
     for name, value in cfg.items():
-        near = None if name in SECTIONS else _nearest(name, SECTIONS)
-        if near and (isinstance(value, Mapping | list) == isinstance(cfg.get(near, value), Mapping | list)):
+        near = None if name in SECTIONS else _nearest(name, SECTIONS - {'tta_pipeline'})  # not `test_pipeline`
+        if near and isinstance(value, Mapping) == isinstance(cfg.get(near, value), Mapping):
             raise UnknownFieldError(f'the config has `{name}`, which nothing reads: did you mean `{near}`?')
     for section, known in _UNTYPED.items():
         part = _mapping(cfg.get(section))

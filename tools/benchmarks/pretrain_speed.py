@@ -47,6 +47,7 @@ from mmpl.compat import add_trust_argument, set_load_policy
 from mmpl.datasets.embedded.photos import write_photos
 from mmpl.engine.hooks.compile_hook import compile_blocks
 from mmpl.models import Teacher
+from mmpl.utils.cfg_options import CfgOptions, merge_options
 from mmpl.utils.config_errors import read_config
 from mmpl.utils.fields import check_device
 from mmpl.utils.user_errors import user_errors
@@ -140,7 +141,7 @@ def wrap_parts(timer: PartTimer, model: nn.Module, optim_wrapper: Any) -> None:
 def load_side(path: str, options: dict | None = None) -> Config:
     """Read the config of a side, a file or ``package::config`` of an installed OpenMMLab package."""
     cfg = get_config(path) if '::' in path else read_config(path)
-    cfg.merge_from_dict(options or {})
+    merge_options(cfg, options or {})
     return cfg
 
 
