@@ -40,9 +40,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--no-pin-memory', action='store_true', help='do not pin memory in data loaders (it is pinned with a GPU only)'
     )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=CfgOptions, help=HELP
-    )
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help=HELP)
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started this process')
     add_trust_argument(parser)
     # Given by older launchers; torchrun sets LOCAL_RANK instead.
@@ -147,7 +145,9 @@ def train_config(options: argparse.Namespace) -> Config:
     if options.amp:
         _enable_amp(cfg)
     if options.cfg_options is not None:
-        set_length(cfg, {key: option_value(cfg, key, options.cfg_options[key]) for key in LENGTHS & {*options.cfg_options}})
+        set_length(
+            cfg, {key: option_value(cfg, key, options.cfg_options[key]) for key in LENGTHS & {*options.cfg_options}}
+        )
         merge_options(cfg, options.cfg_options)
     check_fields(cfg)
     set_loader_defaults(cfg, not options.no_pin_memory, not options.no_persistent_workers)

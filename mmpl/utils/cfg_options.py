@@ -70,9 +70,9 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
             raise ValueError(f'--cfg-options {key}={value!r} cannot be set in the config: {text}') from error
 
 
-def present_value(cfg: Mapping, key: str) -> Any:
+def present_value(cfg: Config | Mapping, key: str) -> Any:
     """What a config holds at a dotted path; None if nothing."""
-    node: Any = cfg
+    node: Any = cfg._cfg_dict if isinstance(cfg, Config) else cfg
     for name in key.split('.'):
         if isinstance(node, Mapping):
             node = node.get(name)
@@ -83,7 +83,7 @@ def present_value(cfg: Mapping, key: str) -> Any:
     return node
 
 
-def option_value(cfg: Mapping, key: str, text: str) -> Any:
+def option_value(cfg: Config | Mapping, key: str, text: str) -> Any:
     """What the text of an option means for the field at ``key``; see :func:`merge_options`."""
     present = present_value(cfg, key)
     *above, name = [part for part in key.split('.') if not part.isdigit()] or ['']

@@ -53,7 +53,9 @@ def _set_length(cfg: Config, old: tuple[Any, Any], new: tuple[Any, Any], follow:
             fields['T_max'] = epochs - (scheduler['T_max'] != old_max) * fields.get('begin', begin)
         scheduler.update(fields)
     if not used and warmup != old_warmup:
-        raise ValueError(f'`warmup_epochs` {warmup}: no part of `param_scheduler` begins or ends at the old {old_warmup}')
+        raise ValueError(
+            f'`warmup_epochs` {warmup}: no part of `param_scheduler` begins or ends at the old {old_warmup}'
+        )
 
 
 def resolve_length(cfg: Config, path: str | Path) -> None:
@@ -70,41 +72,44 @@ def resolve_length(cfg: Config, path: str | Path) -> None:
         ValueError: The file says two things, or the warm-up is as long as the run.
     """
     epochs, warmup = cfg.get('max_epochs'), cfg.get('warmup_epochs')
-    base = _base_of(path) if epochs is not None or warmup is not None else None
-    if base is None:
+    bases = _bases_of(path) if epochs is not None or warmup is not None else None
+    if bases is None:
         return
-    old, old_warmup = base.get('max_epochs'), base.get('warmup_epochs')
-    same_loop = _loop_epochs(cfg) == _loop_epochs(base)
-    linked = old is not None and old == _loop_epochs(base)
-    if linked and epochs == old and not same_loop:
-        cfg.max_epochs = epochs = old = _loop_epochs(cfg)  # set where it counts
-    elif linked and epochs != old and not same_loop and epochs != _loop_epochs(cfg):
-        raise ValueError(f'{path}: `max_epochs` {epochs} and `train_cfg.max_epochs` {_loop_epochs(cfg)} differ')
-    elif not linked or not same_loop:
+    raw, base = bases
+    same_loop, same_schedule = _loop_epochs(cfg) == _loop_epochs(raw), _schedulers(cfg) == _schedulers(raw)
+    if same_loop and _loop_epochs(raw) != _loop_epochs(base):
+        cfg.train_cfg.max_epochs = _loop_epochs(base)
+    if same_schedule and _schedulers(cfg) != _schedulers(base):
+        cfg.param_scheduler = base.param_scheduler
+    old, old_warmup, length = base.get('max_epochs'), base.get('warmup_epochs'), _loop_epochs(cfg)
+    if old is None or old != _loop_epochs(base):
+        epochs = old = None  # nothing follows it
+    elif epochs == old and not same_loop:
+        cfg.max_epochs = length  # set where it counts; the schedule stays, of which ScheduleHook speaks
         epochs = old = None
-    same_schedule = _schedulers(cfg) == _schedulers(base)
-    if (epochs, warmup) != (old, old_warmup) and (same_loop or same_schedule):
-        if not same_schedule:
-            warmup = old_warmup = None
+    elif not same_loop and epochs != length:
+        raise ValueError(f'{path}: `max_epochs` {epochs} and `train_cfg.max_epochs` {length} differ')
+    if not same_schedule:
+        warmup = old_warmup = None
+    if (epochs, warmup) != (old, old_warmup):
         _set_length(cfg, (old, old_warmup), (epochs, warmup), follow=same_schedule)
 
 
-def _base_of(path: str | Path) -> Config | None:
-    """What the bases of a config file say together, resolved; None without a base."""
+def _bases_of(path: str | Path) -> tuple[Config, Config] | None:
+    """What the bases of a config file say together, as read and resolved; None without a base."""
     if 'read_base' in Path(path).read_text():
         return None  # Python imports it: names are what they are there
+    both = Config(), Config()
     names = Config._get_base_files(str(path))
-    if not names:
-        return None
-    merged = Config()
     for name in names:
         file, _ = Config._get_cfg_path(name, str(path))
         if not Path(file).is_file():
-            continue
+            return None
         base = Config.fromfile(file)
+        both[0].merge_from_dict(base.to_dict())
         resolve_length(base, file)
-        merged.merge_from_dict(dict(base._cfg_dict.to_dict()))
-    return merged
+        both[1].merge_from_dict(base.to_dict())
+    return both if names else None
 
 
 def set_length(cfg: Config, options: Mapping[str, Any]) -> None:

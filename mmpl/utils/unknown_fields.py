@@ -41,7 +41,9 @@ _UNTYPED: dict[str, Collection[str]] = dict(
     auto_scale_lr=('enable', 'base_batch_size'),
     env_cfg=('cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'),
     randomness=sorted(_parameters(set_random_seed)),
-    train_cfg=sorted((_parameters(EpochBasedTrainLoop.__init__) - {'runner', 'dataloader'}) | {'by_epoch', 'max_iters'}),
+    train_cfg=sorted(
+        (_parameters(EpochBasedTrainLoop.__init__) - {'runner', 'dataloader'}) | {'by_epoch', 'max_iters'}
+    ),
 )
 """Sections without a ``type``, or that may go without -> their fields."""
 _EVERYWHERE = {'type', '_scope_', '_delete_', '_base_'}
@@ -58,10 +60,14 @@ _CLOSE = 0.85  # of difflib's ratio; no name in the configs of mmpretrain, mmseg
 def _nearest(name: str, known: Iterable[str]) -> str | None:
     """The name that was meant, if one is that near; `val_evaluator_a` and `layer2` are names of their own."""
     for near in difflib.get_close_matches(name, sorted(map(str, known)), n=1, cutoff=_CLOSE):
-        if not re.fullmatch(re.escape(near) + r'(_.*|\d+)', name) and re.sub(r'\d', '', name) != re.sub(r'\d', '', near):
+        if not re.fullmatch(re.escape(near) + r'(_.*|\d+)', name) and re.sub(r'\d', '', name) != re.sub(
+            r'\d', '', near
+        ):
             return near
     letters = sorted(name)
-    return next((near for near in sorted(map(str, known)) if sorted(near) == letters and not re.search(r'\d', name)), None)
+    return next(
+        (near for near in sorted(map(str, known)) if sorted(near) == letters and not re.search(r'\d', name)), None
+    )
 
 
 def _refuse(path: str, name: str, known: Collection[str], owner: str) -> None:
@@ -153,7 +159,7 @@ def check_option(cfg: Config, key: str) -> None:
             + (f': {hint}' if hint else f'; its sections are {sorted({*cfg} & SECTIONS)}')
         )
     _check_is_read(cfg, names)
-    node: Any = cfg
+    node: Any = cfg._cfg_dict  # a Config is no Mapping
     for index, name in enumerate(names):
         path = '.'.join(names[:index])
         if isinstance(node, Mapping):
@@ -242,7 +248,9 @@ def check_fields(cfg: Config) -> None:
         part = _mapping(cfg.get(section))
         if 'type' not in part:
             _check_names(part, section, known)
-    _check_names(_mapping(_mapping(cfg.get('env_cfg')).get('mp_cfg')), 'env_cfg.mp_cfg', _parameters(set_multi_processing))
+    _check_names(
+        _mapping(_mapping(cfg.get('env_cfg')).get('mp_cfg')), 'env_cfg.mp_cfg', _parameters(set_multi_processing)
+    )
     for section in _LOADERS:
         _check_names(_mapping(cfg.get(section)), section, _OF_LOADER)
     scope = cfg.get('default_scope') or 'mmengine'
