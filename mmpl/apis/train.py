@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
@@ -27,9 +27,12 @@ from mmpl.compat import (
 )
 from mmpl.compat.launch import LAUNCHERS
 from mmpl.datasets.agreement import explained_by_data
+from mmpl.utils.cfg_options import HELP, CfgOptions, merge_options, option_value
 from mmpl.utils.config_errors import explained_by, read_config
 from mmpl.utils.paths import forbid_paths_outside_root
 from mmpl.utils.preemption import Preempted
+from mmpl.utils.run_length import LENGTHS, resolve_length, set_length
+from mmpl.utils.unknown_fields import check_fields
 from mmpl.utils.user_errors import user_errors
 
 
@@ -39,12 +42,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--no-pin-memory', action='store_true', help='do not pin memory in data loaders (it is pinned with a GPU only)'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override fields of the config: key=value, key.sub=value, list="[a,b]", without white space',
-    )
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help=HELP)
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started this process')
     add_trust_argument(parser)
     # Given by older launchers; torchrun sets LOCAL_RANK instead.
@@ -136,6 +134,7 @@ def train_config(options: argparse.Namespace) -> Config:
         ValueError: ``--amp`` or ``--auto-scale-lr`` is asked for and the config has no place for it.
     """
     cfg = load_config(options.config, options)
+    resolve_length(cfg, options.config)
     if options.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if options.resume is not None:
@@ -148,7 +147,11 @@ def train_config(options: argparse.Namespace) -> Config:
     if options.amp:
         _enable_amp(cfg)
     if options.cfg_options is not None:
-        cfg.merge_from_dict(options.cfg_options)
+        set_length(
+            cfg, {key: option_value(cfg, key, options.cfg_options[key]) for key in LENGTHS & {*options.cfg_options}}
+        )
+        merge_options(cfg, options.cfg_options)
+    check_fields(cfg)
     set_loader_defaults(cfg, not options.no_pin_memory, not options.no_persistent_workers)
     return cfg
 
