@@ -126,7 +126,7 @@ def run_embed(args: argparse.Namespace) -> int:
         images=_listing_digest(args.folder, files),
         encoder=checkpoint.digest(args.source),
         image_size=list(extractor.image_size),
-        normalisation=extractor.normalisation,
+        normalisation=dict(mean=extractor.fed.mean, std=extractor.fed.std, bgr=extractor.fed.bgr),
         loader=extractor.loader_cfg,
     )
     meta = dict(
@@ -389,11 +389,13 @@ def run_info(args: argparse.Namespace) -> int:
     checkpoint = read_checkpoint(args.checkpoint)
     config = checkpoint.config
     print(f'checkpoint   {checkpoint.path}: {len(checkpoint.state_dict)} tensors')
+    channels = 3
     print(f'model        {(config.get("model") or {}).get("type", "a bare backbone") if config else "no config"}')
     for source in checkpoint.sources:
         tensors = checkpoint.encoder(source)
         try:
             spec = infer_spec(tensors, config)
+            channels = spec.in_channels
             text = (
                 f'ViT, {spec.num_layers} blocks of width {spec.embed_dims}, {spec.num_heads} heads, images '
                 f'{spec.img_size[0]} x {spec.img_size[1]}, patches {spec.patch_size[0]} x {spec.patch_size[1]}'
@@ -404,10 +406,9 @@ def run_info(args: argparse.Namespace) -> int:
     if not checkpoint.sources:
         print('encoder      none')
     try:
-        used = normalisation_of(config, None, None, checkpoint.path)
-        print(
-            f'normalised   mean {used["mean"]}, std {used["std"]}, channels: {used["conversion"] or "as loaded (BGR)"}'
-        )
+        fed = normalisation_of(config, channels, None, None, checkpoint.path)
+        order = 'any' if channels != 3 else 'BGR' if fed.bgr else 'RGB'
+        print(f'normalised   mean {list(fed.mean)}, std {list(fed.std)}, channels: {order}')
     except ExtractorError:
         print('normalised   not said: features need --mean and --std')
     print(f'read by      {loader_of(config)}')

@@ -157,7 +157,15 @@ def test_mistakes_are_one_line(checkpoint, folder, tmp_path):
 def test_info_says_what_features_need(checkpoint, capsys, tmp_path):
     assert run('info', checkpoint) == 0
     text = capsys.readouterr().out
-    for part in ('PLMAE', 'student', 'label_teacher', '16 x 16', 'mean [120.0, 110.0, 100.0]', 'to_rgb', 'LoadImage'):
+    for part in (
+        'PLMAE',
+        'student',
+        'label_teacher',
+        '16 x 16',
+        'mean [120.0, 110.0, 100.0]',
+        'channels: RGB',
+        'LoadImage',
+    ):
         assert part in text
     torch.save(dict(state_dict=torch.load(checkpoint, weights_only=True)['state_dict']), tmp_path / 'bare.pth')
     run('info', tmp_path / 'bare.pth')

@@ -22,7 +22,10 @@ from mmpl.apis.train import (
 )
 from mmpl.checkpoints.fit import CheckpointMismatchError, load_completely
 from mmpl.compat import check_checkpoint_path, init_distributed, shutdown_distributed
+from mmpl.datasets.agreement import explained_by_data
+from mmpl.utils.cfg_options import merge_options
 from mmpl.utils.dist import unwrapped
+from mmpl.utils.unknown_fields import check_fields
 from mmpl.utils.user_errors import user_errors
 
 _ENDINGS = {'pred': ('.pkl', '.pickle'), 'metrics': ('.json', '.yaml', '.yml', '.pkl', '.pickle')}
@@ -88,7 +91,8 @@ def test_config(options: argparse.Namespace) -> Config:
         ).get(cfg.get('default_scope'), (f'{hook}.enable', f'{hook}.out_dir'))
         cfg.merge_from_dict({switch: True, folder: options.show_dir})
     if options.cfg_options is not None:
-        cfg.merge_from_dict(options.cfg_options)
+        merge_options(cfg, options.cfg_options)
+    check_fields(cfg)
     missing = [field for field in ('test_dataloader', 'test_cfg', 'test_evaluator') if cfg.get(field) is None]
     if missing:
         raise ValueError(
@@ -124,7 +128,8 @@ def test(argv: list[str] | None = None) -> dict[str, Any]:
     runner.register_hook(_FitHook())
     if options.out is not None and options.out_item != 'metrics':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=options.out))
-    metrics = runner.test()
+    with explained_by_data(cfg):
+        metrics = runner.test()
     if options.out is not None and options.out_item == 'metrics' and is_main_process():
         mmengine.dump(metrics, options.out)
     shutdown_distributed()

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, DictAction
-from mmengine.dist import broadcast_object_list
+from mmengine.config import Config
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from mmpl.checkpoints import import_weights, read_checkpoint
 from mmpl.checkpoints.files import candidates, checkpoint_folder
 from mmpl.compat import (
     add_trust_argument,
@@ -25,9 +26,13 @@ from mmpl.compat import (
     shutdown_distributed,
 )
 from mmpl.compat.launch import LAUNCHERS
+from mmpl.datasets.agreement import explained_by_data
+from mmpl.utils.cfg_options import HELP, CfgOptions, merge_options, option_value
 from mmpl.utils.config_errors import explained_by, read_config
 from mmpl.utils.paths import forbid_paths_outside_root
 from mmpl.utils.preemption import Preempted
+from mmpl.utils.run_length import LENGTHS, resolve_length, set_length
+from mmpl.utils.unknown_fields import check_fields
 from mmpl.utils.user_errors import user_errors
 
 
@@ -37,12 +42,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--no-pin-memory', action='store_true', help='do not pin memory in data loaders (it is pinned with a GPU only)'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='override fields of the config: key=value, key.sub=value, list="[a,b]", without white space',
-    )
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help=HELP)
     parser.add_argument('--launcher', choices=LAUNCHERS, default='none', help='what started this process')
     add_trust_argument(parser)
     # Given by older launchers; torchrun sets LOCAL_RANK instead.
@@ -134,6 +134,7 @@ def train_config(options: argparse.Namespace) -> Config:
         ValueError: ``--amp`` or ``--auto-scale-lr`` is asked for and the config has no place for it.
     """
     cfg = load_config(options.config, options)
+    resolve_length(cfg, options.config)
     if options.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if options.resume is not None:
@@ -146,7 +147,11 @@ def train_config(options: argparse.Namespace) -> Config:
     if options.amp:
         _enable_amp(cfg)
     if options.cfg_options is not None:
-        cfg.merge_from_dict(options.cfg_options)
+        set_length(
+            cfg, {key: option_value(cfg, key, options.cfg_options[key]) for key in LENGTHS & {*options.cfg_options}}
+        )
+        merge_options(cfg, options.cfg_options)
+    check_fields(cfg)
     set_loader_defaults(cfg, not options.no_pin_memory, not options.no_persistent_workers)
     return cfg
 
@@ -200,6 +205,36 @@ def start_or_resume(cfg: Config, options: argparse.Namespace) -> str:
     return f'The run starts from the weights of `load_from` {start}: {cfg.work_dir} holds no checkpoint to go on from.'
 
 
+def import_start(cfg: Config) -> str:
+    """Let a run that starts from public weights start from a checkpoint that is made of them in its work folder.
+
+    Args:
+        cfg: ``load_from`` is changed in place, equally in all processes.
+
+    Returns:
+        What was imported, for the log; empty where nothing had to be.
+    """
+    start = str(cfg.load_from)
+    if cfg.get('resume') or '://' in start:
+        return ''
+    said: list[Any] = ['', start, None]
+    if is_main_process():
+        try:
+            found = read_checkpoint(start)
+            if found.is_foreign:
+                Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
+                said[1] = str(Path(cfg.work_dir, f'imported_{Path(start).stem}.pth'))
+                import_weights(start, said[1])
+                said[0] = f'Imported {found.origin()}; the run starts from {said[1]}.'
+        except Exception as error:  # all processes have to end
+            said[2] = error
+    broadcast_object_list(said)
+    if said[2] is not None:
+        raise said[2]
+    cfg.load_from = said[1]
+    return said[0]
+
+
 def train(argv: list[str] | None = None) -> Any:
     """Run ``tools/train.py``.
 
@@ -225,9 +260,10 @@ def train(argv: list[str] | None = None) -> Any:
     choice = start_or_resume(cfg, options)
     if cfg.get('load_from') is not None:
         with user_errors():
+            choice = ' '.join(filter(None, [choice, import_start(cfg)]))
             check_checkpoint_path(cfg.load_from)
     try:
-        with explained_by(copy.deepcopy(cfg)):
+        with explained_by(copy.deepcopy(cfg)), explained_by_data(cfg):
             runner = build_runner(cfg)
             if choice:
                 runner.logger.info(choice)

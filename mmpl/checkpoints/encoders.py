@@ -6,19 +6,20 @@ Wherever a model keeps an encoder, its tensors stand under a prefix that ends wi
 
 import ast
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmpl.compat.torch_load import load_checkpoint
-
 from .fit import CheckpointMismatchError, check_state_dict, select_prefix, state_dict_prefixes
+from .foreign import read_file, translate
 
 STUDENT = 'student'
 _WRAPPERS = ('module.', '_orig_mod.')  # of DDP and of torch.compile
@@ -34,11 +35,27 @@ class Checkpoint:
         path: The file, or a URL.
         state_dict: Tensors on the CPU, by key without the prefix of a wrapper such as DDP's ``module.``.
         raw_config: ``meta['cfg']`` as it was saved.
+        layout: Whose names the file uses: mmpretrain's, or those of another library, which were translated.
+        left_aside: Keys of another library's file that have no place here, such as a classifier's.
     """
 
     path: str
     state_dict: dict[str, Tensor]
     raw_config: str | Mapping[str, Any] | None = None
+    layout: str = 'mmpretrain'
+    left_aside: tuple[str, ...] = ()
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether another library wrote it; then the encoder stands under ``backbone.`` whatever the file calls it."""
+        return self.layout != 'mmpretrain'
+
+    def origin(self) -> str:
+        """One line for the log: whose layout it is, what was mapped, and what was left aside."""
+        aside = f'; left aside: {", ".join(self.left_aside[:6])}' if self.left_aside else ''
+        more = f' and {len(self.left_aside) - 6} more' if len(self.left_aside) > 6 else ''
+        parts = sorted({key.split('.')[0] for key in self.state_dict})
+        return f'{self.path}: layout of {self.layout}; mapped: {len(self.state_dict)} tensors of {parts}{aside}{more}'
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -82,6 +99,20 @@ class Checkpoint:
         """Tensors of an encoder by key without prefix; errors as of :meth:`prefix`."""
         return select_prefix(self.state_dict, self.prefix(source))
 
+    def grid(self, prefix: str | None) -> tuple[int, int] | None:
+        """Rows and columns of patches that a position embedding is of, if the training config tells."""
+        prefix = f'{prefix.rstrip(".")}.' if prefix else ''
+        positions, patch = (self.state_dict.get(prefix + key) for key in ('pos_embed', _SIGN_OF_A_VIT))
+        try:
+            size = self.config['model']['backbone']['img_size']
+        except (KeyError, TypeError, CheckpointMismatchError):
+            return None
+        sides = [size, size] if isinstance(size, int) else list(size or ())
+        if positions is None or patch is None or positions.ndim != 3 or len(sides) != 2:
+            return None
+        rows, columns = (-(-side // length) for side, length in zip(sides, patch.shape[-2:], strict=True))
+        return (rows, columns) if positions.shape[1] - rows * columns in (0, 1) else None
+
     def digest(self, source: str = STUDENT) -> str:
         """SHA-256 of an encoder's names, shapes, types and values: the same wherever a file keeps the encoder."""
         digest = hashlib.sha256()
@@ -93,10 +124,13 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | os.PathLike, trust: bool | None = None) -> Checkpoint:
-    """Read a checkpoint file: mmengine's, or a bare state dict.
+    """Read a checkpoint file: mmengine's, a bare state dict, or public weights of a plain ViT.
+
+    Public weights are MAE's official files, those of timm and of Hugging Face (ViT, ViTMAE, DINOv2 without registers;
+    the file or its folder), also as safetensors. They are told by the names that they use, and translated.
 
     Args:
-        path: File or URL.
+        path: File, folder of Hugging Face, or URL.
         trust: Whether it may run code; None: only if the process was told so, see :mod:`mmpl.compat.torch_load`.
 
     Raises:
@@ -105,13 +139,35 @@ def read_checkpoint(path: str | os.PathLike, trust: bool | None = None) -> Check
         mmpl.compat.UntrustedCheckpointError: If it may run no code and holds more than weights and plain values.
         mmpl.compat.UnreadableCheckpointError: If it is no checkpoint, or a damaged one.
     """
-    content = load_checkpoint(path, trust=trust)
+    content, said = read_file(os.fspath(path), trust)
     state = content.get('state_dict', content)
+    if isinstance(content.get('model'), Mapping) and 'state_dict' not in content:
+        state = content['model']  # MAE's official files
     tensors = isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())
     if not tensors or not state:
         raise CheckpointMismatchError(f'{os.fspath(path)}: checkpoint holds no `state_dict` of tensors')
+    state = _unwrapped(state)
+    if foreign := translate(state, os.fspath(path), said):
+        return Checkpoint(os.fspath(path), foreign.state_dict, foreign.config, foreign.layout, foreign.left_aside)
     meta = content.get('meta')
-    return Checkpoint(os.fspath(path), _unwrapped(state), meta.get('cfg') if isinstance(meta, Mapping) else None)
+    return Checkpoint(os.fspath(path), state, meta.get('cfg') if isinstance(meta, Mapping) else None)
+
+
+def import_weights(source: str | os.PathLike, out: str | os.PathLike, trust: bool | None = None) -> Checkpoint:
+    """Write public weights as a checkpoint that any project of OpenMMLab loads.
+
+    Returns:
+        What was read; see :func:`read_checkpoint`, also for the errors.
+
+    Raises:
+        CheckpointMismatchError: They have OpenMMLab's names already.
+    """
+    found = read_checkpoint(source, trust)
+    if not found.is_foreign:
+        raise CheckpointMismatchError(f'{source}: needs no import, it is no file of MAE, timm or Hugging Face')
+    meta = dict(cfg=''.join(f'{name} = {value!r}\n' for name, value in found.config.items()), source=found.origin())
+    torch.save(dict(meta=meta, state_dict=found.state_dict), out)
+    return found
 
 
 def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -120,24 +176,120 @@ def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(state)
 
 
+def fit_channels(weight: Tensor, channels: int, how: Literal['average', 'inflate'] | None) -> Tensor:
+    """A patch embedding's weight, (D, C, p, p), for another number of channels.
+
+    An image whose channels are all alike has the same features as before, whichever way. Mean and std of the images are
+    left to whoever has other channels.
+
+    Args:
+        weight: Of the checkpoint.
+        channels: Of the module.
+        how: ``'average'``: each channel gets the mean of the checkpoint's, scaled; ``'inflate'``: the checkpoint's in
+            turn, those that occur several times divided by how often.
+
+    Raises:
+        CheckpointMismatchError: If they differ and nothing is asked for, or fewer cannot be inflated to.
+    """
+    given = weight.shape[1]
+    if given == channels:
+        return weight
+    if how is None:
+        raise CheckpointMismatchError(
+            f'{_SIGN_OF_A_VIT} is for {given} channels, the module for {channels}: '
+            "`channels='average'` or `'inflate'` of mmpl.StrictPretrained turns one into the other"
+        )
+    if how == 'average':
+        return weight.mean(1, keepdim=True).expand(-1, channels, -1, -1) * (given / channels)
+    if channels < given:
+        raise CheckpointMismatchError(
+            f"`channels='inflate'` cannot turn {given} channels into {channels}: 'average' can"
+        )
+    index = torch.arange(channels) % given
+    return weight[:, index] / torch.bincount(index)[index].view(1, -1, 1, 1)
+
+
 def load_part(
     module: nn.Module,
     checkpoint: Checkpoint,
     prefix: str | None = None,
     resizable: Iterable[str] = (),
     ignore: Iterable[str] = (),
+    channels: Literal['average', 'inflate'] | None = None,
 ) -> None:
     """Load a module from the part of a checkpoint under a prefix; see :func:`mmpl.checkpoints.fit.check_state_dict`.
+
+    Args:
+        module: What is to be loaded.
+        checkpoint: What was read of a file.
+        prefix: Where in the checkpoint the module's keys are.
+        resizable: As there.
+        ignore: As there.
+        channels: What to make of a patch embedding for another number of channels; see :func:`fit_channels`.
 
     Raises:
         CheckpointMismatchError: If the keys do not all fit. The module is as it was.
     """
     ignore = tuple(ignore)
     try:
-        tensors = check_state_dict(module, checkpoint.state_dict, prefix, resizable, ignore)
+        state = dict(checkpoint.state_dict)
+        key, own = f'{prefix or ""}{_SIGN_OF_A_VIT}', module.state_dict().get(_SIGN_OF_A_VIT)
+        if own is not None and key in state and state[key].ndim == own.ndim:
+            state[key] = fit_channels(state[key], own.shape[1], channels)
+        tensors = check_state_dict(module, state, prefix, resizable, ignore)
+        if prefix is None or prefix.rstrip('.').endswith('backbone') or not prefix:
+            _check_architecture(module, checkpoint)
     except CheckpointMismatchError as error:
         raise CheckpointMismatchError(f'{checkpoint.path}: {error}') from None
+    _check_grid(module, checkpoint, prefix)
     module.load_state_dict(tensors, strict=not ignore)
+
+
+def _check_architecture(module: nn.Module, checkpoint: Checkpoint) -> None:
+    """Compare what tensors do not show: attention heads are refused if they differ, a norm's epsilon is said."""
+    backbone = (checkpoint.config.get('model') or {}).get('backbone')
+    layers = getattr(module, 'layers', None)
+    own = getattr(getattr(layers[0], 'attn', None), 'num_heads', None) if isinstance(layers, nn.ModuleList) else None
+    if own is None or not isinstance(backbone, Mapping):
+        return
+    heads = heads_of(backbone)
+    if heads is not None and heads != own:
+        raise CheckpointMismatchError(
+            f'the encoder in the checkpoint has num_heads={heads}, the module num_heads={own}: every tensor fits, but '
+            'the features would be others'
+        )
+    norm, norms = backbone.get('norm_cfg'), [part for part in module.modules() if isinstance(part, nn.LayerNorm)]
+    eps = norm.get('eps') if isinstance(norm, Mapping) else None
+    if eps is not None and norms and norms[0].eps != eps:
+        print_log(
+            f'{checkpoint.path}: its norms have eps {eps:g}, those of the module {norms[0].eps:g}; set '
+            f"`norm_cfg=dict(type='LN', eps={eps:g})` of the backbone for the very same features",
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def heads_of(backbone: Mapping[str, Any]) -> int | None:
+    """Attention heads of the config of a ViT, if it says them."""
+    arch = backbone.get('arch')
+    if isinstance(arch, str):
+        from mmpretrain.models import VisionTransformer
+
+        arch = VisionTransformer.arch_zoo.get(arch.lower(), {})
+    return arch.get('num_heads') if isinstance(arch, Mapping) else None
+
+
+def _check_grid(module: nn.Module, checkpoint: Checkpoint, prefix: str | None) -> None:
+    """Refuse positions of another grid that would be taken by their number, or as a square that they are not."""
+    here, there = getattr(module, 'patch_resolution', None), checkpoint.grid(prefix)
+    if here is None or there is None or tuple(here) == there:
+        return
+    if here[0] * here[1] == there[0] * there[1] or there[0] != there[1]:
+        raise CheckpointMismatchError(
+            f'{checkpoint.path}: pos_embed is of {there[0]} x {there[1]} patches, those of images of `img_size` '
+            f'{checkpoint.config["model"]["backbone"]["img_size"]}, but the module has {here[0]} x {here[1]}: set its '
+            '`img_size` to that of the checkpoint. Only squares are interpolated, to another number of patches'
+        )
 
 
 def load_encoder(

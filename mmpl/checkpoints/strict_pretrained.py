@@ -1,11 +1,14 @@
 """Initialisation from a checkpoint that must fit."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
+from mmengine.logging import print_log
 from mmengine.model.weight_init import update_init_info
 from torch import nn
 
 from mmpl.registry import WEIGHT_INITIALIZERS
+from mmpl.utils.fields import check_choice
 
 from .encoders import load_part, read_checkpoint
 
@@ -22,11 +25,16 @@ class StrictPretrained:
     module's descendants are marked as initialised and its ``init_cfg`` is rewritten to say so.
 
     Args:
-        checkpoint: Path or URL.
-        prefix: Where the module's keys are in the checkpoint; without a wrapper's, such as DDP's ``module.``.
+        checkpoint: Path or URL, of a checkpoint or of public weights.
+        prefix: Where the module's keys are in the checkpoint; without a wrapper's, such as DDP's ``module.``. The
+            encoder of public weights, whatever they call it, is under ``backbone.``; see
+            :func:`mmpl.checkpoints.encoders.read_checkpoint`.
         resizable: Patterns of position embeddings that the module interpolates to its own length.
         ignore: Patterns of keys that may be missing on either side. Such a parameter of the module stays as its
             constructor made it.
+        channels: What to make of weights for another number of image channels: ``'average'`` gives each channel the
+            mean of the checkpoint's, ``'inflate'`` repeats these in turn; both so that an image whose channels are all
+            alike has the same features. None refuses.
         trust: Whether this checkpoint may run code; None: only if the process was told so.
 
     Raises:
@@ -39,8 +47,11 @@ class StrictPretrained:
         prefix: str | None = None,
         resizable: Sequence[str] = ('pos_embed',),
         ignore: Sequence[str] = (),
+        channels: Literal['average', 'inflate'] | None = None,
         trust: bool | None = None,
     ) -> None:
+        if channels is not None:
+            check_choice('init_cfg.channels', channels, ('average', 'inflate'))
         for field, value in (('resizable', resizable), ('ignore', ignore)):
             if isinstance(value, str):
                 raise TypeError(f'`{field}` must be a sequence of patterns, but got the string {value!r}')
@@ -48,6 +59,7 @@ class StrictPretrained:
         self.prefix = prefix
         self.resizable = tuple(resizable)
         self.ignore = tuple(ignore)
+        self.channels = channels
         self.trust = trust
 
     def __call__(self, module: nn.Module) -> None:
@@ -56,7 +68,10 @@ class StrictPretrained:
         if isinstance(init_cfg, list | tuple) and 'StrictPretrained' not in str(init_cfg[-1].get('type')):
             raise ValueError('`mmpl.StrictPretrained` must be the last entry of an init_cfg list: later ones undo it')
         found = read_checkpoint(self.checkpoint, self.trust)
-        load_part(module, found, self.prefix, self.resizable, self.ignore)
+        if found.is_foreign:
+            print_log(found.origin(), logger='current')
+        prefix = self.prefix or ('backbone.' if found.is_foreign else None)
+        load_part(module, found, prefix, self.resizable, self.ignore, self.channels)
         for child in module.modules():
             if child is not module and hasattr(child, 'init_weights'):
                 child.is_init = True

@@ -18,6 +18,7 @@ from torch import nn
 from mmpl.checkpoints.encoders import STUDENT, Checkpoint, load_encoder
 from mmpl.checkpoints.strict_pretrained import loads_weights
 from mmpl.compat.torch_load import safe_loading
+from mmpl.utils.cfg_options import merge_options
 from mmpl.utils.config_errors import read_config
 
 from .features import find_encoder
@@ -148,7 +149,7 @@ def evaluate_features(
     """
     cfg = _read(config)
     if cfg_options:
-        cfg.merge_from_dict(cfg_options)
+        merge_options(cfg, cfg_options)
     given = {name: value for name, value in options.items() if value is not None}
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     probe = FeatureProbe(**find_probe(cfg if probe_config is None else _read(probe_config)) | given, linear=linear)

@@ -18,6 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from mmpl.checkpoints.encoders import STUDENT, Checkpoint, read_checkpoint
 from mmpl.datasets.image_check import inspect_image
 from mmpl.datasets.unlabelled_folder import UnlabelledFolder
+from mmpl.export.spec import Preprocessing, preprocessing
 from mmpl.utils.fields import Count, check_device, checked
 from mmpl.utils.seeds import preserve_rng_state
 from mmpl.utils.user_errors import UserError
@@ -30,7 +31,6 @@ ImageSize = int | Sequence[int] | Literal['own'] | None
 
 _EIGHT_BIT_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV', 'LAB')
 _STOCK_LOADER = 'LoadImageFromFile'
-_CONVERSIONS = ('to_rgb', 'bgr_to_rgb', 'rgb_to_bgr')
 
 
 class ExtractorError(UserError, ValueError):
@@ -108,16 +108,13 @@ class FeatureExtractor:
         if getattr(self.encoder, 'out_type', None) in ('cls_token', 'featmap'):  # of a classifier, of a dense task
             self.encoder.out_type = 'raw'
         self.loader_cfg = loader_of(found.config)
+        self._stock_loader = self.loader_cfg['type'].split('.')[-1] == _STOCK_LOADER
         self._loader = _build_loader(self.loader_cfg, found.path)
-        self.normalisation = normalisation_of(found.config, mean, std, found.path)
-        self.preprocessor = _preprocessor(self.normalisation, self.device)
-        self.patch_size = _pair(getattr(getattr(self.encoder, 'patch_embed', None), 'projection', None))
+        projection = getattr(getattr(self.encoder, 'patch_embed', None), 'projection', None)
+        self.in_channels = int(getattr(projection, 'in_channels', 3))
+        self.fed = normalisation_of(found.config, self.in_channels, mean, std, found.path)
+        self.patch_size = _pair(projection)
         self.image_size = self._checked_size(image_size)
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of the images, told from what normalises them."""
-        return len(self.normalisation['mean'])
 
     def _checked_size(self, size: Any) -> tuple[int, int] | Literal['own']:
         if isinstance(size, str) and size == 'own':
@@ -180,8 +177,7 @@ class FeatureExtractor:
 
     def _inspect(self, item: Item) -> str:
         """What is wrong with a file; a loader of one's own may read what Pillow cannot."""
-        stock = self.loader_cfg['type'].split('.')[-1] == _STOCK_LOADER
-        return inspect_image(item).bad if isinstance(item, str) and stock else ''
+        return inspect_image(item).bad if isinstance(item, str) and self._stock_loader else ''
 
     def _read(self, item: Item, verdict: str) -> Tensor | ImageError:
         """An image as the config's pipeline would hand it to the data preprocessor: (C, h, w), or what is wrong."""
@@ -213,14 +209,12 @@ class FeatureExtractor:
             raise ImageError(
                 f'{_name(item)} cannot be used: the encoder takes {self.in_channels} channels, not RGB; give files'
             )
-        own_loader = self.loader_cfg['type'].split('.')[-1] != _STOCK_LOADER
-        if own_loader and not self.normalisation['conversion']:
+        if self.fed.bgr and not self._stock_loader:
             raise ImageError(
                 f'{_name(item)} cannot be used: the order of the channels of {self.loader_cfg["type"]!r} is not known; '
                 'give files'
             )
-        rgb = _rgb(item)
-        return rgb if self.normalisation['conversion'] == 'rgb_to_bgr' else rgb[..., ::-1]
+        return _rgb(item)[..., ::-1]  # as OpenCV loads them
 
     def _resize(self, image: np.ndarray) -> Tensor:
         height, width = self._target(image.shape[0], image.shape[1])
@@ -240,8 +234,13 @@ class FeatureExtractor:
 
     def _encode(self, pixels: Tensor) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
         """Class tokens, means and patches of equally large images (B, C, h, w) that come from :meth:`_read`."""
-        inputs = self.preprocessor(dict(inputs=pixels.to(self.device), data_samples=None), False)['inputs']
-        tokens = _tokens(self.model, self.source, inputs)
+        inputs = pixels.to(self.device)
+        if self.in_channels == 3 and not self.fed.bgr:
+            inputs = inputs.flip(1)  # they are as OpenCV loads them
+        mean, std = (
+            torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (self.fed.mean, self.fed.std)
+        )
+        tokens = _tokens(self.model, self.source, (inputs.float() - mean) / std)
         if not bool(torch.isfinite(tokens).all()):
             raise ExtractorError(f'{self.path}: the {self.source!r} encoder gave NaN or infinity for an image')
         extra = _num_extra_tokens(self.encoder)
@@ -307,43 +306,30 @@ def _build_loader(cfg: dict[str, Any], path: str) -> Any:
 
 
 def normalisation_of(
-    config: Mapping[str, Any], mean: Sequence[float] | None, std: Sequence[float] | None, path: str
-) -> dict[str, Any]:
-    """Mean and std in 0..255, and how a config's data preprocessor turns the channels around.
-
-    Returns:
-        ``mean``, ``std`` and ``conversion``: 'to_rgb', 'rgb_to_bgr' or '' for none.
+    config: Mapping[str, Any], in_channels: int, mean: Sequence[float] | None, std: Sequence[float] | None, path: str
+) -> Preprocessing:
+    """How images are fed to an encoder: as the config's data preprocessor says, with a mean and std that are given.
 
     Raises:
-        ExtractorError: If the config does not say them and they are not given.
+        ExtractorError: If the config does not say mean and std, and they are not given.
     """
-    model = config.get('model')
-    section = (model.get('data_preprocessor') if isinstance(model, Mapping) else None) or config.get(
-        'data_preprocessor'
-    )
-    section = section if isinstance(section, Mapping) else {}
     if (mean is None) != (std is None):
         raise ExtractorError(f'`mean` and `std` must be given together, but got mean={mean!r}, std={std!r}')
-    used_mean, used_std = (section.get('mean'), section.get('std')) if mean is None else (mean, std)
-    if used_mean is None or used_std is None:
+    fed = preprocessing(config, in_channels)
+    if mean is not None and std is not None:
+        given = dict(mean=list(mean), std=list(std))
+        if max(given['std'], default=0) <= 1:
+            raise ExtractorError(f'`mean` and `std` must be in 0..255, but got {given}: multiply them by 255')
+        order = fed.config if fed is not None else dict(bgr_to_rgb=in_channels == 3)
+        fed = preprocessing(dict(data_preprocessor=dict(order, **given)), in_channels)
+    if fed is None or fed.config.get('mean') is None or fed.config.get('std') is None:
         raise ExtractorError(
             f'{path}: its config has no `model.data_preprocessor` with `mean` and `std`, so how its images were '
-            'normalised is not known: give mean= and std= (three values each, in 0..255)'
+            f'normalised is not known: give mean= and std= ({in_channels} values each, in 0..255)'
         )
-    values = {'mean': [float(value) for value in used_mean], 'std': [float(value) for value in used_std]}
-    if len(values['mean']) != len(values['std']) or not all(value > 0 for value in values['std']):
-        raise ExtractorError(f'`mean` and `std` must be of one length and `std` positive, but got {values}')
-    if mean is not None and max(values['std']) <= 1:
-        raise ExtractorError(f'`mean` and `std` must be in 0..255, but got {values}: multiply them by 255')
-    named = next((name for name in _CONVERSIONS if section.get(name)), '' if section else 'to_rgb')
-    return dict(values, conversion='to_rgb' if named == 'bgr_to_rgb' else named)
-
-
-def _preprocessor(normalisation: Mapping[str, Any], device: torch.device) -> nn.Module:
-    from mmpretrain.models import SelfSupDataPreprocessor
-
-    turned = bool(normalisation['conversion'])
-    return SelfSupDataPreprocessor(mean=normalisation['mean'], std=normalisation['std'], to_rgb=turned).to(device)
+    if min(fed.std) <= 0:
+        raise ExtractorError(f'`std` must be positive, but got {list(fed.std)}')
+    return fed
 
 
 def _pair(projection: Any) -> tuple[int, int] | None:

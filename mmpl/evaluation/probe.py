@@ -1,17 +1,20 @@
 """kNN and linear probing of a model, from dataloader configs to accuracies: shared by the hook and the tool."""
 
+import logging
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmengine.dist import broadcast_object_list, get_rank
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from mmpl.checkpoints.encoders import STUDENT
+from mmpl.datasets.agreement import check_data, sides_of
 from mmpl.utils.fields import Count, Positive, checked
 
 from .features import POOLS, FeatureSet, check_pool, extract_features, find_encoder
@@ -76,20 +79,19 @@ class FeatureProbe:
         """Build the dataloaders and check what needs them and the model, without DDP wrapper. It happens once.
 
         Raises:
-            ValueError: If a dataset is empty, the classes of both differ, ``k`` exceeds the bank or the model has no
-                such ``target``.
+            ValueError: If a dataset is empty, classes or labels of both differ, ``k`` exceeds the bank or the model has
+                no such ``target``.
         """
         if self._loaders:
             return
         find_encoder(model, self.target)
         loaders = {name: self._build_loader(name) for name in self._configs}
         train, val = (loader.dataset for loader in loaders.values())
-        train_classes, val_classes = _classes(train), _classes(val)
-        if train_classes != val_classes and None not in (train_classes, val_classes):
-            raise ValueError(
-                '`val_dataloader` must have the classes of `train_dataloader`, '
-                f'but got {_shorten(val_classes)} against {_shorten(train_classes)}'
-            )
+        found = check_data(sides_of('train_dataloader.dataset', train) + sides_of('val_dataloader.dataset', val))
+        for warning in found.warnings:
+            print_log(f'{type(self).__name__}: {warning}', logger='current', level=logging.WARNING)
+        if found.errors:
+            raise ValueError(f'the probe cannot compare these images: {found.text()}')
         check_neighbours(self.ks, len(train), 'the number of training images')  # type: ignore[arg-type]
         self._loaders = loaders
 
@@ -170,17 +172,3 @@ class FeatureProbe:
         for kind in ('knn', 'linear') if linear else ('knn',):
             scores[f'{kind}_top1'] = max(scores[f'{kind}_top1_{pool}'] for pool in self.pools)
         return dict(sorted(scores.items(), key=lambda item: (item[0].split('_')[0] != 'knn', len(item[0]))))
-
-
-def _classes(dataset: Any) -> tuple | None:
-    """Class names of a dataset, if it has any."""
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
-    classes = getattr(dataset, 'metainfo', {}).get('classes')
-    return tuple(classes) if classes is not None else None
-
-
-def _shorten(classes: tuple | None) -> str:
-    assert classes is not None
-    head = ', '.join(map(str, classes[:5]))
-    return f'{len(classes)} classes ({head}{", ..." if len(classes) > 5 else ""})'

@@ -1,33 +1,44 @@
 """Hand over a pre-trained encoder to mmpretrain, timm or Hugging Face.
 
 The encoder of the student or of a teacher is cut out of a checkpoint, renamed for the target library and, unless told
-otherwise, run side by side with the original on random images: the hand-over fails if any feature differs by more than
-:data:`TOLERANCE`.
+otherwise, compared with the original: on random tensors, where no feature may differ by more than :data:`TOLERANCE`,
+and on a picture file that goes through the target library's own preprocessing and through that of the training config,
+where none may by more than :data:`PICTURE_TOLERANCE`.
+
+Libraries other than mmpretrain feed encoders with RGB: of one that was trained on BGR the first layer's channels are
+swapped, and so are mean and std.
 
 Only tensors and plain values are read from the checkpoint, unless the process was told to trust it (``--trust``), and
 the config text it carries is parsed, never executed.
 """
 
 import importlib
+import inspect
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mmcv
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from mmpl.checkpoints.encoders import STUDENT, read_checkpoint  # also makes mmpretrain importable beside transformers 5
+from mmpl.checkpoints.layouts import HUGGINGFACE, TIMM, rename
 from mmpl.utils.user_errors import UserError
 from mmpl.version import __version__
 
-from .layouts import HUGGINGFACE, TIMM, rename
-from .spec import EncoderSpec, ExportError, infer_spec, normalisation
+from .spec import EncoderSpec, ExportError, Preprocessing, infer_spec, preprocessing
 
 TOLERANCE = 1e-5
-"""Largest absolute difference between features that counts as the same model."""
+"""Largest absolute difference between features of the same tensors that counts as the same model."""
+PICTURE_TOLERANCE = 1e-3
+"""The same for features of a picture file: libraries round differently while they normalise it (our choice)."""
 
 
 class MissingLibraryError(UserError, ImportError):
@@ -41,6 +52,8 @@ class ExportResult:
     files: tuple[Path, ...]
     spec: EncoderSpec
     max_difference: float | None  # largest absolute difference of any feature; None if it was not verified
+    from_picture: bool = False  # whether it is that of a picture file through both preprocessings
+    channels_swapped: bool = False  # whether the first layer was turned from BGR to RGB
 
 
 @dataclass(frozen=True)
@@ -50,7 +63,7 @@ class _Encoder:
     tensors: dict[str, Tensor]
     spec: EncoderSpec
     source: str
-    config: dict[str, Any]
+    fed: Preprocessing | None  # None: the config does not say
 
 
 def _optional(name: str) -> Any:
@@ -88,25 +101,36 @@ def _build_mmpretrain(spec: EncoderSpec, **options: Any) -> Any:
     return model
 
 
-def build_reference(encoder: Mapping[str, Tensor], spec: EncoderSpec) -> nn.Module:
-    """The original encoder: mmpretrain's ``VisionTransformer`` with the checkpoint's own keys, all of them used."""
-    model = _build_mmpretrain(spec)
-    model.load_state_dict(dict(encoder), strict=True)
+def build_reference(encoder: Mapping[str, Tensor], spec: EncoderSpec, config: Mapping[str, Any]) -> nn.Module:
+    """The original encoder as the checkpoint's config describes it, with the checkpoint's own keys, all of them used.
+
+    Without such a config it is mmpretrain's ``VisionTransformer`` of the architecture that the tensors tell.
+    """
+    import mmpretrain.models  # noqa: F401  (registers the backbones)
+    from mmengine.registry import MODELS
+
+    backbone = (config.get('model') or {}).get('backbone') or {}
+    if backbone.get('type') is None:
+        model = _build_mmpretrain(spec)
+    else:
+        kind = _scoped(str(backbone['type']).removeprefix('mmpretrain.models.'))
+        raw = dict(out_type='raw') if kind.endswith('.VisionTransformer') else {}
+        model = MODELS.build(dict(backbone, type=kind, init_cfg=None, **raw))
+        model.eval()
+    try:
+        model.load_state_dict(dict(encoder), strict=True)
+    except RuntimeError as error:
+        raise ExportError(f'model.backbone of the config in the checkpoint does not fit its tensors: {error}') from None
     return model
 
 
 def _write_mmpretrain(encoder: _Encoder, out: Path) -> tuple[Path, ...]:
-    model: dict[str, Any] = dict(backbone=mmpretrain_config(encoder.spec))
-    preprocessor = dict(encoder.config.get('model') or {}).get('data_preprocessor') or encoder.config.get(
-        'data_preprocessor'
-    )
-    if preprocessor:  # what reads the file must normalise images as the training did
-        model['data_preprocessor'] = preprocessor
+    fed = None if encoder.fed is None else encoder.fed.config
     meta: dict[str, Any] = dict(
         source=encoder.source,
         mmpl_version=__version__,
         arch=json.dumps(asdict(encoder.spec)),
-        cfg=f'model = {model!r}\n',
+        cfg=f'model = dict(backbone={mmpretrain_config(encoder.spec)!r}, data_preprocessor={fed!r})\n',
     )
     torch.save(dict(meta=meta, state_dict={f'backbone.{key}': v for key, v in encoder.tensors.items()}), out)
     return (out,)
@@ -139,10 +163,23 @@ def _timm_args(spec: EncoderSpec) -> dict[str, Any]:
     )
 
 
+def _timm_transform(encoder: _Encoder) -> dict[str, Any] | None:
+    """Arguments for ``timm.data.create_transform``; None if the config does not say how images were normalised."""
+    if encoder.fed is None:
+        return None
+    return dict(
+        input_size=[encoder.spec.in_channels, *encoder.spec.img_size],
+        interpolation='bicubic',
+        crop_pct=1.0,
+        crop_mode='squash',
+        **encoder.fed.in_rgb_order(),
+    )
+
+
 def _write_timm(encoder: _Encoder, out: Path) -> tuple[Path, ...]:
     args_file, spec = out.with_suffix('.json'), encoder.spec
     torch.save(rename(encoder.tensors, TIMM), out)
-    content = dict(create_model=_timm_args(spec), norm_eps=spec.norm_eps, normalisation=normalisation(encoder.config))
+    content = dict(create_model=_timm_args(spec), norm_eps=spec.norm_eps, transform=_timm_transform(encoder))
     args_file.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
     return out, args_file
 
@@ -182,11 +219,12 @@ def _write_huggingface(encoder: _Encoder, out: Path) -> tuple[Path, ...]:
     ).save_pretrained(out)
     files = [out / 'config.json', out / 'model.safetensors']
     safetensors.save_file(rename(encoder.tensors, HUGGINGFACE), files[1], metadata={'format': 'pt'})
-    norm = normalisation(encoder.config)
-    if norm is not None:
+    if encoder.fed is not None:
+        norm = encoder.fed.in_rgb_order()
         processor = dict(
             image_processor_type='ViTImageProcessor',
             do_resize=True,
+            resample=int(Image.Resampling.BICUBIC),
             size=dict(height=spec.img_size[0], width=spec.img_size[1]),
             do_rescale=True,
             rescale_factor=1 / 255,
@@ -210,45 +248,131 @@ def _load_huggingface(files: tuple[Path, ...], spec: EncoderSpec) -> nn.Module:
     return model.eval()
 
 
+def _read_with_mmpretrain(picture: Path, files: tuple[Path, ...]) -> Tensor:
+    """As the exported file's own config feeds its encoder."""
+    return _fed_as_configured(picture, read_checkpoint(files[0]).config['model']['data_preprocessor'])
+
+
+def _fed_as_configured(picture: Path, preprocessor: Mapping[str, Any]) -> Tensor:
+    """A picture as OpenMMLab loads it, through the data preprocessor of a config, (1, C, H, W)."""
+    import mmpretrain.models  # noqa: F401  (registers the preprocessors)
+    from mmengine.registry import MODELS
+
+    from_file = torch.from_numpy(mmcv.imread(picture).transpose(2, 0, 1).copy())[None]
+    built = MODELS.build(dict(preprocessor, type=_scoped(preprocessor['type'])))
+    return built(dict(inputs=from_file, data_samples=None), False)['inputs']
+
+
+def _scoped(kind: str) -> str:
+    return kind if '.' in kind else f'mmpretrain.{kind}'
+
+
+def _read_with_timm(picture: Path, files: tuple[Path, ...]) -> Tensor:
+    transform = json.loads(files[1].read_text(encoding='utf-8'))['transform']
+    return _optional('timm').data.create_transform(**transform)(Image.open(picture))[None]
+
+
+def _read_with_huggingface(picture: Path, files: tuple[Path, ...]) -> Tensor:
+    processor = _optional('transformers').ViTImageProcessor.from_pretrained(files[0].parent)
+    return processor(Image.open(picture), return_tensors='pt')['pixel_values']
+
+
 @dataclass(frozen=True)
 class _Library:
-    """A library to export to: how to write its files, load them, and get (B, 1 + N, D) features of images."""
+    """A library to export to.
+
+    Attributes:
+        write: Writes its files.
+        load: Loads them.
+        features: Of images, (B, 1 + N, D).
+        read: A picture file as its own preprocessing, which the exported files describe, feeds it to the model.
+    """
 
     write: Callable[[_Encoder, Path], tuple[Path, ...]]
     load: Callable[[tuple[Path, ...], EncoderSpec], nn.Module]
     features: Callable[[Any, Tensor], Tensor]
+    read: Callable[[Path, tuple[Path, ...]], Tensor]
 
 
 LIBRARIES = {
-    'mmpretrain': _Library(_write_mmpretrain, _load_mmpretrain, lambda model, images: model(images)[0]),
+    'mmpretrain': _Library(
+        _write_mmpretrain, _load_mmpretrain, lambda model, images: model(images)[0], _read_with_mmpretrain
+    ),
     'timm': _Library(
-        _write_timm, lambda files, spec: load_timm(files[0]), lambda model, images: model.forward_features(images)
+        _write_timm,
+        lambda files, spec: load_timm(files[0]),
+        lambda model, images: model.forward_features(images),
+        _read_with_timm,
     ),
     'huggingface': _Library(
-        _write_huggingface, _load_huggingface, lambda model, images: model(images).last_hidden_state
+        _write_huggingface,
+        _load_huggingface,
+        lambda model, images: model(images).last_hidden_state,
+        _read_with_huggingface,
     ),
 }
 
 
-@torch.no_grad()
-def compare_features(reference: nn.Module, exported: nn.Module, spec: EncoderSpec, to: str) -> float:
-    """Largest absolute difference of any token feature, over 4 images drawn from a standard normal distribution.
+def _differ(ours: Tensor, theirs: Tensor, to: str, tolerance: float, of: str, hint: str) -> float:
+    """Largest absolute difference of features.
 
     Raises:
-        ExportError: If the shapes differ, a feature is not finite, or the difference exceeds :data:`TOLERANCE`.
+        ExportError: If the shapes differ, a feature is not finite, or the difference exceeds the tolerance.
     """
-    images = torch.randn(4, spec.in_channels, *spec.img_size, generator=torch.Generator().manual_seed(0))
-    ours = LIBRARIES['mmpretrain'].features(reference, images)
-    theirs = LIBRARIES[to].features(exported, images)
     if ours.shape != theirs.shape:
         raise ExportError(f'the {to} model gives features of shape {tuple(theirs.shape)}, not {tuple(ours.shape)}')
     difference = (ours - theirs).abs().max().item()
-    if not difference <= TOLERANCE:  # also catches NaN
+    if not difference <= tolerance:  # also catches NaN
         raise ExportError(
-            f'the {to} model gives other features: largest difference {difference:.3g} > {TOLERANCE:g}; '
-            f'check num_heads={spec.num_heads} and norm_eps={spec.norm_eps:g}'
+            f'the {to} model gives other features of {of}: largest difference {difference:.3g} > {tolerance:g}; {hint}'
         )
     return difference
+
+
+@torch.no_grad()
+def compare_features(reference: nn.Module, exported: nn.Module, spec: EncoderSpec, to: str, swapped: bool) -> float:
+    """Largest absolute difference of any token feature, over 4 images drawn from a standard normal distribution.
+
+    Args:
+        reference: The original encoder.
+        exported: The other library's.
+        spec: Their architecture.
+        to: The other library.
+        swapped: Whether the other one takes the channels in reverse.
+
+    Raises:
+        ExportError: If features differ by more than :data:`TOLERANCE`.
+    """
+    images = torch.randn(4, spec.in_channels, *spec.img_size, generator=torch.Generator().manual_seed(0))
+    ours = _tokens(reference, images)
+    theirs = LIBRARIES[to].features(exported, images.flip(1) if swapped else images)
+    hint = f'check num_heads={spec.num_heads} and norm_eps={spec.norm_eps:g}'
+    return _differ(ours, theirs, to, TOLERANCE, 'the same tensors', hint)
+
+
+@torch.no_grad()
+def compare_on_picture(
+    reference: nn.Module, fed: Preprocessing, exported: nn.Module, files: tuple[Path, ...], spec: EncoderSpec, to: str
+) -> float:
+    """Largest absolute difference of any token feature of a colour picture that each side reads from a file.
+
+    Raises:
+        ExportError: If features differ by more than :data:`PICTURE_TOLERANCE`.
+    """
+    coarse = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder, 'picture.png')
+        Image.fromarray(coarse).resize(spec.img_size[::-1], Image.Resampling.BICUBIC).save(picture)
+        ours = _tokens(reference, _fed_as_configured(picture, fed.config))
+        theirs = LIBRARIES[to].features(exported, LIBRARIES[to].read(picture, files))
+    return _differ(ours, theirs, to, PICTURE_TOLERANCE, 'a picture', 'check mean, std and the order of the channels')
+
+
+def _tokens(encoder: nn.Module, images: Tensor) -> Tensor:
+    """All tokens that an encoder gives, (B, 1 + N, D)."""
+    unmasked = {'mask': None} if 'mask' in inspect.signature(encoder.forward).parameters else {}
+    output = encoder(images, **unmasked)
+    return output[-1] if isinstance(output, list | tuple) else output
 
 
 def export_backbone(
@@ -283,15 +407,22 @@ def export_backbone(
     found = read_checkpoint(checkpoint)
     tensors = {key: value.detach().float().contiguous() for key, value in found.encoder(source).items()}
     spec = infer_spec(tensors, found.config, num_heads)
+    fed = preprocessing(found.config, spec.in_channels)
+    swapped = fed is not None and fed.bgr and to != 'mmpretrain'  # whose own config says the order
+    first = 'patch_embed.projection.weight'
+    handed = dict(tensors, **{first: tensors[first].flip(1).contiguous()}) if swapped else tensors
     out.parent.mkdir(parents=True, exist_ok=True)
     library = LIBRARIES[to]
-    files = library.write(_Encoder(tensors, spec, source, found.config), out)
-    difference = None
+    files = library.write(_Encoder(handed, spec, source, fed), out)
+    difference, from_picture = None, fed is not None and spec.in_channels == 3
     if verify:
         try:
-            difference = compare_features(build_reference(tensors, spec), library.load(files, spec), spec, to)
+            reference, exported = build_reference(tensors, spec, found.config), library.load(files, spec)
+            difference = compare_features(reference, exported, spec, to, swapped)
+            if fed is not None and from_picture:
+                difference = compare_on_picture(reference, fed, exported, files, spec, to)
         except ExportError:
             for file in files:
                 file.unlink()  # a file that failed its check must not be used by mistake
             raise
-    return ExportResult(files, spec, difference)
+    return ExportResult(files, spec, difference, verify and from_picture, swapped)

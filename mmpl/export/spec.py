@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .layouts import plain_vit_keys
+from mmpl.checkpoints.encoders import heads_of
+from mmpl.checkpoints.layouts import plain_vit_keys
 
 _SHOWN = 6
 _REASONS = {  # part of a key -> what a plain ViT does not have
@@ -73,13 +74,60 @@ def infer_spec(
     )
 
 
-def normalisation(config: Mapping[str, Any]) -> dict[str, list[float]] | None:
-    """Mean and std of the training images in units of [0, 1], RGB order, if the config says them."""
+@dataclass(frozen=True)
+class Preprocessing:
+    """What an encoder was fed with: pictures as OpenCV reads them (BGR), swapped or not, then normalised.
+
+    Attributes:
+        config: Of the data preprocessor, with its ``type``.
+        mean: Of each channel as the encoder sees them, in units of [0, 255].
+        std: The same.
+        bgr: Whether the encoder sees blue first.
+    """
+
+    config: dict[str, Any]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    bgr: bool
+
+    def in_rgb_order(self) -> dict[str, list[float]]:
+        """Mean and std of red, green and blue (or of the channels as they are) in units of [0, 1]."""
+        step = -1 if self.bgr else 1
+        return dict(mean=[v / 255 for v in self.mean[::step]], std=[v / 255 for v in self.std[::step]])
+
+
+def preprocessing(config: Mapping[str, Any], in_channels: int) -> Preprocessing | None:
+    """How the config's data preprocessor feeds its encoder; None if the config has no such part.
+
+    Raises:
+        ExportError: The channels are swapped in a way that does not follow from OpenCV's order, or mean and std are not
+            one number a channel.
+    """
     for part in (_section(config, 'model'), config):
-        preprocessor = _section(part, 'data_preprocessor')
-        if preprocessor.get('mean') and preprocessor.get('std'):
-            return {name: [float(v) / 255 for v in preprocessor[name]] for name in ('mean', 'std')}
-    return None
+        if given := _section(part, 'data_preprocessor'):
+            break
+    else:
+        return None
+    if given.get('rgb_to_bgr'):
+        raise ExportError(
+            'data_preprocessor.rgb_to_bgr=True: images that are RGB before it come from a loader of which the config '
+            'does not say so; train with the default loader and bgr_to_rgb, or export with a config that says that'
+        )
+    swapped = bool(given.get('bgr_to_rgb') or given.get('to_rgb'))
+    kind = 'ClsDataPreprocessor' if 'to_rgb' in given or 'num_classes' in given else 'SelfSupDataPreprocessor'
+    numbers = {}
+    for name, neutral in dict(mean=0.0, std=1.0).items():
+        values = given.get(name)
+        if isinstance(values, int | float):
+            values = [values]
+        values = [float(v) for v in values] if values else [neutral]
+        if len(values) not in (1, in_channels):
+            raise ExportError(
+                f'data_preprocessor.{name}={given[name]!r} must have one number for each of the {in_channels} channels '
+                'of the encoder'
+            )
+        numbers[name] = tuple(values * in_channels if len(values) == 1 else values)
+    return Preprocessing(dict(given, type=given.get('type') or kind), bgr=in_channels == 3 and not swapped, **numbers)
 
 
 def _section(config: Any, name: str) -> dict[str, Any]:
@@ -121,13 +169,7 @@ def _reason(key: str) -> str:
 
 
 def _num_heads(backbone: Mapping[str, Any], embed_dims: int, num_heads: int | None) -> int:
-    if num_heads is None:
-        arch = backbone.get('arch')
-        if isinstance(arch, str):
-            from mmpretrain.models import VisionTransformer
-
-            arch = VisionTransformer.arch_zoo.get(arch.lower(), {})
-        num_heads = arch.get('num_heads') if isinstance(arch, Mapping) else None
+    num_heads = heads_of(backbone) if num_heads is None else num_heads
     if num_heads is None:
         raise ExportError(
             'num_heads cannot be told from the weights, and the config in the checkpoint (meta["cfg"]) names no '
@@ -139,14 +181,14 @@ def _num_heads(backbone: Mapping[str, Any], embed_dims: int, num_heads: int | No
 
 
 def _img_size(backbone: Mapping[str, Any], patches: int, patch_size: tuple[int, int]) -> tuple[int, int]:
-    side = math.isqrt(patches)
-    if side * side == patches:
-        return side * patch_size[0], side * patch_size[1]
     given = backbone.get('img_size')
-    if given is not None:
+    if given is not None:  # 196 patches may be 14 x 14, or 7 x 28
         height, width = _pair(given, 'model.backbone.img_size')
         if (height // patch_size[0]) * (width // patch_size[1]) == patches:
             return height, width
+    side = math.isqrt(patches)
+    if side * side == patches:
+        return side * patch_size[0], side * patch_size[1]
     raise ExportError(
         f'pos_embed has {patches} patch positions, which is not a square grid, and the img_size in the config '
         f'({given!r}) does not explain it'

@@ -17,6 +17,7 @@ from mmpretrain.models.selfsup import BaseSelfSupervisor
 from torch import Tensor, nn
 
 from mmpl.checkpoints.fit import CheckpointMismatchError, check_state_dict
+from mmpl.models.preprocessor import fit_preprocessor
 from mmpl.models.teacher import MOMENTUM, Teacher
 from mmpl.registry import MODELS
 from mmpl.utils.fields import check_choice, check_number, check_part
@@ -84,6 +85,9 @@ class Method(BaseSelfSupervisor):
         data_preprocessor: dict | None = None,
         init_cfg: dict | None = None,
     ) -> None:
+        channels = getattr(backbone, 'in_channels', None)
+        if isinstance(data_preprocessor, Mapping) and channels is not None:
+            data_preprocessor = fit_preprocessor(data_preprocessor, channels)
         super().__init__(backbone, neck, head, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         if masking is not None:
             check_part('masking', masking, 'dict(mask_ratio=0.75)')
@@ -240,11 +244,12 @@ class Method(BaseSelfSupervisor):
         Args:
             more: Further rows of a field, its value, what it must be, and why.
         """
-        encoder = self.backbone
+        encoder, channels = self.backbone, self.backbone.in_channels
         self.masking.split(encoder.num_patches)
         rows = [
             ('neck.num_patches', self.neck.num_patches, encoder.num_patches, 'the patches of `backbone`'),
             ('neck.embed_dims', self.neck.embed_dims, encoder.embed_dims, 'the width of `backbone`'),
+            ('head.in_channels', getattr(self.head, 'in_channels', channels), channels, 'the channels of `backbone`'),
             ('neck.out_dims', self.neck.out_dims, self.head.out_dims, f'what `head.target={self.head.target!r}` takes'),
         ]
         for field, value, expected, reason in [*rows, *more]:
@@ -252,6 +257,12 @@ class Method(BaseSelfSupervisor):
                 raise ValueError(f'`{field}` must be {expected}, {reason}, but got {value}')
 
     def _check_images(self, images: Tensor) -> None:
+        channels = getattr(self.backbone, 'in_channels', images.shape[1])
+        if images.shape[1] != channels:
+            raise ValueError(
+                f'`backbone.in_channels` is {channels}, but the images have {images.shape[1]} channels: make it equal '
+                'to what the loading transform gives (its `color_type`)'
+            )
         size = getattr(self.backbone, 'img_size', None)
         if size is not None and tuple(images.shape[-2:]) != tuple(size):
             raise ValueError(
@@ -269,7 +280,10 @@ def build_autoencoder(backbone: dict, neck: dict, head: dict) -> tuple[nn.Module
     for field, cfg in dict(backbone=backbone, neck=neck, head=head).items():
         check_part(field, cfg)
     encoder = MODELS.build(backbone)
-    recon_head = MODELS.build(with_defaults(head, embed_dims=encoder.embed_dims, patch_size=encoder.patch_size))
+    of_encoder = dict(embed_dims=encoder.embed_dims, patch_size=encoder.patch_size)
+    if head.get('target') == 'pixel':
+        of_encoder.update(in_channels=encoder.in_channels)
+    recon_head = MODELS.build(with_defaults(head, **of_encoder))
     sizes = dict(embed_dims=encoder.embed_dims, num_patches=encoder.num_patches, out_dims=recon_head.out_dims)
     return encoder, MODELS.build(with_defaults(neck, **sizes)), recon_head
 

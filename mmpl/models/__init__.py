@@ -10,11 +10,13 @@ from .label_teacher import LabelTeacher
 from .masking import Masks, RandomMasking, gather_tokens
 from .matching import match_places
 from .necks import SimpleFPN, TokenDecoder
+from .preprocessor import BandPreprocessor
 from .teacher import MomentumSchedule, Teacher
 from .teacher_view import TeacherView
 
 __all__ = [
     'AlignHead',
+    'BandPreprocessor',
     'Centering',
     'CodebookTarget',
     'DenseViT',

@@ -19,6 +19,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
 
 from mmpl.apis.train import parse_train_args, train_config
+from mmpl.datasets.agreement import check_data, sides_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'configs' / 'downstream'
@@ -174,6 +175,15 @@ def make_imagenet(root: Path) -> None:
             (root / 'meta' / f'train_{percent}percent.txt').write_text('\n'.join(lines))
 
 
+def make_data(name: str, folder: Path) -> None:
+    """Four images in the folders that a full-size config names."""
+    {
+        'classification': lambda: make_imagenet(folder / 'data/imagenet'),
+        'segmentation': lambda: make_ade20k(folder / 'data/ade/ADEChallengeData2016'),
+        'detection': lambda: make_coco(folder / 'data/coco'),
+    }[name.split('/')[0]]()
+
+
 def pretrained_vitb(path: Path) -> str:
     """A checkpoint with the keys that PL-MAE's student has, ViT-B/16 at 224."""
     from mmpretrain.models.backbones import VisionTransformer
@@ -205,6 +215,18 @@ def test_simclr_lists_become_annotations(percent, tmp_path, monkeypatch) -> None
     assert all(Path(info['img_path']).is_file() for info in found)
 
 
+@pytest.mark.parametrize('name', [n for n in FULL if 'ema' not in n])
+def test_real_folder_formats_pass_the_check(name, tmp_path, monkeypatch) -> None:
+    """The check finds no error in them, only the many classes that four images have not."""
+    monkeypatch.chdir(tmp_path)
+    cfg = _load(name)
+    make_data(name, tmp_path)
+    datasets = {split: DATASETS.build(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'val')}
+    found = check_data([side for split, data in datasets.items() for side in sides_of(f'{split}_dataloader', data)])
+    assert not found.errors
+    assert len(found.warnings) == 2 and all('classes have no' in w or 'no pixel of' in w for w in found.warnings)
+
+
 @pytest.mark.slow
 @pytest.mark.full
 @pytest.mark.parametrize('name', [n for n in FULL if 'ema' not in n])
@@ -212,11 +234,7 @@ def test_full_size_on_real_folder_formats(name, tmp_path, monkeypatch) -> None:
     """Two iterations at full size on four images in the folder format of the real data set."""
     monkeypatch.chdir(tmp_path)
     cfg = _load(name)
-    {
-        'classification': lambda: make_imagenet(tmp_path / 'data/imagenet'),
-        'segmentation': lambda: make_ade20k(tmp_path / 'data/ade/ADEChallengeData2016'),
-        'detection': lambda: make_coco(tmp_path / 'data/coco'),
-    }[name.split('/')[0]]()
+    make_data(name, tmp_path)
     cfg.model.backbone.init_cfg.checkpoint = pretrained_vitb(tmp_path / 'pretrained.pth')
     cfg.work_dir = str(tmp_path / 'work')
     loader = cfg.train_dataloader

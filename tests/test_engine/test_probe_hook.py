@@ -181,8 +181,14 @@ def test_refuses_what_only_the_data_show(roots, tmp_path):
         FeatureProbe(loader_cfg(roots[0]), loader_cfg(roots[1])).build(model)
     other = write_images(tmp_path / 'other')
     (other / 'red').rename(other / 'green')
-    with pytest.raises(ValueError, match='`val_dataloader` must have the classes of `train_dataloader`'):
+    with pytest.raises(ValueError, match="only the first has 'red'; only the second has 'green'"):
         FeatureProbe(loader_cfg(roots[0]), loader_cfg(other), k=5).build(model)
+    # Names are given, so they agree; the numbers of the sorted folders do not.
+    named = [loader_cfg(root) for root in (roots[0], other)]
+    for loader in named:
+        loader['dataset']['classes'] = ['one', 'two', 'three']
+    with pytest.raises(ValueError, match=r'the folders of `train_dataloader.dataset` has.*those of `val_dataloader'):
+        FeatureProbe(*named, k=5).build(model)
     with pytest.raises(ValueError, match=r"`target` must be an encoder of MAE \(\['student'\]\), but got 'teacher'"):
         HOOKS.build(hook_cfg(roots, target='teacher')).probe.build(model)
     with torch.no_grad():

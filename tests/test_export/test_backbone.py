@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from mmpl.checkpoints import layouts
 from mmpl.checkpoints.fit import CheckpointMismatchError
-from mmpl.export import ExportError, export_backbone, layouts
+from mmpl.export import ExportError, export_backbone
 from mmpl.export.backbone import LIBRARIES
 from mmpl.export.spec import infer_spec
 
@@ -95,7 +96,9 @@ def test_features_equal(tmp_path, models, source, to):
 def test_other_architectures(tmp_path, kwargs, to):
     """Image size, patch size, missing qkv bias, a non-square image and another epsilon are carried over."""
     cfg = CFG.replace('img_size=24', f'img_size={kwargs.get("img_size", 24)}')
-    cfg = cfg.replace('patch_size=4', f'patch_size=4, norm_cfg=dict(type="LN", eps={kwargs.get("eps", 1e-6)})')
+    others = f'norm_cfg=dict(type="LN", eps={kwargs.get("eps", 1e-6)}), qkv_bias={kwargs.get("qkv_bias", True)}'
+    cfg = cfg.replace('mmpl.MaskedViT', 'VisionTransformer')  # the others have square images and a bias
+    cfg = cfg.replace('patch_size=4', f'patch_size={kwargs.get("patch_size", 4)}, {others}')
     path = save(tmp_path / 'c.pth', {'student': make_vit(**kwargs)}, cfg)
     result = export_backbone(path, tmp_path / 'out', to=to)
     assert result.max_difference <= 1e-5
@@ -196,7 +199,7 @@ def test_verify_catches_a_wrong_mapping(tmp_path, models, monkeypatch):
     monkeypatch.setitem(layouts.TIMM.in_block, 'ln1', 'norm2')
     monkeypatch.setitem(layouts.TIMM.in_block, 'ln2', 'norm1')
     path = save(tmp_path / 'c.pth', models)
-    with pytest.raises(ExportError, match='other features: largest difference'):
+    with pytest.raises(ExportError, match='other features of the same tensors: largest difference'):
         export_backbone(path, tmp_path / 'o.pth', to='timm')
     assert not (tmp_path / 'o.pth').exists()
     assert export_backbone(path, tmp_path / 'o.pth', to='timm', verify=False).max_difference is None

@@ -12,13 +12,13 @@ import json
 import os
 from pathlib import Path
 
-from mmengine.config import DictAction
 from mmengine.dist import get_rank
 
 from mmpl.compat import add_trust_argument, set_load_policy
 from mmpl.compat.launch import init_distributed, shutdown_distributed
 from mmpl.evaluation import evaluate_features
 from mmpl.evaluation.features import POOLS
+from mmpl.utils.cfg_options import HELP, CfgOptions
 from mmpl.utils.user_errors import user_errors
 
 
@@ -38,7 +38,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--C', nargs='+', type=float, help='regularisation of the linear probe (several: choose)')
     parser.add_argument('--max-train-images', type=int, help='use a random subset of the training images')
     parser.add_argument('--out', type=Path, help='write the results to this JSON file')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override fields of the config: key=value')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help=HELP)
     add_trust_argument(parser)
     args = parser.parse_args()
     if args.random_init and args.checkpoint:

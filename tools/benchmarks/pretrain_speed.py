@@ -26,7 +26,7 @@ from typing import Any
 import pandas as pd
 import torch
 import torch.distributed as dist
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.hub import get_config
 from mmengine.logging import MMLogger
@@ -47,6 +47,7 @@ from mmpl.compat import add_trust_argument, set_load_policy
 from mmpl.datasets.embedded.photos import write_photos
 from mmpl.engine.hooks.compile_hook import compile_blocks
 from mmpl.models import Teacher
+from mmpl.utils.cfg_options import CfgOptions, merge_options
 from mmpl.utils.config_errors import read_config
 from mmpl.utils.fields import check_device
 from mmpl.utils.user_errors import user_errors
@@ -140,7 +141,7 @@ def wrap_parts(timer: PartTimer, model: nn.Module, optim_wrapper: Any) -> None:
 def load_side(path: str, options: dict | None = None) -> Config:
     """Read the config of a side, a file or ``package::config`` of an installed OpenMMLab package."""
     cfg = get_config(path) if '::' in path else read_config(path)
-    cfg.merge_from_dict(options or {})
+    merge_options(cfg, options or {})
     return cfg
 
 
@@ -392,8 +393,8 @@ def sides_parser(doc: str | None) -> argparse.ArgumentParser:
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = sides_parser(__doc__)
-    parser.add_argument('--a-options', nargs='+', action=DictAction, help='fields of A to override: key=value')
-    parser.add_argument('--b-options', nargs='+', action=DictAction, help='fields of B to override: key=value')
+    parser.add_argument('--a-options', nargs='+', action=CfgOptions, help='fields of A to override: key=value')
+    parser.add_argument('--b-options', nargs='+', action=CfgOptions, help='fields of B to override: key=value')
     parser.add_argument('--views', type=at_least(1), default=8, help='masked views (with --same images: images) a step')
     parser.add_argument('--same', choices=('views', 'images'), default='views', help='what A and B have alike')
     parser.add_argument('--dtype', choices=('float32', 'bfloat16'), default='float32', help='bfloat16 means autocast')

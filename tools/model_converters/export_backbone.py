@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
         '--verify',
         action=argparse.BooleanOptionalAction,
         default=True,
-        help='load the result with the library and compare the features of random images (default: on)',
+        help='load the result with the library and compare the features of tensors and of a picture (default: on)',
     )
     add_trust_argument(parser)
     return parser.parse_args()
@@ -38,10 +38,13 @@ def main() -> None:
     result = export_backbone(args.checkpoint, args.out, args.source, args.to, args.num_heads, args.verify)
     for file in result.files:
         print(f'wrote {file}')
+    if result.channels_swapped:
+        print('trained on BGR: the first layer, mean and std were turned to RGB')
     if result.max_difference is None:
         print('not verified')
     else:
-        print(f'verified: largest difference of any feature {result.max_difference:.3g}')
+        what = 'a picture file through both preprocessings' if result.from_picture else 'random tensors'
+        print(f'verified on {what}: largest difference of any feature {result.max_difference:.3g}')
 
 
 if __name__ == '__main__':

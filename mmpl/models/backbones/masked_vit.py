@@ -28,6 +28,7 @@ class MaskedViT(MAEViT):
         arch: As in mmpretrain's ``VisionTransformer``.
         img_size: Side of the square input images in pixels, a multiple of ``patch_size``.
         patch_size: Side of a square patch in pixels.
+        in_channels: Channels of an image; None: what ``patch_cfg`` says, or 3.
         embed_visible_only: Embed only the patches that are encoded. Saves the work on masked patches; the result equals
             the other form's up to rounding, so the default keeps MAE's arithmetic. Needs a ``patch_cfg`` that embeds
             each patch by itself and without a norm.
@@ -42,6 +43,7 @@ class MaskedViT(MAEViT):
         arch: str | dict = 'b',
         img_size: Count = 224,
         patch_size: Count = 16,
+        in_channels: Count | None = None,
         embed_visible_only: bool = False,
         with_cp: bool = False,
         **kwargs: Any,
@@ -57,12 +59,21 @@ class MaskedViT(MAEViT):
                 '`backbone.final_norm` must be True, as student and teachers work with normed tokens, but got '
                 f'{kwargs["final_norm"]!r}'
             )
+        patch_cfg = dict(kwargs.get('patch_cfg') or {})
+        said = patch_cfg.setdefault('in_channels', in_channels or 3)
+        if in_channels is not None and said != in_channels:
+            raise ValueError(
+                f'`backbone.in_channels` must be that of `backbone.patch_cfg`, {said}, or be left out there, '
+                f'but got {in_channels}'
+            )
+        kwargs['patch_cfg'] = patch_cfg
         super().__init__(arch=arch, img_size=img_size, patch_size=patch_size, **kwargs)
         self.patch_size = patch_size
+        self.in_channels = said
         self.embed_visible_only = embed_visible_only
         self.with_cp = with_cp
         if embed_visible_only:
-            self._check_patches_embed_alone(kwargs.get('patch_cfg'))
+            self._check_patches_embed_alone({k: v for k, v in patch_cfg.items() if k != 'in_channels'})
 
     def _check_patches_embed_alone(self, patch_cfg: dict | None) -> None:
         """Refuse a patch embedding that is more than one matrix product for each patch."""

@@ -121,6 +121,7 @@ class PixelTarget(TokenReconHead):
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
+        self.in_channels = in_channels
         self.out_dims = patch_size**2 * in_channels
         if norm_pix and self.out_dims < 2:
             raise ValueError(

@@ -1,0 +1,52 @@
+"""Normalised images of any number of channels."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmpretrain.models.utils import SelfSupDataPreprocessor
+
+from mmpl.registry import MODELS
+
+
+@MODELS.register_module()
+class BandPreprocessor(SelfSupDataPreprocessor):
+    """mmpretrain's preprocessor with one mean and std for each of any number of channels; mmengine's takes 1 or 3.
+
+    Args:
+        mean: Of each channel.
+        std: Of each channel.
+        non_blocking: As in mmengine.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], non_blocking: bool = False) -> None:
+        super().__init__(non_blocking=non_blocking)
+        self._enable_normalize = True
+        for name, values in dict(mean=mean, std=std).items():
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+
+def fit_preprocessor(cfg: Mapping[str, Any], in_channels: int) -> dict[str, Any]:
+    """Check a preprocessor's config against the encoder's channels; one of more than three becomes ours.
+
+    Raises:
+        ValueError: Mean or std are not one number, or one a channel; channels that are not three are to be swapped.
+    """
+    for name in ('mean', 'std'):
+        values = cfg.get(name)
+        if values is not None and len(values) not in (1, in_channels):
+            raise ValueError(
+                f'`data_preprocessor.{name}` must have one number, or one for each of the {in_channels} channels of '
+                f'`backbone.in_channels`, but got {values!r}'
+            )
+    for name in ('bgr_to_rgb', 'rgb_to_bgr', 'to_rgb'):
+        if cfg.get(name) and in_channels != 3:
+            raise ValueError(
+                f'`data_preprocessor.{name}` must be False with `backbone.in_channels` {in_channels}, where no channel '
+                'is red or blue, but got True'
+            )
+    kind = str(cfg.get('type', 'SelfSupDataPreprocessor')).rsplit('.', maxsplit=1)[-1]
+    numbers = {name: cfg.get(name) for name in ('mean', 'std')}
+    if kind != 'SelfSupDataPreprocessor' or max(len(values or []) for values in numbers.values()) <= 3:
+        return dict(cfg)
+    return dict(type='mmpl.BandPreprocessor', **numbers, non_blocking=cfg.get('non_blocking', False))
