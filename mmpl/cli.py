@@ -401,7 +401,7 @@ def run_info(args: argparse.Namespace) -> int:
                 f'{spec.img_size[0]} x {spec.img_size[1]}, patches {spec.patch_size[0]} x {spec.patch_size[1]}'
             )
         except ExportError as error:
-            text = f'no plain ViT: {error}'
+            text = f'architecture not told: {error}'
         print(f'encoder      {source}: {sum(value.numel() for value in tensors.values()):,} parameters; {text}')
     if not checkpoint.sources:
         print('encoder      none')

@@ -237,10 +237,8 @@ class FeatureExtractor:
         inputs = pixels.to(self.device)
         if self.in_channels == 3 and not self.fed.bgr:
             inputs = inputs.flip(1)  # they are as OpenCV loads them
-        mean, std = (
-            torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (self.fed.mean, self.fed.std)
-        )
-        tokens = _tokens(self.model, self.source, (inputs.float() - mean) / std)
+        numbers = torch.tensor([self.fed.mean, self.fed.std], device=self.device).view(2, -1, 1, 1)
+        tokens = _tokens(self.model, self.source, (inputs.float() - numbers[0]) / numbers[1])
         if not bool(torch.isfinite(tokens).all()):
             raise ExtractorError(f'{self.path}: the {self.source!r} encoder gave NaN or infinity for an image')
         extra = _num_extra_tokens(self.encoder)

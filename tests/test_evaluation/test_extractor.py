@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import BaseTransform
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import init_default_scope
 from PIL import Image
@@ -16,6 +17,7 @@ from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.evaluation import build_model, extract_features
 from mmpl.evaluation.extractor import ExtractorError, ImageError, loader_of
 from mmpl.export import export_backbone, load_timm
+from mmpl.registry import TRANSFORMS
 from tests.test_evaluation.probe_helpers import LOAD, MEAN, PACK, RESIZE, STD, plmae_config, write_checkpoint
 
 
@@ -162,6 +164,41 @@ def test_the_configs_own_loader_reads_the_files(place):
     path = write_checkpoint(place / 'own.pth', config)
     with pytest.raises(ExtractorError, match="reads files by 'LoadOwnFormat'; import the module"):
         mmpl.FeatureExtractor(path)
+
+
+def test_public_weights_are_taken_as_they_are(place, tmp_path):
+    timm, path = pytest.importorskip('timm'), place / 'images' / 'b.png'
+    torch.manual_seed(0)
+    model = timm.create_model('vit_tiny_patch16_224', img_size=32, num_classes=0).eval()
+    torch.save(model.state_dict(), tmp_path / 'timm.pth')
+    with pytest.raises(ExtractorError, match='give mean='):
+        mmpl.FeatureExtractor(tmp_path / 'timm.pth')
+    features = mmpl.FeatureExtractor(tmp_path / 'timm.pth', mean=[127.5] * 3, std=[127.5] * 3)(path)
+    image = np.asarray(Image.open(path).resize((32, 32), Image.Resampling.BICUBIC), np.float32) / 127.5 - 1
+    with torch.no_grad():
+        tokens = model.forward_features(torch.from_numpy(image).permute(2, 0, 1)[None])[0].numpy()
+    np.testing.assert_allclose(as_tokens(features), tokens, rtol=0, atol=1e-4)
+
+
+def test_five_channels_come_from_files_by_the_configs_loader(tmp_path):
+    @TRANSFORMS.register_module(force=True)
+    class LoadFiveBands(BaseTransform):
+        def transform(self, results):
+            return dict(results, img=np.load(results['img_path']))
+
+    config = plmae_config()
+    config.model.backbone.in_channels = 5
+    config.model.data_preprocessor = dict(mean=[1.0, 2.0, 3.0, 4.0, 5.0], std=[5.0, 4.0, 3.0, 2.0, 1.0])
+    config.train_dataloader.dataset.dataset.pipeline[0] = dict(type='mmpl.LoadFiveBands')
+    extractor = mmpl.FeatureExtractor(write_checkpoint(tmp_path / 'five.pth', config), device='cpu')
+    bands = np.random.default_rng(0).normal(size=(16, 16, 5)).astype(np.float32)
+    np.save(tmp_path / 'bands.npy', bands)
+    inputs = (bands - np.float32([1, 2, 3, 4, 5])) / np.float32([5, 4, 3, 2, 1])
+    with torch.no_grad():
+        want = extractor.encoder(torch.from_numpy(inputs).permute(2, 0, 1)[None])[0][0].numpy()
+    np.testing.assert_allclose(as_tokens(extractor(tmp_path / 'bands.npy')), want, rtol=0, atol=1e-5)
+    with pytest.raises(ImageError, match='the encoder takes 5 channels, not RGB'):
+        extractor(np.zeros((16, 16, 3), np.uint8))
 
 
 GREY16 = Image.fromarray(np.full((8, 8), 40000, np.uint16))
