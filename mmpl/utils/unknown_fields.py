@@ -113,8 +113,10 @@ def _classes(kind: Any, scope: str, registries: Iterable[Registry]) -> Iterator[
 
 
 def _registries() -> list[Registry]:
+    """Those of which a part of a config can be built."""
     values = (getattr(mmengine.registry, name) for name in dir(mmengine.registry))
-    return [value for value in values if isinstance(value, Registry)]
+    unused = ('inferencer', 'strategy', 'runner', 'runner constructor')  # mmpretrain has none of some, and warns
+    return [value for value in values if isinstance(value, Registry) and value.name not in unused]
 
 
 def _check_typed(part: Mapping, names: Iterable[str], path: str, scope: str, registries: Iterable[Registry]) -> None:
@@ -210,8 +212,8 @@ def _check_is_read(cfg: Config, names: list[str]) -> None:
     if places:
         shown = ' or '.join(f'`{place}`' for place in places[:4])
         raise UnknownFieldError(
-            f'--cfg-options {".".join(names)}: `{top}` is only a name in the config file, and what was made from it stays '
-            f'as it is: set {shown}'
+            f'--cfg-options {".".join(names)}: `{top}` is only a name in the config file, and what was made '
+            f'from it stays as it is: set {shown}'
         )
 
 
