@@ -141,7 +141,7 @@ def test_what_no_part_is_at_fault_for(where: str, tmp_path, monkeypatch: pytest.
 
     place = dict(
         data='mmpl.datasets.GuardedDataset.__getitem__',
-        iteration='mmpl.models.PLMAE.train_step',
+        iteration='mmengine.model.BaseModel.train_step',
         validation='mmengine.runner.ValLoop.run_iter',
     )[where]
     monkeypatch.setattr(place, fail)
