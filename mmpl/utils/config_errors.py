@@ -85,8 +85,9 @@ def _shared_fields(local: Mapping, part: Mapping) -> int:
 
 def _busy_with(values: Iterable[Any], parts: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """The parts of a config that fit the values of a frame best; several if they are alike."""
-    best, found = 0, []
-    lists = []
+    best = 0
+    found: list[tuple[str, Any]] = []
+    lists: list[tuple[str, Any]] = []
     for value in values:
         for path, part in parts:
             if isinstance(value, Mapping) and isinstance(part, Mapping):

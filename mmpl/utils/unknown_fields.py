@@ -86,11 +86,11 @@ def fields_of(cls: Any) -> set[str] | None:
         return None if open_ended else set(signature.parameters)
     fields: set[str] = set()
     for base in cls.__mro__:
-        if base is CheckpointHook:  # hands what it does not know to `save_checkpoint`, at the first checkpoint
-            return fields | _parameters(base.__init__) - {'kwargs'} | _parameters(Runner.save_checkpoint)
+        if base is CheckpointHook:  # hands the rest to `save_checkpoint` at the first checkpoint, which takes no more
+            return fields | (_parameters(CheckpointHook.__init__) - {'kwargs'}) | {'meta'}
         if '__init__' not in vars(base) or base is object:
             continue
-        parameters = inspect.signature(base.__init__).parameters.values()
+        parameters = inspect.signature(vars(base)['__init__']).parameters.values()
         fields |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return fields - {'self'}

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from mmpl.engine import AutocastOptimWrapper
 from mmpl.engine.optimizers.strict_constructor import StrictOptimWrapperConstructor
 from mmpl.utils.config_errors import ConfigError, explained_by
-from tests.faults.runs import fault_cfg
+from tests.faults.runs import fault_cfg, logs_of
 
 
 @pytest.mark.parametrize(
@@ -176,3 +176,11 @@ def test_the_part_that_is_built_is_named_not_what_it_holds(tmp_path) -> None:
     cfg.test_cfg, cfg.test_evaluator = {}, dict(type='Accuracy')
     with pytest.raises(ConfigError, match='in `val_dataloader.dataset` of the config'), explained_by(cfg.copy()):
         Runner.from_cfg(cfg).train()
+
+
+def test_the_log_says_what_is_trained_on(tmp_path) -> None:
+    """And that a `max_epochs` at the top has no effect where another project's train.py read the config."""
+    Runner.from_cfg(fault_cfg(tmp_path, epochs=1, max_epochs=7, log_level='INFO')).train()
+    log = logs_of(tmp_path)
+    assert 'Training on 24 images, 6 iterations an epoch.' in log
+    assert '`max_epochs` 7 at the top of the config has no effect: this run has the 1 epochs of `train_cfg.max_e' in log
