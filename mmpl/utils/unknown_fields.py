@@ -87,7 +87,7 @@ def fields_of(cls: Any) -> set[str] | None:
     fields: set[str] = set()
     for base in cls.__mro__:
         if base is CheckpointHook:  # hands the rest to `save_checkpoint` at the first checkpoint, which takes no more
-            return fields | (_parameters(CheckpointHook.__init__) - {'kwargs'}) | {'meta'}
+            return fields | (_parameters(vars(CheckpointHook)['__init__']) - {'kwargs'}) | {'meta'}
         if '__init__' not in vars(base) or base is object:
             continue
         parameters = inspect.signature(vars(base)['__init__']).parameters.values()

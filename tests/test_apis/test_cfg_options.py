@@ -90,7 +90,7 @@ SCHEDULE = dict(type='LinearLR', start_factor=0.1)
     ('word', 'message'),
     [
         ('model.out_indices=[1,(2]', 'brackets'),
-        ('modle.arch=l', r'no `modle`.*did you mean `model\.arch`'),
+        ('modeel.arch=l', r'no `modeel`.*did you mean `model\.arch`'),
         ('train_dataloder.batch_size=4', r'did you mean `train_dataloader\.batch_size`'),
         ('batch_size=8', r'did you mean `train_dataloader\.batch_size`'),
         ('train_dataloader.batchsize=4', r'`train_dataloader\.batchsize` is not .*`train_dataloader\.batch_size`'),
@@ -148,7 +148,7 @@ def test_options_that_are_read(word: str) -> None:
     ('text', 'message'),
     [
         ('train_dataloder = dict(batch_size=2)', '`train_dataloder`.*did you mean `train_dataloader`'),
-        ('modle = dict(neck=None)', 'did you mean `model`'),
+        ('modeel = dict(neck=None)', 'did you mean `model`'),
         ('auto_scale_lr = dict(base_batchsize=2)', r'did you mean `auto_scale_lr\.base_batch_size`'),
         ('env_cfg = dict(mp_cfg=dict(opencv_threads=2))', r'did you mean `env_cfg\.mp_cfg\.opencv_num_threads`'),
         ('randomness = dict(sed=2)', r'did you mean `randomness\.seed`'),

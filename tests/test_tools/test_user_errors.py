@@ -58,7 +58,7 @@ CASES = [
     (TRAIN, 'no_probe.py --cfg-options load_from=no.pth', NO_CHECKPOINT),
     (TRAIN, 'no_probe.py --work-dir file', "`work_dir` 'file' cannot be a folder: '.*file' is a file"),
     (TRAIN, 'no_probe.py --work-dir file/x', "`work_dir` 'file/x' cannot be a folder: '.*file' is a file"),
-    (TRAIN, 'no_probe.py --cfg-options modle.neck=None', 'did you mean `model.neck`'),
+    (TRAIN, 'no_probe.py --cfg-options modeel.neck=None', 'did you mean `model.neck`'),
     (TRAIN, 'no_probe.py --cfg-options default_hooks.checkpoint.max_keep=1', 'max_keep` is not a field of Safe'),
     (TEST, 'no.py no.pth', NO_CONFIG),
     (TEST, 'test.py no.pth --work-dir file', "`work_dir` 'file' cannot be a folder"),
