@@ -115,7 +115,13 @@ def _classes(kind: Any, scope: str, registries: Iterable[Registry]) -> Iterator[
 def _registries() -> list[Registry]:
     """Those of which a part of a config can be built."""
     values = (getattr(mmengine.registry, name) for name in dir(mmengine.registry))
-    unused = ('inferencer', 'strategy', 'runner', 'runner constructor')  # mmpretrain has none of some, and warns
+    unused = (
+        'function',
+        'inferencer',
+        'strategy',
+        'runner',
+        'runner constructor',
+    )  # mmengine warns if a scope lacks one
     return [value for value in values if isinstance(value, Registry) and value.name not in unused]
 
 
