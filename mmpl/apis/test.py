@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from mmpl.apis.train import (
     add_common_arguments,
     build_runner,
+    check_work_dir,
     load_config,
     prepare_process,
     set_loader_defaults,
@@ -93,6 +94,7 @@ def test_config(options: argparse.Namespace) -> Config:
     if options.cfg_options is not None:
         merge_options(cfg, options.cfg_options)
     check_fields(cfg)
+    check_work_dir(cfg.work_dir)
     missing = [field for field in ('test_dataloader', 'test_cfg', 'test_evaluator') if cfg.get(field) is None]
     if missing:
         raise ValueError(

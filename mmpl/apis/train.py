@@ -90,6 +90,17 @@ def load_config(path: str, options: argparse.Namespace) -> Config:
     return cfg
 
 
+def check_work_dir(work_dir: str) -> None:
+    """Refuse a work folder that cannot be made or written to, with an OSError."""
+    place = Path(work_dir).absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(f'`work_dir` {work_dir!r} cannot be a folder: {str(place)!r} is a file')
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise PermissionError(f'`work_dir` {work_dir!r} cannot be written to: no permission for {str(place)!r}')
+
+
 def set_loader_defaults(cfg: Config, pin_memory: bool, persistent_workers: bool) -> None:
     """Give every data loader the defaults of mmpretrain's tools, where they can hold.
 
@@ -152,6 +163,7 @@ def train_config(options: argparse.Namespace) -> Config:
         )
         merge_options(cfg, options.cfg_options)
     check_fields(cfg)
+    check_work_dir(cfg.work_dir)
     set_loader_defaults(cfg, not options.no_pin_memory, not options.no_persistent_workers)
     return cfg
 

@@ -61,6 +61,12 @@ class ExactEpochLoop(EpochBasedTrainLoop):
                 f'`train_dataloader.batch_size` {self.dataloader.batch_size} with `drop_last=True` leaves no iteration '
                 f'in an epoch: {get_world_size()} processes share {len(self.dataloader.dataset)} images'
             )
+        named = runner.cfg.get('max_epochs')  # mmpl's train.py lets the loop follow it, another project's does not
+        if named not in (None, max_epochs):
+            runner.logger.warning(
+                f'`max_epochs` {named} at the top of the config has no effect: this run has the {max_epochs} epochs of '
+                '`train_cfg.max_epochs`.'
+            )
         seeds = [runner.seed]
         broadcast_object_list(seeds)
         self.sampler.sample_seed = seeds[0]
@@ -99,6 +105,8 @@ class ExactEpochLoop(EpochBasedTrainLoop):
                 f'This run is at its end already, at epoch {self._epoch} of {self.max_epochs}: nothing is trained. For '
                 'more epochs raise `train_cfg.max_epochs`; to start anew take another `work_dir`.'
             )
+        images, iterations = len(self.dataloader.dataset), len(self.dataloader)
+        self.runner.logger.info(f'Training on {images} images, {iterations} iterations an epoch.')
         self._start = self._iter - self._epoch * len(self.dataloader)
         if not 0 <= self._start <= len(self.dataloader):
             self.runner.logger.warning(

@@ -1,16 +1,22 @@
 """Errors of other libraries, with the part of the config that led to them."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
+from torch.utils.data import Dataset
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 _OWN = str(Path(__file__).resolve().parents[1])
 _SHOWN = 3000
+_MISSING_TYPE = re.compile(r"'type'|\btype\b|unexpected keyword argument")
 # What mmengine's Runner takes under these names in a config.
 _SECTIONS: dict[str, tuple[type, ...]] = dict(
     model=(Mapping,),
@@ -77,41 +83,88 @@ def _shared_fields(local: Mapping, part: Mapping) -> int:
     return len(shared) if all(_same(local[key], part[key]) for key in shared) else 0
 
 
+def _busy_with(values: Iterable[Any], parts: Sequence[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """The parts of a config that fit the values of a frame best; several if they are alike."""
+    best = 0
+    found: list[tuple[str, Any]] = []
+    lists: list[tuple[str, Any]] = []
+    for value in values:
+        for path, part in parts:
+            if isinstance(value, Mapping) and isinstance(part, Mapping):
+                shared = _shared_fields(value, part)
+                # all of a part but its type, which is taken out before the rest is used
+                if shared >= max(1, len(part) - 1, best):
+                    found = [item for item in found if shared == best and item[0] != path] + [(path, part)]
+                    best = shared
+            elif isinstance(value, list | tuple) and isinstance(part, list | tuple) and _same(value, part):
+                lists.append((path, part))
+    return found or lists[:1]  # any dict of the frame says more
+
+
 def find_config_part(frames: Sequence[FrameType], cfg: Mapping) -> tuple[str, Any] | None:
-    """The part of a config that the innermost frame with such a part was busy with.
+    """The part of a config that was being built, or that the innermost frame with such a part was busy with.
 
     Args:
         frames: Of an exception's traceback, the innermost last.
         cfg: The whole config.
 
     Returns:
-        Dotted path and part; None if no frame holds one.
+        Dotted path and part; None if no frame holds one. Of parts that are alike the one in the part that was built
+        around it; several paths if that does not tell them apart.
     """
     parts = list(_parts(cfg))
-    for frame in reversed(frames):
-        best: tuple[int, str, Any] | None = None
-        arguments = [dict(frame.f_locals)] if frame.f_code.co_name == '__init__' else []
-        for value in (*arguments, *frame.f_locals.values()):
-            for path, part in parts:
-                if isinstance(value, Mapping) and isinstance(part, Mapping):
-                    shared = _shared_fields(value, part)
-                    # all of a part but its type, which is taken out before the rest is used
-                    if shared >= max(1, len(part) - 1) and (best is None or shared > best[0]):
-                        best = (shared, path, part)
-                lists = isinstance(value, (list, tuple)) and isinstance(part, (list, tuple))
-                if lists and best is None and _same(value, part):
-                    best = (0, path, part)  # any dict of the frame says more
-        if best is not None:
-            return best[1], best[2]
+    building = [frame for frame in frames if frame.f_code.co_name == 'build_from_cfg']
+    if building:
+        # What a class makes of its arguments is its own affair: the part that it was built from is to be looked at.
+        frames = frames[: frames.index(building[-1]) + 1]
+    for index in reversed(range(len(frames))):
+        found = _busy_with(_values(frames[index]), parts)
+        outer = index
+        while len(found) > 1 and outer > 0:
+            outer -= 1
+            around = [path for path, _ in _busy_with(_values(frames[outer]), parts)]
+            inside = [item for item in found if any(item[0].startswith((f'{path}.', f'{path}[')) for path in around)]
+            found = inside or found
+        if found:
+            return '` or `'.join(path for path, _ in found), found[0][1]
     return None
+
+
+def _values(frame: FrameType) -> list[Any]:
+    """What a frame works with: its variables, and the arguments of a constructor as one dict."""
+    arguments = [dict(frame.f_locals)] if frame.f_code.co_name == '__init__' else []
+    return [*arguments, *frame.f_locals.values()]
+
+
+def _past_building(frames: Sequence[FrameType]) -> bool:
+    """Whether data were loaded, a batch was worked on or something was evaluated: that is no part's fault."""
+    loops = 0
+    for frame in frames:
+        name, owner = frame.f_code.co_name, frame.f_locals.get('self')
+        loops += name == 'run' and isinstance(owner, BaseLoop)
+        of_data = name in ('__getitem__', '__next__') and isinstance(owner, Dataset | _BaseDataLoaderIter)
+        if name in ('run_iter', 'run_epoch') or loops > 1 or of_data:
+            return True
+        if loops and not isinstance(owner, EpochBasedTrainLoop | IterBasedTrainLoop) and isinstance(owner, BaseLoop):
+            return True
+    return False
+
+
+def _with_source(error: Exception) -> Exception:
+    """The error, or one that says what was asserted where the assertion does not."""
+    if type(error) is not AssertionError or str(error):
+        return error
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return AssertionError(f'{last.line} (line {last.lineno} of {last.filename})')
 
 
 @contextmanager
 def explained_by(cfg: Mapping) -> Iterator[None]:
     """Turn an error of another library, while things are built, into one that names the part of the config.
 
-    Errors of mmpl that name their field pass, and so does all that happens in the iterations. A RuntimeError, such as
-    torch's for a value of the wrong type, is explained only if a registry was building something.
+    Errors of mmpl that name their field pass, and so do those of loading data, of iterations and of evaluation: no part
+    of the config is known to be at fault. A RuntimeError, such as torch's for a value of the wrong type, is explained
+    only if a registry was building something. An assertion without a text gets its line of source.
 
     Args:
         cfg: The whole config.
@@ -130,20 +183,20 @@ def explained_by(cfg: Mapping) -> Iterator[None]:
             frames.append(trace.tb_frame)
             trace = trace.tb_next
         own = frames[-1].f_code.co_filename.startswith(_OWN) and ('`' in str(error) or '=' in str(error))
-        names = [frame.f_code.co_name for frame in frames]
-        if own or 'run_iter' in names:
-            raise
-        of_building = type(error) is RuntimeError and 'build_from_cfg' in names
-        if isinstance(error, RuntimeError) and not (of_building or isinstance(error, NotImplementedError)):
-            raise
-        found = find_config_part(frames, plain)
-        if found is None and not isinstance(error, KeyError):
-            raise
+        building = 'build_from_cfg' in [frame.f_code.co_name for frame in frames]
+        untold = isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError)
+        told = _with_source(error)
+        passes = own or _past_building(frames) or (untold and not (building and type(error) is RuntimeError))
+        found = None if passes else find_config_part(frames, plain)
+        if passes or (found is None and not isinstance(error, KeyError)):
+            if told is error:
+                raise
+            raise told from error
         shown = ''
         if found is not None:
             path, part = found
             shown = f'\nin `{path}` of the config: {str(part)[:_SHOWN]}'
             untyped = isinstance(part, Mapping) and 'type' not in part
-            if untyped and isinstance(error, TypeError) and ' argument' in str(error):
+            if untyped and _MISSING_TYPE.search(str(error)):
                 shown += f'\n`{path}.type` is not given'
-        raise ConfigError(f'{type(error).__name__}: {error}{shown}') from error
+        raise ConfigError(f'{type(error).__name__}: {told}{shown}') from error

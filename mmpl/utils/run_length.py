@@ -12,11 +12,11 @@ LENGTHS = frozenset(('max_epochs', 'warmup_epochs', 'train_cfg.max_epochs'))
 """Options of the command line that :func:`set_length` knows."""
 
 
-def _loop_epochs(cfg: Mapping) -> Any:
+def _loop_epochs(cfg: Config | Mapping) -> Any:
     return (cfg.get('train_cfg') or {}).get('max_epochs')
 
 
-def _schedulers(cfg: Mapping) -> list[Any]:
+def _schedulers(cfg: Config | Mapping) -> list[Any]:
     found = cfg.get('param_scheduler') or []
     return [found] if isinstance(found, Mapping) else list(found)
 
@@ -40,7 +40,7 @@ def _set_length(cfg: Config, old: tuple[Any, Any], new: tuple[Any, Any], follow:
         return
     used = epochs != old_max
     for scheduler in _schedulers(cfg):
-        if not isinstance(scheduler, Mapping) or not scheduler.get('by_epoch', True):
+        if not isinstance(scheduler, dict) or not scheduler.get('by_epoch', True):
             continue
         begin, fields = scheduler.get('begin', 0), {}
         for field in ('begin', 'end'):

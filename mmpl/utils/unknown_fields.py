@@ -86,11 +86,11 @@ def fields_of(cls: Any) -> set[str] | None:
         return None if open_ended else set(signature.parameters)
     fields: set[str] = set()
     for base in cls.__mro__:
-        if base is CheckpointHook:  # hands what it does not know to `save_checkpoint`, at the first checkpoint
-            return fields | _parameters(base.__init__) - {'kwargs'} | _parameters(Runner.save_checkpoint)
+        if base is CheckpointHook:  # hands the rest to `save_checkpoint` at the first checkpoint, which takes no more
+            return fields | (_parameters(vars(CheckpointHook)['__init__']) - {'kwargs'}) | {'meta'}
         if '__init__' not in vars(base) or base is object:
             continue
-        parameters = inspect.signature(base.__init__).parameters.values()
+        parameters = inspect.signature(vars(base)['__init__']).parameters.values()
         fields |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return fields - {'self'}
@@ -113,8 +113,16 @@ def _classes(kind: Any, scope: str, registries: Iterable[Registry]) -> Iterator[
 
 
 def _registries() -> list[Registry]:
+    """Those of which a part of a config can be built."""
     values = (getattr(mmengine.registry, name) for name in dir(mmengine.registry))
-    return [value for value in values if isinstance(value, Registry)]
+    unused = (
+        'function',
+        'inferencer',
+        'strategy',
+        'runner',
+        'runner constructor',
+    )  # mmengine warns if a scope lacks one
+    return [value for value in values if isinstance(value, Registry) and value.name not in unused]
 
 
 def _check_typed(part: Mapping, names: Iterable[str], path: str, scope: str, registries: Iterable[Registry]) -> None:
@@ -210,8 +218,8 @@ def _check_is_read(cfg: Config, names: list[str]) -> None:
     if places:
         shown = ' or '.join(f'`{place}`' for place in places[:4])
         raise UnknownFieldError(
-            f'--cfg-options {".".join(names)}: `{top}` is only a name in the config file, and what was made from it stays '
-            f'as it is: set {shown}'
+            f'--cfg-options {".".join(names)}: `{top}` is only a name in the config file, and what was made '
+            f'from it stays as it is: set {shown}'
         )
 
 

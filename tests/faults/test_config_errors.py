@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from mmpl.engine import AutocastOptimWrapper
 from mmpl.engine.optimizers.strict_constructor import StrictOptimWrapperConstructor
 from mmpl.utils.config_errors import ConfigError, explained_by
-from tests.faults.runs import fault_cfg
+from tests.faults.runs import fault_cfg, logs_of
 
 
 @pytest.mark.parametrize(
@@ -127,3 +127,60 @@ def test_paramwise_fields(paramwise_cfg: dict, named: str) -> None:
     cfg = dict(type=OptimWrapper, optimizer=dict(type='SGD', lr=0.1))
     with pytest.raises((TypeError, ValueError), match=named):
         StrictOptimWrapperConstructor(cfg, paramwise_cfg)(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize('where', ['data', 'iteration', 'validation'])
+def test_what_no_part_is_at_fault_for(where: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error while data are loaded, in an iteration or while validating is not blamed on what a frame holds."""
+    cfg = fault_cfg(tmp_path, epochs=1)
+    cfg.val_dataloader, cfg.val_cfg, cfg.val_evaluator = cfg.train_dataloader.copy(), {}, dict(type='Accuracy')
+
+    def fail(*args, **kwargs):
+        arch = dict(cfg.model.backbone.arch)
+        raise KeyError('iscrowd', arch)
+
+    place = dict(
+        data='mmpl.datasets.GuardedDataset.__getitem__',
+        iteration='mmengine.model.BaseModel.train_step',
+        validation='mmengine.runner.ValLoop.run_iter',
+    )[where]
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(KeyError, match='iscrowd') as error, explained_by(cfg.copy()):
+        Runner.from_cfg(cfg).train()
+    assert type(error.value) is KeyError
+
+
+def test_an_assertion_without_a_text_ends_with_its_source(tmp_path) -> None:
+    path = tmp_path / 'theirs.py'
+    path.write_text('def check(size):\n    assert size == 2\n')
+    names: dict = {}
+    exec(compile(path.read_text(), str(path), 'exec'), names)
+    message = rf'^assert size == 2 \(line 2 of {path}\)$'
+    with pytest.raises(AssertionError, match=message), explained_by(dict(model=dict(b=1))):
+        names['check'](1)
+
+
+def test_the_part_that_is_built_is_named_not_what_it_holds(tmp_path) -> None:
+    """Two parts that are alike are told apart by what is around them."""
+    cfg = fault_cfg(tmp_path)
+    cfg.model.backbone.no_such_field = 1
+    with pytest.raises(ConfigError, match='in `model.backbone` of the config') as error, explained_by(cfg.copy()):
+        Runner.from_cfg(cfg)
+    assert '`model.backbone.arch' not in str(error.value) and 'is not given' not in str(error.value)
+
+    cfg = fault_cfg(tmp_path)
+    broken = dict(type='mmengine.NoSuchData', size=3)
+    cfg.val_dataloader = dict(batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler'), dataset=broken)
+    cfg.val_cfg, cfg.val_evaluator = {}, dict(type='Accuracy')
+    cfg.test_dataloader = dict(cfg.val_dataloader, batch_size=3)
+    cfg.test_cfg, cfg.test_evaluator = {}, dict(type='Accuracy')
+    with pytest.raises(ConfigError, match='in `val_dataloader.dataset` of the config'), explained_by(cfg.copy()):
+        Runner.from_cfg(cfg).train()
+
+
+def test_the_log_says_what_is_trained_on(tmp_path) -> None:
+    """And that a `max_epochs` at the top has no effect where another project's train.py read the config."""
+    Runner.from_cfg(fault_cfg(tmp_path, epochs=1, max_epochs=7, log_level='INFO')).train()
+    log = logs_of(tmp_path)
+    assert 'Training on 24 images, 6 iterations an epoch.' in log
+    assert '`max_epochs` 7 at the top of the config has no effect: this run has the 1 epochs of `train_cfg.max_e' in log

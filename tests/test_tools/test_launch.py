@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -130,3 +131,24 @@ def test_slurm_command_line(tmp_path: Path, gpus: int) -> None:
     assert {'--partition=part', '--job-name=job', '--ntasks=16', '--kill-on-bad-exit=1', '--quiet', '--x=1'} <= {*lines}
     assert ('--gres=gpu:8' in lines) == (gpus == 8) and ('--ntasks-per-node=8' in lines) == (gpus == 8)
     assert lines[-4:] == ['a config.py', '--work-dir=work', '--launcher=slurm', '--amp']
+
+
+@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh'])
+def test_what_cannot_be_launched_ends_in_one_line(script: str, tmp_path: Path) -> None:
+    """Each is said before torchrun starts anything."""
+    (tmp_path / 'a.py').touch()
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        taken = str(server.getsockname()[1])
+        for config, processes, env, message in [
+            ('a.py', '0', {}, "NPROC, the number of processes, must be an integer of at least 1, but got '0'"),
+            ('a.py', 'x', {}, "NPROC, .* but got 'x'"),
+            ('a.py', '-1', {}, "NPROC, .* but got '-1'"),
+            ('a.py', '1.5', {}, "NPROC, .* but got '1.5'"),
+            ('no.py', '1', {}, "config 'no.py' does not exist"),
+            ('a.py', '1', dict(PORT=taken), f'port {taken} is in use'),
+            ('a.py', '1', dict(PORT='70000'), "PORT must be at most 65535, but got '70000'"),
+            ('a.py', '1', dict(NNODES='2', NODE_RANK='2'), "NODE_RANK must be below NNODES 2, but got '2'"),
+        ]:
+            more = ['no.pth'] if script == 'dist_test.sh' else []
+            done = call(TOOLS / script, config, *more, processes, cwd=tmp_path, check=False, **env)
+            assert done.returncode == 2 and re.fullmatch(f'error: {message}.*\n', done.stderr), done.stderr
