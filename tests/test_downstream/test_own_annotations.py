@@ -56,6 +56,7 @@ def test_configs_of_the_docs(kind, tmp_path, monkeypatch) -> None:
     cfg = Config.fromfile(f'own_{kind}.py')
     cfg.model.backbone.init_cfg = None
     cfg.work_dir = 'work'
+    cfg.visualizer.name = f'own_{kind}'  # mmengine keeps one of a name for the whole process, with its folder
     Runner.from_cfg(cfg).train()
     lines = [json.loads(line) for line in next(Path('work').rglob('scalars.json')).read_text().splitlines()]
     (value,) = [line[METRICS[kind]] for line in lines if METRICS[kind] in line]
