@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmpl.compat.torch_load import restored_load_policy
@@ -16,15 +17,17 @@ from mmpl.compat.torch_load import restored_load_policy
 
 @contextmanager
 def _process_as_it_was() -> Iterator[None]:
-    """Undo what is changed for the whole process: the load policy, ``logging.disable``, mmengine's current logger.
+    """Undo what is changed for the whole process: load policy, ``logging.disable``, mmengine's logger and scope.
 
-    The current logger is the youngest one.
+    Those that are current are the youngest ones.
     """
     disabled, kept = logging.root.manager.disable, MMLogger._instance_dict.copy()
+    scopes = DefaultScope._instance_dict.copy()
     with restored_load_policy():
         yield
-    MMLogger._instance_dict.clear()
-    MMLogger._instance_dict.update(kept)
+    for instances, before in ((MMLogger._instance_dict, kept), (DefaultScope._instance_dict, scopes)):
+        instances.clear()
+        instances.update(before)
     logging.disable(disabled)
     for logger in kept.values():
         logger._cache.clear()  # logging does so for its own loggers only

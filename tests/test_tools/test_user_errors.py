@@ -23,6 +23,7 @@ PRETRAIN_SPEED, DATA_SPEED = 'benchmarks/pretrain_speed.py', 'benchmarks/data_sp
 DENSE_SPEED, DRILL = 'benchmarks/dense_vit_speed.py', 'benchmarks/fault_drill.py'
 SEEDS, TRANSFER = 'benchmarks/summarise_seeds.py', 'benchmarks/transfer.py'
 EXPORT, REPORT = 'model_converters/export_backbone.py', 'visualizations/report.py'
+IMPORT = 'model_converters/import_weights.py'
 
 
 @pytest.fixture(scope='module')
@@ -91,6 +92,8 @@ CASES = [
     (EXPORT, 'no.pth out.pth', NO_CHECKPOINT),
     (EXPORT, 'text.pth out.pth', TEXT),
     (EXPORT, 'wrong.pth out.pth', 'encoder keys cannot be mapped|has no key'),
+    (IMPORT, 'no.pth out.pth', NO_CHECKPOINT),
+    (IMPORT, 'wrong.pth out.pth', 'needs no import'),
     (REPORT, 'no', "work_dir 'no' does not exist"),
     (REPORT, 'work --config no.py', NO_CONFIG),
     (REPORT, 'work --checkpoint no.pth', NO_CHECKPOINT),
