@@ -125,7 +125,10 @@ def _categories(*names: str) -> Callable[[dict], None]:
 
 
 COCO_FAULTS = dict(
-    case=(_categories('Cat', 'dog'), r"classes` has the 2 classes \['cat', 'dog'\], .*'cat' and 'Cat' differ in case"),
+    case=(
+        _categories('Cat', 'dog'),
+        r"`train_dataloader.dataset.metainfo.classes` has the 2 classes .*'cat' and 'Cat' differ in case",
+    ),
     missing=(_categories('cat', 'bird'), r"only the first has 'dog'; only the second has 'bird'"),
     order=(_categories('dog', 'cat'), r"another order: number 0 is 'cat' and 'dog'.* by their order in the file"),
     twice=(_categories('cat', 'dog', 'dog'), r"categories have the same name: 'dog'"),

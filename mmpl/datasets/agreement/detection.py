@@ -114,9 +114,7 @@ class _File:
             return False
         kept = [name for name in names if name in set(classes)]
         if kept != list(classes):  # mmdet numbers in the order of the file, and leaves out what it does not know
-            text = difference(
-                '`metainfo.classes`', classes, f'{self.where}', names if len(kept) < len(classes) else kept
-            )
+            text = difference(f'`{field}`', classes, f'{self.where}', names if len(kept) < len(classes) else kept)
             why = 'order' if len(kept) == len(classes) else 'name'
             self.found.error(f'{text}. Classes are found by their {why} in the file')
             return False
