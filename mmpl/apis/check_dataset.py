@@ -72,11 +72,16 @@ def check_files(
     files = list(files)
     inspect = partial(inspect_image, full=full, max_pixels=max_pixels, min_side=min_side)
     bad, notes = [], Counter[str]()
-    for path, verdict in zip(files, _map(inspect, files, workers or len(os.sched_getaffinity(0))), strict=True):
+    for path, verdict in zip(files, _map(inspect, files, workers or _cores()), strict=True):
         if verdict.bad:
             bad.append(dict(path=path, reason=verdict.bad))
         notes.update(verdict.notes)
     return DatasetCheck(len(files), bad, notes)
+
+
+def _cores() -> int:
+    """Cores that this process may use; where the system does not say, all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def _map(inspect: partial, files: list[str], workers: int) -> Iterator[ImageVerdict]:

@@ -1,12 +1,16 @@
 """Files of every bad kind: converted or replaced, reported once, counted."""
 
+import errno
 import io
 import json
+import ntpath
+import posixpath
 import re
 import shutil
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +19,11 @@ from PIL import Image
 
 from mmpl.apis.check_dataset import files_of
 from mmpl.apis.check_dataset import main as check_dataset
-from mmpl.datasets import GuardedDataset
+from mmpl.datasets import GuardedDataset, bad_files
 from mmpl.datasets.bad_files import BadDataError, BadFileReport
 from mmpl.datasets.image_check import inspect_image
 from mmpl.datasets.resumable_sampler import SeededIndex
+from mmpl.utils import paths
 from mmpl.utils.paths import PathOutsideRootError
 from tests.faults.runs import differences, final_state, run
 
@@ -183,6 +188,30 @@ def test_a_report_that_was_cut_short(tmp_path: Path) -> None:
     assert [entry['path'] for entry in report.read()] == ['a', 'c\n"ä']
 
 
+def refuse_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, 'No locks available')  # as Lustre without `-o flock`
+
+
+@pytest.mark.parametrize('locks', [None, SimpleNamespace(flock=refuse_locks, LOCK_EX=2)], ids=['windows', 'lustre'])
+def test_a_report_where_files_cannot_be_locked(locks: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bad_files, 'fcntl', locks)
+    report = BadFileReport(str(tmp_path / 'r.jsonl'))
+    assert report.add(dict(path='a', reason='x')) and not report.add(dict(path='a', reason='y'))
+    with open(report.path, 'a') as file:  # another process at the same time, and two that cut each other short
+        file.write('{"path": "a", "reason": "z"}\n{"path": {"path": "c"}\n')
+    assert report.add(dict(path='b', reason='x'))
+    assert [(entry['path'], entry['reason']) for entry in report.read()] == [('a', 'x'), ('b', 'x')]
+
+
+@pytest.mark.parametrize('separator', ['/', '\\'])
+def test_paths_inside_the_root_on_any_system(separator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, 'os', SimpleNamespace(path={'/': posixpath, '\\': ntpath}[separator], sep=separator))
+    root = separator.join(('C:', 'data', 'images'))
+    assert paths.is_inside(separator.join((root, 'sub', 'a.png')), [root])
+    assert not paths.is_inside(separator.join((root, '..', 'a.png')), [root])
+    assert not paths.is_inside(root + '_2', [root])
+
+
 LOADER = dict(batch_size=10, num_workers=2, persistent_workers=True)
 
 
@@ -245,6 +274,14 @@ def test_check_dataset_finds_them_beforehand(folder: Path, tmp_path: Path, capsy
     assert files_of(str(config)) == files_of(str(folder))
     with pytest.raises(FileNotFoundError, match='neither a folder nor a config'):
         files_of(str(tmp_path / 'nowhere'))
+
+
+def test_check_dataset_where_the_system_does_not_say_which_cores_are_ours(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr('os.sched_getaffinity')  # macOS
+    monkeypatch.setattr('os.cpu_count', lambda: 1)
+    assert check_dataset([str(folder), '--quick', '--max-share', '0.05']) == 0
 
 
 def test_nothing_to_check_is_an_error(tmp_path: Path) -> None:
