@@ -11,6 +11,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 REPORT_NAME = 'bad_files.jsonl'
+LOSSES_NAME = 'lossy_files.jsonl'
 
 
 class BadDataError(RuntimeError):
@@ -21,13 +22,18 @@ class BadFileReport:
     """A file of JSON lines, ``{"path", "reason", "index"}``, that many processes may add to.
 
     Where files cannot be locked (Windows, some network file systems) a path may come twice; it is read once.
+
+    Args:
+        path: The file.
+        key: The field that no two lines share.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, key: str = 'path') -> None:
         self.path = path
+        self.key = key
 
     def add(self, entry: dict[str, Any]) -> bool:
-        """Add a line unless its path is there already, under a lock between processes where there are locks.
+        """Add a line unless its key is there already, under a lock between processes where there are locks.
 
         Returns:
             Whether it was new.
@@ -39,7 +45,7 @@ class BadFileReport:
                     fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             text = file.read()
-            if any(known['path'] == entry['path'] for known in _entries(text)):
+            if any(known[self.key] == entry[self.key] for known in self._entries(text)):
                 return False
             # a line that a kill cut short is ended, and stays unread
             file.write(('\n' if text and not text.endswith('\n') else '') + json.dumps(entry, ensure_ascii=True) + '\n')
@@ -47,10 +53,10 @@ class BadFileReport:
             return True
 
     def read(self) -> list[dict[str, Any]]:
-        """All lines so far, one a path; none if there is no file."""
+        """All lines so far, one a key; none if there is no file."""
         try:
             with open(self.path, encoding='utf-8') as file:
-                return _entries(file.read())
+                return self._entries(file.read())
         except FileNotFoundError:
             return []
 
@@ -61,15 +67,19 @@ class BadFileReport:
         except FileNotFoundError:
             return 0
 
+    def _entries(self, text: str) -> list[dict[str, Any]]:
+        """The lines that are whole, the first of each key; a kill, or two writers without a lock, leave others."""
+        found: dict[str, dict[str, Any]] = {}
+        for line in text.split('\n'):
+            with suppress(ValueError, TypeError, KeyError):
+                entry = json.loads(line)
+                found.setdefault(entry[self.key], entry)
+        return list(found.values())
 
-def _entries(text: str) -> list[dict[str, Any]]:
-    """The lines that are whole, the first of each path; a kill, or two writers without a lock, leave others."""
-    found: dict[str, dict[str, Any]] = {}
-    for line in text.split('\n'):
-        with suppress(ValueError, TypeError, KeyError):
-            entry = json.loads(line)
-            found.setdefault(entry['path'], entry)
-    return list(found.values())
+
+def losses(report: str) -> BadFileReport:
+    """The report, beside that of bad files, of what is lost while loading: one line a kind of loss."""
+    return BadFileReport(os.path.join(os.path.dirname(report), LOSSES_NAME), key='kind')
 
 
 def listing(entries: list[dict[str, Any]], shown: int = 50) -> str:

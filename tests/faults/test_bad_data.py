@@ -21,7 +21,7 @@ from mmpl.apis.check_dataset import files_of
 from mmpl.apis.check_dataset import main as check_dataset
 from mmpl.datasets import GuardedDataset, bad_files
 from mmpl.datasets.bad_files import BadDataError, BadFileReport
-from mmpl.datasets.image_check import inspect_image
+from mmpl.datasets.image_check import ImageVerdict, inspect_image
 from mmpl.datasets.resumable_sampler import SeededIndex
 from mmpl.utils import paths
 from mmpl.utils.paths import PathOutsideRootError
@@ -114,12 +114,12 @@ def test_each_kind_is_known(folder: Path, full: bool) -> None:
         verdict = inspect_image(folder / name, full=full)
         kind = name.split('_')[1].split('.')[0]
         if name.startswith('odd_'):
-            assert verdict == ('', NOTES[kind]), name
+            assert verdict == ('', NOTES[kind], ()), name
         elif kind == 'header':
             assert verdict.bad.split(':')[0] in ('truncated', 'damaged', 'not an image'), name
         else:
             assert verdict.bad.startswith(KINDS[kind] + ':'), f'{name}: {verdict}'
-    assert inspect_image(folder / 'good_000.jpg', full=full) == ('', ())
+    assert inspect_image(folder / 'good_000.jpg', full=full) == ImageVerdict()
     assert inspect_image(folder / 'nowhere.jpg').bad == 'vanished: no such file'
     assert inspect_image(folder / 'good_000.jpg', max_pixels=399).bad.startswith('too large: 20 x 20')
 
@@ -128,10 +128,10 @@ def test_a_jpeg_with_a_trailer_is_whole(tmp_path: Path) -> None:
     """Cameras put more behind the image's end than the quick look reads."""
     image = encoded(Image.fromarray(pixels(0)), 'JPEG')
     (tmp_path / 'a.jpg').write_bytes(image + bytes(10_000))
-    assert inspect_image(tmp_path / 'a.jpg') == ('', ())
+    assert inspect_image(tmp_path / 'a.jpg') == ImageVerdict()
     (tmp_path / 'b.jpg').write_bytes(image[: len(image) // 2] + bytes(10_000))
     # zeros where the rest should be: decodes to grey, and only a full decode may tell
-    assert inspect_image(tmp_path / 'b.jpg', full=True) in (('', ()), inspect_image(tmp_path / 'b.jpg'))
+    assert inspect_image(tmp_path / 'b.jpg', full=True) in (ImageVerdict(), inspect_image(tmp_path / 'b.jpg'))
 
 
 def test_replacement_is_a_function_of_the_index(folder: Path, tmp_path: Path) -> None:
