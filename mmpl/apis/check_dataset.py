@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import init_default_scope
 
 from mmpl.datasets.bad_files import listing
 from mmpl.datasets.decode import AnyDecoder, Decoder, decoder_of
+from mmpl.datasets.guarded import build_filled
 from mmpl.datasets.image_check import MAX_PIXELS, MIN_SIDE, ImageVerdict, inspect_image, look_for
 from mmpl.datasets.unlabelled_folder import UnlabelledFolder
 from mmpl.utils.config_errors import read_config
@@ -64,7 +65,7 @@ def read_source(source: str) -> Source:
         init_default_scope(cfg.get('default_scope', 'mmpretrain'))
         if not cfg.get('train_dataloader', {}).get('dataset'):
             raise ValueError(f'{source!r} has no `train_dataloader.dataset`')
-        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+        dataset = build_filled(cfg.train_dataloader.dataset)
         check_annotated_paths(dataset)
         decoder = decoder_of(dataset)
         options = (cfg.get('train_cfg') or {}).get('bad_files') or {}

@@ -277,9 +277,9 @@ def shrunk(facts: ImageFacts, values: np.ndarray, img: np.ndarray) -> tuple[str,
     if facts.kind != 'u' or facts.bits > 16:  # cut by rules that no picture is made for, unless they fit as they are
         fits = max(abs(low - left), abs(high - most)) <= 0.5
         return '', '' if fits else f'{facts.numbers}: {what}'
-    if most - left >= FEW_LEVELS:
+    if most - left >= FEW_LEVELS or high == low:
         return '', ''
-    if most - left <= 1 and high > low:
+    if most - left <= 1:
         return '', f'{facts.numbers}: {what}'
     return f'{facts.numbers}: {what}', ''
 

@@ -58,17 +58,11 @@ class GuardedDataset(Dataset):
         min_side: Count = MIN_SIDE,
         report: str | None = None,
     ) -> None:
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self.dataset = build_filled(dataset) if isinstance(dataset, dict) else dataset
         self.max_pixels = max_pixels
         self.min_side = min_side
         self.report = report
         self._state = np.zeros(len(self.dataset), np.uint8)  # of each file, in this process: 0 unknown, 1 good, 2 bad
-        if not len(self.dataset):
-            source = getattr(self.dataset, 'ann_file', None) or getattr(self.dataset, 'data_root', None)
-            raise ValueError(
-                f'`train_dataloader.dataset` {type(self.dataset).__name__} holds no sample'
-                + (f': {source!r}' if source else '')
-            )
         check_annotated_paths(self.dataset)
         check_channels(getattr(getattr(self.dataset, 'pipeline', None), 'transforms', ()))
         self._decoder = decoder_of(self.dataset)
@@ -164,3 +158,22 @@ class GuardedDataset(Dataset):
             print_log(f'bad file {path!r}: {reason}; replaced', logger='current', level=30)
         else:
             BadFileReport(self.report).add(entry)
+
+
+def build_filled(cfg: dict) -> Any:
+    """Build ``train_dataloader.dataset``, which must hold a sample.
+
+    Raises:
+        ValueError: It holds none, as with an empty ``ann_file``.
+    """
+    try:
+        dataset = DATASETS.build(cfg)
+        empty, cause = not len(dataset), None
+    except ValueError as error:
+        if 'need at least one array' not in str(error):  # numpy's words where mmengine packs an empty list
+            raise
+        empty, cause = True, error
+    if empty:
+        named = {field: cfg[field] for field in ('ann_file', 'data_root', 'data_prefix') if cfg.get(field)}
+        raise ValueError(f'`train_dataloader.dataset` {cfg["type"]} holds no sample: {named}') from cause
+    return dataset

@@ -13,8 +13,10 @@ _TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 _INTEGERS = {1: 'B', 3: 'H', 4: 'I', 13: 'I', 16: 'Q'}  # TIFF's types
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3}  # bands by TIFF's photometric interpretation
+_SPACES = {3: 'palette', 5: 'cmyk', 6: 'other', 8: 'other'}  # likewise
 _KINDS = {1: 'u', 2: 'i', 3: 'f'}  # by TIFF's sample format
 _LOG_LUV = (32844, 32845)  # photometric interpretations of light, which libtiff turns into 8 bits for a screen
+_SPACES |= dict.fromkeys(_LOG_LUV, 'other')
 _MAX_PAGES = 1 << 16
 _PNM = re.compile(rb'P[56]' + rb'(?:\s|#[^\n]*\n)+(\d+)' * 3 + rb'\s')
 
@@ -59,7 +61,7 @@ class ImageFacts(NamedTuple):
     @property
     def plain(self) -> bool:
         """Whether it is a picture as screens show it: 8 bits of grey or of three colours, or what converts to that."""
-        return self.kind == 'u' and self.bits <= 8 and (self.colours in (1, 3) or self.space == 'cmyk')
+        return bool(self.space) or (self.kind == 'u' and self.bits <= 8 and self.colours in (1, 3))
 
     @property
     def tiff_inverted(self) -> bool:
@@ -149,10 +151,13 @@ def _tiff_facts(file: BinaryIO) -> ImageFacts:
     """Of the first page; Pillow knows only some kinds of pixels, and takes any fourth band for alpha."""
     pages = []
     first: dict[int, tuple[int, ...]] = {}
-    for number, tags in enumerate(_tiff_pages(file)):
-        first = first or tags
-        if number == 0 or not tags.get(254, (0,))[0] & 5:  # neither an overview nor a mask
-            pages.append(number)
+    try:
+        for number, tags in enumerate(_tiff_pages(file)):
+            first = first or tags
+            if number == 0 or not tags.get(254, (0,))[0] & 5:  # neither an overview nor a mask
+                pages.append(number)
+    except struct.error as error:
+        raise ValueError('a truncated TIFF: its list of pages is not whole') from error
 
     def one(tag: int, default: int) -> int:
         return first.get(tag, (default,))[0]
@@ -169,7 +174,7 @@ def _tiff_facts(file: BinaryIO) -> ImageFacts:
     end = max((a + b for a, b in zip(places or (), counts or (), strict=False)), default=0)
     return ImageFacts(
         'TIFF', one(256, 0), one(257, 0), kind, max(bits, 8), (1 << max(bits, 8)) - 1, bands, alpha,
-        {3: 'palette', 5: 'cmyk', 6: 'other', 8: 'other', **dict.fromkeys(_LOG_LUV, 'other')}.get(photometric, ''), tuple(pages),
+        _SPACES.get(photometric, ''), tuple(pages),
         one(ORIENTATION, 1) if one(ORIENTATION, 1) in range(1, 9) else 1,
         dict(compression=one(259, 1), photometric=photometric, planar=int(one(284, 1) == 2), end=end),
     )  # fmt: skip

@@ -11,7 +11,7 @@ from mmpretrain.datasets import CustomDataset
 from mmpl.registry import DATASETS
 
 from .listing import list_images
-from .transforms.load_image import LoadImage
+from .transforms.load_image import LoadImage, check_channels
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
 
@@ -55,6 +55,7 @@ class UnlabelledFolder(CustomDataset):
         transforms = self.pipeline.transforms
         if transforms and _is_stock(transforms[0]):
             transforms[0] = LoadImage(transforms[0].color_type, backend_args=transforms[0].backend_args)
+        check_channels(transforms)
 
     def load_data_list(self) -> list[dict]:
         """List the images, one dict with ``img_path`` each."""
