@@ -8,14 +8,17 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import init_default_scope
 
 from mmpl.datasets.bad_files import listing
-from mmpl.datasets.image_check import MAX_PIXELS, MIN_SIDE, ImageVerdict, inspect_image
+from mmpl.datasets.decode import AnyDecoder, Decoder, decoder_of
+from mmpl.datasets.guarded import build_filled
+from mmpl.datasets.image_check import MAX_PIXELS, MIN_SIDE, ImageVerdict, inspect_image, look_for
 from mmpl.datasets.unlabelled_folder import UnlabelledFolder
 from mmpl.utils.config_errors import read_config
+from mmpl.utils.paths import check_annotated_paths
 from mmpl.utils.user_errors import user_errors
 
 
@@ -25,11 +28,20 @@ class DatasetCheck(NamedTuple):
     total: int  # files looked at
     bad: list[dict]  # path and reason of each that training would replace
     notes: Counter  # how many are unusual but get converted, by kind ('cmyk', '16-bit' ...)
+    lost: dict[str, tuple[int, str, str]]  # by kind of loss: how many files, the first, and what of it is left out
 
     @property
     def share(self) -> float:
         """Share of the files that are bad, in [0, 1]."""
         return len(self.bad) / max(1, self.total)
+
+
+class Source(NamedTuple):
+    """What is to be checked."""
+
+    files: list[str]  # paths, sorted
+    decoder: AnyDecoder | None  # by whose eyes; None if the config has a loader of its own
+    limits: dict[str, int]  # ``max_pixels`` and ``min_side`` of the config's training
 
 
 def files_of(source: str) -> list[str]:
@@ -39,26 +51,43 @@ def files_of(source: str) -> list[str]:
         FileNotFoundError: There is no such folder or config.
         ValueError: There are no images, or the config has no training set.
     """
-    path = Path(source)
+    return read_source(source).files
+
+
+def read_source(source: str) -> Source:
+    """Files, as :func:`files_of`, and how training will look at them."""
+    path, limits = Path(source), {}
     if path.is_dir():
-        dataset = UnlabelledFolder(data_root=source)
+        dataset: Any = UnlabelledFolder(data_root=source)
+        decoder: AnyDecoder | None = Decoder()
     elif path.is_file():
         cfg = read_config(path)
         init_default_scope(cfg.get('default_scope', 'mmpretrain'))
         if not cfg.get('train_dataloader', {}).get('dataset'):
             raise ValueError(f'{source!r} has no `train_dataloader.dataset`')
-        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+        dataset = build_filled(cfg.train_dataloader.dataset)
+        check_annotated_paths(dataset)
+        decoder = decoder_of(dataset)
+        options = (cfg.get('train_cfg') or {}).get('bad_files') or {}
+        limits = {field: options[field] for field in ('max_pixels', 'min_side') if field in options}
     else:
         raise FileNotFoundError(f'{source!r} is neither a folder nor a config')
+    if not hasattr(dataset, 'get_data_info'):
+        raise ValueError(f'{source!r}: {type(dataset).__name__} of `train_dataloader.dataset` does not say its files')
     infos = (dataset.get_data_info(index) for index in range(len(dataset)))
     files = sorted({info['img_path'] for info in infos if 'img_path' in info})
     if not files:
         raise ValueError(f'{source!r}: `train_dataloader.dataset` names no image files')
-    return files
+    return Source(files, decoder, limits)
 
 
 def check_files(
-    files: Iterable[str], workers: int = 0, full: bool = True, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE
+    files: Iterable[str],
+    workers: int = 0,
+    full: bool = True,
+    max_pixels: int = MAX_PIXELS,
+    min_side: int = MIN_SIDE,
+    decoder: AnyDecoder | None = None,
 ) -> DatasetCheck:
     """Look at files in parallel; what is bad is in the order of the files.
 
@@ -68,15 +97,33 @@ def check_files(
         full: Decode every file to its end, as training does not before it needs to.
         max_pixels: As in :func:`mmpl.datasets.image_check.inspect_image`.
         min_side: As there.
+        decoder: As there.
     """
     files = list(files)
-    inspect = partial(inspect_image, full=full, max_pixels=max_pixels, min_side=min_side)
+    inspect = partial(inspect_image, full=full, max_pixels=max_pixels, min_side=min_side, decoder=decoder)
     bad, notes = [], Counter[str]()
-    for path, verdict in zip(files, _map(inspect, files, workers or len(os.sched_getaffinity(0))), strict=True):
+    lost: dict[str, tuple[int, str, str]] = {}
+    for path, verdict in zip(files, _map(inspect, files, workers or _cores()), strict=True):
         if verdict.bad:
             bad.append(dict(path=path, reason=verdict.bad))
         notes.update(verdict.notes)
-    return DatasetCheck(len(files), bad, notes)
+        for text in verdict.lost:
+            kind = text.partition(':')[0]
+            count, first, what = lost.get(kind, (0, path, text))
+            lost[kind] = (count + 1, first, what)
+    return DatasetCheck(len(files), bad, notes, lost)
+
+
+def look_for_files(files: Iterable[str]) -> DatasetCheck:
+    """What of :func:`check_files` needs no loader: whether the files are there, and not empty."""
+    files = list(files)
+    bad = [dict(path=path, reason=reason) for path in files if '://' not in path and (reason := look_for(path))]
+    return DatasetCheck(len(files), bad, Counter(), {})
+
+
+def _cores() -> int:
+    """Cores that this process may use; where the system does not say, all of them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def _map(inspect: partial, files: list[str], workers: int) -> Iterator[ImageVerdict]:
@@ -94,13 +141,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('source', help="folder of images, or a config, whose training set's files are checked")
     parser.add_argument('--workers', type=int, default=0, help='processes (default: one a core)')
     parser.add_argument('--quick', action='store_true', help='headers and ends of files only')
-    parser.add_argument('--max-pixels', type=int, default=MAX_PIXELS, help=f'more: too large (default: {MAX_PIXELS})')
-    parser.add_argument('--min-side', type=int, default=MIN_SIDE, help=f'less: too small (default: {MIN_SIDE})')
+    parser.add_argument('--max-pixels', type=int, help=f"more: too large (default: the config's, or {MAX_PIXELS})")
+    parser.add_argument('--min-side', type=int, help=f"less: too small (default: the config's, or {MIN_SIDE})")
     parser.add_argument('--max-share', type=float, default=0.01, help='share of bad files to accept (default: 0.01)')
     parser.add_argument('--out', help='write the bad files there, one JSON object a line')
     options = parser.parse_args(argv)
-    files = files_of(options.source)
-    found = check_files(files, options.workers, not options.quick, options.max_pixels, options.min_side)
+    source = read_source(options.source)
+    limits = dict(source.limits)
+    limits |= {name: value for name in ('max_pixels', 'min_side') if (value := getattr(options, name)) is not None}
+    if source.decoder is None:
+        print('The pipeline has a loading transform of its own: files are looked for, and not looked into')
+        found = look_for_files(source.files)
+    else:
+        found = check_files(source.files, options.workers, not options.quick, **limits, decoder=source.decoder)
     if options.out:
         Path(options.out).write_text(''.join(json.dumps(entry) + '\n' for entry in found.bad), encoding='utf-8')
     print(f'{found.total} files, {len(found.bad)} bad ({found.share:.2%}; --max-share {options.max_share:.2%})')
@@ -108,4 +161,6 @@ def main(argv: list[str] | None = None) -> int:
         print(listing(found.bad))
     if found.notes:
         print('converted while loading: ' + ', '.join(f'{count} {kind}' for kind, count in sorted(found.notes.items())))
+    for count, first, what in found.lost.values():
+        print(f'left out while loading, in {count} files: {what} (first: {first!r})')
     return int(found.share > options.max_share)

@@ -17,7 +17,9 @@ _NAME = re.compile(r'(epoch|iter)_\d+\.pth')
 
 def sync_file(path: str | os.PathLike) -> None:
     """Wait until a file's content, or a folder's list of files, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if os.name == 'nt' and os.path.isdir(path):  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == 'nt' else os.O_RDONLY)  # and syncs only what may be written
     try:
         os.fsync(descriptor)
     finally:

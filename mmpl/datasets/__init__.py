@@ -3,13 +3,14 @@
 from .embedded import EmbeddedClassification, build_embedded
 from .guarded import GuardedDataset
 from .resumable_sampler import ResumableSampler
-from .transforms import BoxedResizedCrop, LoadRandomResizedCrop, TwoViews
+from .transforms import BoxedResizedCrop, LoadImage, LoadRandomResizedCrop, TwoViews
 from .unlabelled_folder import UnlabelledFolder
 
 __all__ = [
     'BoxedResizedCrop',
     'EmbeddedClassification',
     'GuardedDataset',
+    'LoadImage',
     'LoadRandomResizedCrop',
     'ResumableSampler',
     'TwoViews',

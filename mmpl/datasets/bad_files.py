@@ -1,11 +1,17 @@
 """The report of bad files: one line a file, however many processes find it, however often a run is resumed."""
 
-import fcntl
 import json
 import os
+from contextlib import suppress
 from typing import Any
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 REPORT_NAME = 'bad_files.jsonl'
+LOSSES_NAME = 'lossy_files.jsonl'
 
 
 class BadDataError(RuntimeError):
@@ -13,34 +19,44 @@ class BadDataError(RuntimeError):
 
 
 class BadFileReport:
-    """A file of JSON lines, ``{"path", "reason", "index"}``, that many processes may add to."""
+    """A file of JSON lines, ``{"path", "reason", "index"}``, that many processes may add to.
 
-    def __init__(self, path: str) -> None:
+    Where files cannot be locked (Windows, some network file systems) a path may come twice; it is read once.
+
+    Args:
+        path: The file.
+        key: The field that no two lines share.
+    """
+
+    def __init__(self, path: str, key: str = 'path') -> None:
         self.path = path
+        self.key = key
 
     def add(self, entry: dict[str, Any]) -> bool:
-        """Add a line unless its path is there already, under a lock that holds between processes.
+        """Add a line unless its key is there already, under a lock between processes where there are locks.
 
         Returns:
             Whether it was new.
         """
         os.makedirs(os.path.dirname(self.path) or '.', exist_ok=True)
         with open(self.path, 'a+', encoding='utf-8') as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            if fcntl is not None:
+                with suppress(OSError):  # the file system knows no locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
-            lines = file.read().split('\n')
-            if any(json.loads(line)['path'] == entry['path'] for line in lines if _complete(line)):
+            text = file.read()
+            if any(known[self.key] == entry[self.key] for known in self._entries(text)):
                 return False
             # a line that a kill cut short is ended, and stays unread
-            file.write(('\n' if lines[-1] else '') + json.dumps(entry, ensure_ascii=True) + '\n')
+            file.write(('\n' if text and not text.endswith('\n') else '') + json.dumps(entry, ensure_ascii=True) + '\n')
             file.flush()
             return True
 
     def read(self) -> list[dict[str, Any]]:
-        """All lines so far; none if there is no file."""
+        """All lines so far, one a key; none if there is no file."""
         try:
             with open(self.path, encoding='utf-8') as file:
-                return [json.loads(line) for line in file.read().split('\n') if _complete(line)]
+                return self._entries(file.read())
         except FileNotFoundError:
             return []
 
@@ -51,9 +67,19 @@ class BadFileReport:
         except FileNotFoundError:
             return 0
 
+    def _entries(self, text: str) -> list[dict[str, Any]]:
+        """The lines that are whole, the first of each key; a kill, or two writers without a lock, leave others."""
+        found: dict[str, dict[str, Any]] = {}
+        for line in text.split('\n'):
+            with suppress(ValueError, TypeError, KeyError):
+                entry = json.loads(line)
+                found.setdefault(entry[self.key], entry)
+        return list(found.values())
 
-def _complete(line: str) -> bool:
-    return line.startswith('{') and line.endswith('}')
+
+def losses(report: str) -> BadFileReport:
+    """The report, beside that of bad files, of what is lost while loading: one line a kind of loss."""
+    return BadFileReport(os.path.join(os.path.dirname(report), LOSSES_NAME), key='kind')
 
 
 def listing(entries: list[dict[str, Any]], shown: int = 50) -> str:

@@ -12,9 +12,11 @@ from mmpl.utils.fields import Count, checked
 from mmpl.utils.paths import check_annotated_paths
 from mmpl.utils.seeds import derive_seed, seed_host
 
-from .bad_files import BadDataError, BadFileReport
-from .image_check import MAX_PIXELS, MIN_SIDE, inspect_image
+from .bad_files import BadDataError, BadFileReport, losses
+from .decode import decoder_of, mark_said, say_once
+from .image_check import MAX_PIXELS, MIN_SIDE, ImageVerdict, inspect_image
 from .resumable_sampler import SeededIndex
+from .transforms.load_image import check_channels
 
 _ATTEMPTS = 16
 
@@ -29,6 +31,9 @@ class GuardedDataset(Dataset):
     - A file that is bad (see :func:`mmpl.datasets.image_check.inspect_image`), or that the wrapped dataset fails to
       load, is replaced by another that is a function of its index, so every process and every resumed run takes the
       same. It is put into the report once.
+    - Files are looked at with the eyes of the loader, the pipeline's first transform, if that is ``mmpl.LoadImage``,
+      ``mmpl.LoadRandomResizedCrop`` or ``LoadImageFromFile``. What it leaves out of them is said, each kind of loss
+      once. Files of any other loader are left to it, unless they are empty.
     - Where an ``ann_file`` lists the images, none of them may lie outside of ``data_root``.
 
     Everything else is the wrapped dataset's.
@@ -42,9 +47,10 @@ class GuardedDataset(Dataset):
 
     Raises:
         PathOutsideRootError: An annotated path leaves ``data_root``.
+        ValueError: The dataset is empty.
     """
 
-    @checked()
+    @checked('train_cfg.bad_files')
     def __init__(
         self,
         dataset: Any,
@@ -52,12 +58,14 @@ class GuardedDataset(Dataset):
         min_side: Count = MIN_SIDE,
         report: str | None = None,
     ) -> None:
-        self.dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        self.dataset = build_filled(dataset) if isinstance(dataset, dict) else dataset
         self.max_pixels = max_pixels
         self.min_side = min_side
         self.report = report
         self._state = np.zeros(len(self.dataset), np.uint8)  # of each file, in this process: 0 unknown, 1 good, 2 bad
         check_annotated_paths(self.dataset)
+        check_channels(getattr(getattr(self.dataset, 'pipeline', None), 'transforms', ()))
+        self._decoder = decoder_of(self.dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -90,7 +98,16 @@ class GuardedDataset(Dataset):
         raise BadDataError(
             f'{_ATTEMPTS + 1} samples in a row cannot be loaded, from {self._path(index) or index!r} on: a fault of '
             f'the pipeline rather than of the files? The last reason: {reason or "known from before, see the report"}'
+            + self._who_looked()
         ) from cause
+
+    def _who_looked(self) -> str:
+        if self._decoder is None:
+            return ''
+        return (
+            f'. Files are looked at as {self._decoder} loads them; they are left to the pipeline if its first '
+            'transform is a loading transform of your own'
+        )
 
     def replacement(self, index: int, attempt: int) -> int:
         """Which sample stands in for a bad one: a function of its index and the attempt; 0 is the sample itself."""
@@ -98,19 +115,35 @@ class GuardedDataset(Dataset):
 
     def _try(self, index: int) -> tuple[str, Exception | None, Any]:
         path = self._path(index)
-        if self._state[index] == 0 and path and '://' not in path:
-            verdict = inspect_image(path, max_pixels=self.max_pixels, min_side=self.min_side)
-            if verdict.bad:
-                return verdict.bad, None, None
+        local = path if '://' not in path else ''
+        if self._state[index] == 0 and local:
+            reason = self._look(local)
+            if reason:
+                return reason, None, None
         try:
             sample = self.dataset[index]
         except MemoryError:
             raise
         except Exception as error:  # decoders of damaged files raise nearly anything
-            kind = 'vanished' if path and '://' not in path and not os.path.exists(path) else 'not loaded'
-            return f'{kind}: {type(error).__name__}: {error}', error, None
+            kind = 'vanished' if local and not os.path.exists(local) else 'not loaded'
+            reason = self._inspect(local, full=True).bad if local and self._decoder is not None else ''
+            return reason or f'{kind}: {type(error).__name__}: {error}', error, None
         self._state[index] = 1
         return '', None, sample
+
+    def _look(self, path: str) -> str:
+        if self._decoder is None:
+            return 'empty: 0 bytes' if os.path.isfile(path) and not os.path.getsize(path) else ''
+        verdict = self._inspect(path)
+        if self.report is None:
+            say_once(path, verdict.lost)
+        else:
+            for kind, text in mark_said(verdict.lost):
+                losses(self.report).add(dict(kind=kind, path=path, lost=text))
+        return verdict.bad
+
+    def _inspect(self, path: str, full: bool = False) -> ImageVerdict:
+        return inspect_image(path, full, self.max_pixels, self.min_side, self._decoder)
 
     def _path(self, index: int) -> str:
         if not hasattr(self.dataset, 'get_data_info'):
@@ -125,3 +158,22 @@ class GuardedDataset(Dataset):
             print_log(f'bad file {path!r}: {reason}; replaced', logger='current', level=30)
         else:
             BadFileReport(self.report).add(entry)
+
+
+def build_filled(cfg: dict) -> Any:
+    """Build ``train_dataloader.dataset``, which must hold a sample.
+
+    Raises:
+        ValueError: It holds none, as with an empty ``ann_file``.
+    """
+    try:
+        dataset = DATASETS.build(cfg)
+        empty, cause = not len(dataset), None
+    except ValueError as error:
+        if 'need at least one array' not in str(error):  # numpy's words where mmengine packs an empty list
+            raise
+        empty, cause = True, error
+    if empty:
+        named = {field: cfg[field] for field in ('ann_file', 'data_root', 'data_prefix') if cfg.get(field)}
+        raise ValueError(f'`train_dataloader.dataset` {cfg["type"]} holds no sample: {named}') from cause
+    return dataset

@@ -3,10 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+from mmcv.transforms import LoadImageFromFile
 from mmengine.fileio import get_file_backend
+from mmengine.logging import print_log
 from mmpretrain.datasets import CustomDataset
 
 from mmpl.registry import DATASETS
+
+from .listing import list_images
+from .transforms.load_image import LoadImage, check_channels
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
 
@@ -15,9 +20,9 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
 class UnlabelledFolder(CustomDataset):
     """All images below a folder, for self-supervised training.
 
-    The search goes through all subfolders, hidden ones excepted; the order is that of the sorted relative paths, so
-    it is the same on every machine and in every process. The listing is that of mmpretrain's ``CustomDataset``
-    without labels.
+    Which these are says :func:`mmpl.datasets.listing.list_images`; the log says how many, and what was passed over.
+    ``LoadImageFromFile`` at the start of its pipeline is taken for :class:`mmpl.LoadImage`, which gives the same pixels
+    for ordinary pictures and reads more kinds of files.
 
     Args:
         data_root: The folder.
@@ -47,6 +52,10 @@ class UnlabelledFolder(CustomDataset):
         super().__init__(
             data_root=data_root, data_prefix=data_prefix, with_label=False, extensions=extensions, **kwargs
         )
+        transforms = self.pipeline.transforms
+        if transforms and _is_stock(transforms[0]):
+            transforms[0] = LoadImage(transforms[0].color_type, backend_args=transforms[0].backend_args)
+        check_channels(transforms)
 
     def load_data_list(self) -> list[dict]:
         """List the images, one dict with ``img_path`` each."""
@@ -55,9 +64,23 @@ class UnlabelledFolder(CustomDataset):
         backend = get_file_backend(self.img_prefix, enable_singleton=True)
         if hasattr(backend, 'isdir') and not backend.isdir(self.img_prefix):
             raise FileNotFoundError(f'{where} is no folder. It should hold images ({looked_for})')
-        try:
-            return super().load_data_list()
-        except RuntimeError as error:
-            if 'Found 0 files' not in str(error):
-                raise
-            raise ValueError(f'{where} holds no image. Looked for {looked_for}') from error
+        listing = list_images(self.img_prefix, self.extensions)
+        others = listing.passed_over()
+        if not listing.files:
+            there = f'. There are {others}' if others else ''
+            raise ValueError(f'{where} holds no image. Looked for {looked_for}{there}')
+        print_log(
+            f'{len(listing.files)} images below {self.img_prefix!r}' + (f'; passed over: {others}' if others else ''),
+            logger='current',
+        )
+        return [dict(img_path=backend.join_path(self.img_prefix, name)) for name in listing.files]
+
+
+def _is_stock(transform: Any) -> bool:
+    """Whether it is mmcv's loader, as it is by default but for colour or grey."""
+    return (
+        getattr(type(transform), 'transform', None) is LoadImageFromFile.transform
+        and transform.color_type in ('color', 'grayscale')
+        and transform.imdecode_backend == 'cv2'
+        and not (transform.to_float32 or transform.ignore_empty or transform.file_client_args)
+    )

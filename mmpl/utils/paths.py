@@ -15,9 +15,13 @@ class PathOutsideRootError(ValueError):
 
 
 def _normal(path: str) -> str:
-    """Resolve ``..`` in the text of a path, of a local file or behind ``scheme://``; links on the disk are trusted."""
+    """Resolve ``..`` in the text of a path, of a local file or behind ``scheme://``; links on the disk are trusted.
+
+    The separator is ``/``, also on Windows.
+    """
     scheme, mark, rest = path.rpartition('://')
-    return scheme + mark + os.path.normpath(rest) if mark else os.path.abspath(path)
+    resolved = scheme + mark + os.path.normpath(rest) if mark else os.path.abspath(path)
+    return resolved.replace(os.sep, '/')
 
 
 def is_inside(path: str, roots: list[str]) -> bool:

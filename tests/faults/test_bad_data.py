@@ -1,26 +1,33 @@
 """Files of every bad kind: converted or replaced, reported once, counted."""
 
+import errno
 import io
 import json
+import ntpath
+import posixpath
 import re
 import shutil
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from PIL import Image
 
 from mmpl.apis.check_dataset import files_of
 from mmpl.apis.check_dataset import main as check_dataset
-from mmpl.datasets import GuardedDataset
+from mmpl.datasets import GuardedDataset, bad_files, decode
 from mmpl.datasets.bad_files import BadDataError, BadFileReport
-from mmpl.datasets.image_check import inspect_image
+from mmpl.datasets.image_check import ImageVerdict, inspect_image
 from mmpl.datasets.resumable_sampler import SeededIndex
+from mmpl.registry import TRANSFORMS
+from mmpl.utils import paths
 from mmpl.utils.paths import PathOutsideRootError
-from tests.faults.runs import differences, final_state, run
+from tests.faults.runs import differences, final_state, logs_of, run
 
 SIDE = 20
 
@@ -109,12 +116,12 @@ def test_each_kind_is_known(folder: Path, full: bool) -> None:
         verdict = inspect_image(folder / name, full=full)
         kind = name.split('_')[1].split('.')[0]
         if name.startswith('odd_'):
-            assert verdict == ('', NOTES[kind]), name
+            assert verdict == ('', NOTES[kind], ()), name
         elif kind == 'header':
             assert verdict.bad.split(':')[0] in ('truncated', 'damaged', 'not an image'), name
         else:
             assert verdict.bad.startswith(KINDS[kind] + ':'), f'{name}: {verdict}'
-    assert inspect_image(folder / 'good_000.jpg', full=full) == ('', ())
+    assert inspect_image(folder / 'good_000.jpg', full=full) == ImageVerdict()
     assert inspect_image(folder / 'nowhere.jpg').bad == 'vanished: no such file'
     assert inspect_image(folder / 'good_000.jpg', max_pixels=399).bad.startswith('too large: 20 x 20')
 
@@ -123,10 +130,10 @@ def test_a_jpeg_with_a_trailer_is_whole(tmp_path: Path) -> None:
     """Cameras put more behind the image's end than the quick look reads."""
     image = encoded(Image.fromarray(pixels(0)), 'JPEG')
     (tmp_path / 'a.jpg').write_bytes(image + bytes(10_000))
-    assert inspect_image(tmp_path / 'a.jpg') == ('', ())
+    assert inspect_image(tmp_path / 'a.jpg') == ImageVerdict()
     (tmp_path / 'b.jpg').write_bytes(image[: len(image) // 2] + bytes(10_000))
     # zeros where the rest should be: decodes to grey, and only a full decode may tell
-    assert inspect_image(tmp_path / 'b.jpg', full=True) in (('', ()), inspect_image(tmp_path / 'b.jpg'))
+    assert inspect_image(tmp_path / 'b.jpg', full=True) in (ImageVerdict(), inspect_image(tmp_path / 'b.jpg'))
 
 
 def test_replacement_is_a_function_of_the_index(folder: Path, tmp_path: Path) -> None:
@@ -174,6 +181,129 @@ def test_a_faulty_pipeline_is_not_taken_for_bad_files(folder: Path, tmp_path: Pa
     assert isinstance(error.value.__cause__, KeyError)
 
 
+@TRANSFORMS.register_module(force=True)
+class LoadOwn(BaseTransform):
+    """A loader of numpy's format, which no image library knows."""
+
+    def transform(self, results: dict) -> dict:
+        results['img'] = np.load(results['img_path'])
+        results['img_shape'] = results['ori_shape'] = results['img'].shape[:2]
+        return results
+
+
+def test_files_of_an_own_loader_are_left_to_it(tmp_path: Path) -> None:
+    root = tmp_path / 'arrays'
+    root.mkdir()
+    for number in range(30):
+        np.save(root / f'{number:02}.npy', pixels(number))
+    (root / '05.npy').write_bytes(b'')
+    (root / '06.npy').write_bytes(b'text')
+    cfg = dataset_cfg(root) | dict(extensions=['.npy'])
+    cfg['pipeline'][0] = dict(type='mmpl.LoadOwn')
+    dataset = GuardedDataset(cfg, report=str(tmp_path / 'r.jsonl'))
+    for index in range(30):
+        assert dataset[index]['data_samples'].img_path.endswith(f'{index:02}.npy') == (index not in (5, 6))
+    reasons = [entry['reason'] for entry in BadFileReport(str(tmp_path / 'r.jsonl')).read()]
+    assert reasons[0] == 'empty: 0 bytes' and reasons[1].startswith('not loaded: ')
+    # by an image loader they are no images, and the error says how to have them left alone
+    cfg['pipeline'][0] = dict(type='LoadImageFromFile')
+    with pytest.raises(
+        BadDataError, match='no known format. Files are looked at as Decoder.* a loading transform of your'
+    ):
+        GuardedDataset(cfg, report=str(tmp_path / 's.jsonl'))[0]
+
+
+def test_the_check_leaves_files_of_an_own_loader_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    root = tmp_path / 'arrays'
+    root.mkdir()
+    np.save(root / 'a.npy', pixels(0))
+    (root / 'b.npy').write_bytes(b'')
+    dataset = dict(
+        type='mmpl.UnlabelledFolder', data_root=str(root), extensions=['.npy'], pipeline=[dict(type='mmpl.LoadOwn')]
+    )
+    config = tmp_path / 'config.py'
+    Config(dict(default_scope='mmpretrain', train_dataloader=dict(dataset=dataset))).dump(config)
+    assert check_dataset([str(config)]) == 1
+    text = capsys.readouterr().out
+    assert 'a loading transform of its own' in text and "b.npy': empty: 0 bytes" in text and '2 files, 1 bad' in text
+
+
+def test_fields_of_the_guard_that_do_not_exist_are_refused(folder: Path) -> None:
+    with pytest.raises(TypeError, match=r'`train_cfg\.bad_files\.replace_bad` is not a field'):
+        GuardedDataset(dataset_cfg(folder), replace_bad=False)
+
+
+def sensor_folder(root: Path) -> Path:
+    """15 images of 10 bits in files of 16, and one of less than 8."""
+    root.mkdir()
+    for number in range(16):
+        high = 200 if number == 3 else 1000
+        image = np.random.default_rng(number).integers(0, high, (SIDE, SIDE), dtype=np.uint16)
+        (root / f'{number:02}.png').write_bytes(encoded(Image.fromarray(image), 'PNG'))
+    return root
+
+
+@pytest.mark.parametrize('kind', ['UnlabelledFolder', 'CustomDataset'])
+def test_what_the_loader_loses_is_logged_once(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = dataset_cfg(sensor_folder(tmp_path / 'sensor'))
+    if kind == 'CustomDataset':
+        cfg |= dict(type=kind, with_label=False)
+    monkeypatch.setattr(decode, '_said', set())
+    run(tmp_path / 'work', dataset=cfg, loop=dict(bad_files=dict(max_share=0.1)), epochs=1, model=THREE_CHANNELS)
+    text = logs_of(tmp_path / 'work')
+    assert text.count('16-bit: its values, ') == 2, 'a warning, and the file of which nothing is left'
+    (line,) = (line for line in text.splitlines() if 'Not all of each file is trained on' in line)
+    assert re.search(
+        r"become 0 to [34] of 255; see mmpl.LoadImage\(scaling='percentile'.*first seen in '.*\.png'", line
+    )
+    (entry,) = BadFileReport(str(tmp_path / 'work' / 'bad_files.jsonl')).read()
+    assert entry['path'].endswith('03.png') and entry['reason'].startswith('nearly nothing left: 16-bit: its values, ')
+    # with a scaling there is nothing to say
+    cfg['pipeline'][0] = dict(type='mmpl.LoadImage', scaling='percentile')
+    monkeypatch.setattr(decode, '_said', set())
+    run(tmp_path / 'scaled', dataset=cfg, epochs=1, model=THREE_CHANNELS)
+    assert logs_of(tmp_path / 'scaled').count('bit:') == 0
+
+
+def test_an_empty_list_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / 'list.txt').write_text('')
+    cfg = dict(
+        type='CustomDataset', data_root=str(tmp_path), ann_file='list.txt', with_label=False, _scope_='mmpretrain'
+    )
+    with pytest.raises(
+        ValueError, match=r"`train_dataloader.dataset` CustomDataset holds no sample: \{'ann_file': 'list.txt'"
+    ):
+        GuardedDataset(cfg)
+    config = tmp_path / 'config.py'
+    Config(dict(default_scope='mmpretrain', train_dataloader=dict(dataset=cfg))).dump(config)
+    with pytest.raises(ValueError, match='holds no sample'):
+        files_of(str(config))
+
+
+def test_the_check_takes_limits_and_loader_from_the_config(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    cfg = dataset_cfg(sensor_folder(tmp_path / 'sensor')) | dict(type='CustomDataset', with_label=False)
+    config = tmp_path / 'config.py'
+
+    def check(*options: str, **limits: int) -> str:
+        training = dict(train_dataloader=dict(dataset=cfg), train_cfg=dict(bad_files=dict(max_share=0.1, **limits)))
+        Config(dict(default_scope='mmpretrain', **training)).dump(config)
+        check_dataset([str(config), '--workers', '1', *options])
+        return capsys.readouterr().out
+
+    text = check()
+    assert '16 files, 1 bad' in text and "03.png': nearly nothing left" in text and '16 16-bit' in text
+    assert re.search(
+        r'left out while loading, in 15 files: 16-bit: its values, \d+ to 9\d\d in .*first: .*00\.png', text
+    )
+    assert '16 files, 16 bad' in check(min_side=SIDE + 1)
+    assert '16 files, 1 bad' in check('--min-side', '2', min_side=SIDE + 1)
+    cfg['pipeline'][0] = dict(type='mmpl.LoadImage', scaling='image')
+    text = check()
+    assert '16 files, 0 bad' in text and 'left out' not in text
+    cfg['pipeline'][0] = dict(type='LoadImageFromFile', imdecode_backend='tifffile')
+    assert '16 files, 16 bad' in check(), 'by the eyes of that loader'
+
+
 def test_a_report_that_was_cut_short(tmp_path: Path) -> None:
     report = BadFileReport(str(tmp_path / 'r.jsonl'))
     assert report.add(dict(path='a', reason='x')) and not report.add(dict(path='a', reason='y'))
@@ -183,15 +313,39 @@ def test_a_report_that_was_cut_short(tmp_path: Path) -> None:
     assert [entry['path'] for entry in report.read()] == ['a', 'c\n"ä']
 
 
+def refuse_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, 'No locks available')  # as Lustre without `-o flock`
+
+
+@pytest.mark.parametrize('locks', [None, SimpleNamespace(flock=refuse_locks, LOCK_EX=2)], ids=['windows', 'lustre'])
+def test_a_report_where_files_cannot_be_locked(locks: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bad_files, 'fcntl', locks)
+    report = BadFileReport(str(tmp_path / 'r.jsonl'))
+    assert report.add(dict(path='a', reason='x')) and not report.add(dict(path='a', reason='y'))
+    with open(report.path, 'a') as file:  # another process at the same time, and two that cut each other short
+        file.write('{"path": "a", "reason": "z"}\n{"path": {"path": "c"}\n')
+    assert report.add(dict(path='b', reason='x'))
+    assert [(entry['path'], entry['reason']) for entry in report.read()] == [('a', 'x'), ('b', 'x')]
+
+
+@pytest.mark.parametrize('separator', ['/', '\\'])
+def test_paths_inside_the_root_on_any_system(separator: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, 'os', SimpleNamespace(path={'/': posixpath, '\\': ntpath}[separator], sep=separator))
+    root = separator.join(('C:', 'data', 'images'))
+    assert paths.is_inside(separator.join((root, 'sub', 'a.png')), [root])
+    assert not paths.is_inside(separator.join((root, '..', 'a.png')), [root])
+    assert not paths.is_inside(root + '_2', [root])
+
+
+THREE_CHANNELS = dict(
+    data_preprocessor=dict(type='SelfSupDataPreprocessor', mean=[127.0] * 3, std=[60.0] * 3, bgr_to_rgb=True)
+)
 LOADER = dict(batch_size=10, num_workers=2, persistent_workers=True)
 
 
 @pytest.mark.dist
 def test_five_percent_bad_trains_when_allowed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    kwargs = dict(dataset=dataset_cfg(folder), epochs=2)
-    kwargs['model'] = dict(
-        data_preprocessor=dict(type='SelfSupDataPreprocessor', mean=[127.0] * 3, std=[60.0] * 3, bgr_to_rgb=True)
-    )
+    kwargs = dict(dataset=dataset_cfg(folder), epochs=2, model=THREE_CHANNELS)
     run(tmp_path / 'work', loop=dict(bad_files=dict(max_share=0.05)), loader=LOADER, **kwargs)
     report = tmp_path / 'work' / 'bad_files.jsonl'
     entries = [json.loads(line) for line in report.read_text().splitlines()]
@@ -245,6 +399,14 @@ def test_check_dataset_finds_them_beforehand(folder: Path, tmp_path: Path, capsy
     assert files_of(str(config)) == files_of(str(folder))
     with pytest.raises(FileNotFoundError, match='neither a folder nor a config'):
         files_of(str(tmp_path / 'nowhere'))
+
+
+def test_check_dataset_where_the_system_does_not_say_which_cores_are_ours(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr('os.sched_getaffinity')  # macOS
+    monkeypatch.setattr('os.cpu_count', lambda: 1)
+    assert check_dataset([str(folder), '--quick', '--max-share', '0.05']) == 0
 
 
 def test_nothing_to_check_is_an_error(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Transforms of images."""
 
 from .load_crop import LoadRandomResizedCrop
+from .load_image import LoadImage
 from .two_views import BoxedResizedCrop, TwoViews
 
-__all__ = ['BoxedResizedCrop', 'LoadRandomResizedCrop', 'TwoViews']
+__all__ = ['BoxedResizedCrop', 'LoadImage', 'LoadRandomResizedCrop', 'TwoViews']

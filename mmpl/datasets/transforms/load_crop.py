@@ -17,16 +17,17 @@ from torch.nn import functional as F  # noqa: N812
 from mmpl.registry import TRANSFORMS
 from mmpl.utils.fields import Count, Share, check_number, checked
 
+from ..decode import JPEG, ColorType, Decoder, Pages, say_once
+from ..image_facts import ORIENTATION
+
 INTERPOLATIONS = dict(bilinear=Image.Resampling.BILINEAR, bicubic=Image.Resampling.BICUBIC)
 REDUCTIONS = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
-JPEG = b'\xff\xd8\xff'
-ORIENTATION = 0x0112  # EXIF tag; from 5 on, width and height are swapped
 MIRRORED_X, MIRRORED_Y = (2, 3, 6, 7), (3, 4, 7, 8)  # orientations that turn an axis of the upright image around
 
 
 @TRANSFORMS.register_module()
 class LoadRandomResizedCrop(RandomResizedCrop):
-    """``LoadImageFromFile``, ``RandomResizedCrop`` (Pillow) and ``RandomFlip`` in one, in less than half the time.
+    """``LoadImage``, ``RandomResizedCrop`` (Pillow) and ``RandomFlip`` in one, in less than half the time.
 
     Draws the same crops and flips as those three from the same state of numpy's generator, and gives pixels that differ
     by rounding alone, except where a JPEG is decoded at reduced size:
@@ -35,6 +36,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
       ``oversample`` pixels per output pixel; the crop's box is not rounded to whole pixels.
     - Otherwise the crop is resized by torch's antialiased filter, which is Pillow's with SIMD.
     - Images stay uint8 in BGR order, as the stock pipeline's; the data preprocessor makes floats of them.
+    - Any number of channels is resized alike, where Pillow takes a second or fourth for transparency.
 
     Args:
         scale: Output (height, width), or the side of a square.
@@ -46,6 +48,11 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         oversample: Pixels of the decoded crop per output pixel, along each side, that a reduced size must leave; at
             least 1, so that nothing is ever enlarged because of it. ``inf`` never reduces. The default is our choice.
         backend_args: File backend, as ``LoadImageFromFile``.
+        color_type: As of :class:`mmpl.LoadImage`, and so are the next four.
+        scaling: How numbers become 0 to 255.
+        percentiles: For ``scaling='percentile'``.
+        bands: Which bands to take.
+        pages: Which pages to take.
     """
 
     @checked()
@@ -59,6 +66,11 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         flip_prob: Share = 0.0,
         oversample: Any = 1.0,
         backend_args: dict | None = None,
+        color_type: ColorType = 'color',
+        scaling: str | Sequence[float] = 'uint16',
+        percentiles: Sequence[float] = (1, 99),
+        bands: Sequence[int] | None = None,
+        pages: Pages = 'first',
     ) -> None:
         if oversample != float('inf'):
             check_number('oversample', oversample, 1)
@@ -66,6 +78,8 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         self.flip_prob = flip_prob
         self.oversample = oversample
         self.backend_args = backend_args
+        self.decoder = Decoder.of(color_type, scaling, percentiles, bands, pages)
+        self.reduces = self.decoder.plain and color_type == 'color'
 
     def transform(self, results: dict) -> dict:
         """Load and crop.
@@ -74,32 +88,32 @@ class LoadRandomResizedCrop(RandomResizedCrop):
             results: With ``img_path``.
 
         Returns:
-            With ``img`` (height, width, 3) in BGR, ``img_shape``, ``ori_shape`` and, if anything is ever flipped,
-            ``flip`` and ``flip_direction``.
+            With ``img`` (height, width, channels), three in BGR order, ``img_shape``, ``ori_shape`` and, if anything is
+            ever flipped, ``flip`` and ``flip_direction``.
 
         Raises:
-            ValueError: The file holds no image.
+            ValueError: The file holds no image, or it has to be said how it is to be loaded.
         """
         path = results['img_path']
         content = fileio.get(path, backend_args=self.backend_args)
-        shape, orientation = jpeg_shape(content)
+        shape, orientation = jpeg_shape(content) if self.reduces else (None, 1)
         img = None
         if shape is None:
-            img = decode(content, path)
+            img = self._decode(content, path)
             shape = img.shape[:2]
         box = self.rand_crop_params(np.broadcast_to(np.uint8(0), (*shape, 3)))  # reads the shape alone
         reduction = 1 if img is not None else self.reduction(*box[2:])
         if reduction > 1:
-            image = self._crop_reduced(decode(content, path, REDUCTIONS[reduction]), box, shape, reduction, orientation)
+            image = self._crop_reduced(decode_reduced(content, path, reduction), box, shape, reduction, orientation)
         else:
-            image = self._crop(decode(content, path) if img is None else img, box)
+            image = self._crop(self._decode(content, path) if img is None else img, box)
         if self.flip_prob:
             # RandomFlip draws by np.random.choice, which takes one number in [0, 1) and compares
             results['flip'] = bool(np.random.random_sample() < self.flip_prob)
             results['flip_direction'] = 'horizontal' if results['flip'] else None
             if results['flip']:
                 image = image.flip(-1)
-        results['img'] = image.permute(1, 2, 0).numpy()  # seen as (h, w, 3); PackInputs sees it back without a copy
+        results['img'] = image.permute(1, 2, 0).numpy()  # seen as (h, w, c); PackInputs sees it back without a copy
         results['img_shape'] = results['img'].shape
         results['ori_shape'] = tuple(shape)
         return results
@@ -111,8 +125,14 @@ class LoadRandomResizedCrop(RandomResizedCrop):
                 return factor
         return 1
 
+    def _decode(self, content: bytes, path: str) -> np.ndarray:
+        """Decode at full size; (h, w, c)."""
+        img, lost, _ = self.decoder(content, path)
+        say_once(path, lost)
+        return img if img.ndim == 3 else img[..., None]
+
     def _crop(self, img: np.ndarray, box: tuple[int, int, int, int]) -> Tensor:
-        """Crop and resize an image of full size; (3, h, w)."""
+        """Crop and resize an image of full size; (c, h, w)."""
         top, left, height, width = box
         crop = torch.from_numpy(img[top : top + height, left : left + width]).permute(2, 0, 1)[None]
         return F.interpolate(crop, tuple(self.scale), mode=self.interpolation, antialias=True)[0]
@@ -136,7 +156,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
 
     def __repr__(self) -> str:
         fields = super().__repr__()[:-1]
-        return f'{fields}, flip_prob={self.flip_prob}, oversample={self.oversample})'
+        return f'{fields}, flip_prob={self.flip_prob}, oversample={self.oversample}, {self.decoder})'
 
 
 def jpeg_shape(content: bytes) -> tuple[tuple[int, int] | None, int]:
@@ -156,13 +176,13 @@ def jpeg_shape(content: bytes) -> tuple[tuple[int, int] | None, int]:
     return ((width, height) if orientation in (5, 6, 7, 8) else (height, width)), orientation
 
 
-def decode(content: bytes, path: str, flag: int = cv2.IMREAD_COLOR) -> np.ndarray:
-    """Decode a file as mmcv does, with a flag of ``cv2.imdecode``, to an upright BGR image (h, w, 3).
+def decode_reduced(content: bytes, path: str, factor: int) -> np.ndarray:
+    """Decode a JPEG at a fraction of its size to an upright BGR image (h, w, 3).
 
     Raises:
         ValueError: There is no image in it.
     """
-    img = cv2.imdecode(np.frombuffer(content, np.uint8), flag) if content else None
+    img = cv2.imdecode(np.frombuffer(content, np.uint8), REDUCTIONS[factor])
     if img is None:
         raise ValueError(f'{path!r} holds no image that OpenCV can read ({len(content)} bytes)')
     return img

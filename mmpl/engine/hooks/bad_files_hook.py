@@ -6,12 +6,15 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmpl.datasets.bad_files import BadDataError, BadFileReport, listing
+from mmpl.datasets.bad_files import BadDataError, BadFileReport, listing, losses
+from mmpl.datasets.decode import loss
 from mmpl.utils.fields import Share, checked
 
 
 class BadFilesHook(Hook):
-    """Reads, in the main process, the report that the :class:`mmpl.datasets.GuardedDataset` of all processes write to.
+    """Reads, in the main process, the reports that the :class:`mmpl.datasets.GuardedDataset` of all processes write to.
+
+    These are bad files, and what of good ones the loader leaves out.
 
     Args:
         report: Path of the report.
@@ -26,6 +29,8 @@ class BadFilesHook(Hook):
         self.report = BadFileReport(report)
         self.max_share = max_share
         self._size = self._count = 0  # bytes, and files, that were read
+        self.losses = losses(report)
+        self._losses_size = self._losses_count = 0
 
     def before_train(self, runner: Runner) -> None:
         """Note what a run that is resumed knows already."""
@@ -34,6 +39,7 @@ class BadFilesHook(Hook):
         self._size, self._count = self.report.size(), len(self.report.read())
         if self._count:
             runner.logger.warning(f'{self._count} bad files are known from before, see {self.report.path}')
+        self._say_losses(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Look whether any process has found more."""
@@ -43,7 +49,17 @@ class BadFilesHook(Hook):
         """The same, for the last batches."""
         self._report_new(runner)
 
+    def _say_losses(self, runner: Runner) -> None:
+        size = self.losses.size() if is_main_process() else 0
+        if size == self._losses_size:
+            return
+        entries = self.losses.read()
+        for entry in entries[self._losses_count :]:
+            runner.logger.warning(loss(entry['path'], entry['lost']))
+        self._losses_size, self._losses_count = size, len(entries)
+
     def _report_new(self, runner: Runner) -> None:
+        self._say_losses(runner)
         size = self.report.size() if is_main_process() else self._size
         if size == self._size:
             return
