@@ -139,7 +139,7 @@ def read_checkpoint(path: str | os.PathLike, trust: bool | None = None) -> Check
         mmpl.compat.UntrustedCheckpointError: If it may run no code and holds more than weights and plain values.
         mmpl.compat.UnreadableCheckpointError: If it is no checkpoint, or a damaged one.
     """
-    content, said = read_file(os.fspath(path), trust)
+    content, file = read_file(os.fspath(path), trust)
     state = content.get('state_dict', content)
     if isinstance(content.get('model'), Mapping) and 'state_dict' not in content:
         state = content['model']  # MAE's official files
@@ -147,7 +147,7 @@ def read_checkpoint(path: str | os.PathLike, trust: bool | None = None) -> Check
     if not tensors or not state:
         raise CheckpointMismatchError(f'{os.fspath(path)}: checkpoint holds no `state_dict` of tensors')
     state = _unwrapped(state)
-    if foreign := translate(state, os.fspath(path), said):
+    if foreign := translate(state, os.fspath(path), file):
         return Checkpoint(os.fspath(path), foreign.state_dict, foreign.config, foreign.layout, foreign.left_aside)
     meta = content.get('meta')
     return Checkpoint(os.fspath(path), state, meta.get('cfg') if isinstance(meta, Mapping) else None)
@@ -246,7 +246,7 @@ def load_part(
 
 
 def _check_architecture(module: nn.Module, checkpoint: Checkpoint) -> None:
-    """Compare what tensors do not show: attention heads are refused if they differ, a norm's epsilon is said."""
+    """Compare what tensors do not show: heads and a norm's epsilon; a small difference of epsilon is said."""
     backbone = (checkpoint.config.get('model') or {}).get('backbone')
     layers = getattr(module, 'layers', None)
     own = getattr(getattr(layers[0], 'attn', None), 'num_heads', None) if isinstance(layers, nn.ModuleList) else None
@@ -260,6 +260,11 @@ def _check_architecture(module: nn.Module, checkpoint: Checkpoint) -> None:
         )
     norm, norms = backbone.get('norm_cfg'), [part for part in module.modules() if isinstance(part, nn.LayerNorm)]
     eps = norm.get('eps') if isinstance(norm, Mapping) else None
+    if eps is not None and norms and abs(norms[0].eps - eps) > 1e-5:
+        raise CheckpointMismatchError(
+            f'the norms of the encoder in the checkpoint have eps {eps:g}, those of the module {norms[0].eps:g}: set '
+            f"`norm_cfg=dict(type='LN', eps={eps:g})` of the backbone, or its features are others"
+        )
     if eps is not None and norms and norms[0].eps != eps:
         print_log(
             f'{checkpoint.path}: its norms have eps {eps:g}, those of the module {norms[0].eps:g}; set '

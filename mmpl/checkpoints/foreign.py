@@ -56,28 +56,23 @@ class Foreign(NamedTuple):
     config: dict[str, Any]
 
 
-def read_file(path: str, trust: bool | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_file(path: str, trust: bool | None = None) -> tuple[dict[str, Any], Path]:
     """Read a file of any kind: torch's, safetensors, or a folder as ``save_pretrained`` of transformers writes it.
 
     Returns:
-        The content, and what ``config.json`` and ``preprocessor_config.json`` beside it say.
+        The content, and the file.
 
     Raises:
         FileNotFoundError: There is no such file, or a folder holds no weights.
     """
     file = Path(path)
-    said: dict[str, Any] = {}
     if '://' not in path and file.is_dir():
         names = ('model.safetensors', 'pytorch_model.bin')
         file = next((file / name for name in names if (file / name).is_file()), file / names[0])
         if not file.is_file():
             raise FileNotFoundError(f'{path!r} is a folder without {" or ".join(names)}')
-    if '://' not in path:
-        for name in ('config.json', 'preprocessor_config.json'):
-            if (file.parent / name).is_file():
-                said |= json.loads((file.parent / name).read_text(encoding='utf-8'))
     if file.suffix != '.safetensors':
-        return load_checkpoint(path if '://' in path else str(file), trust=trust), said
+        return load_checkpoint(path if '://' in path else str(file), trust=trust), file
     if not file.is_file():
         raise FileNotFoundError(f'checkpoint {str(file)!r} does not exist')
     try:
@@ -86,18 +81,30 @@ def read_file(path: str, trust: bool | None = None) -> tuple[dict[str, Any], dic
     except ImportError as error:
         raise MissingSafetensorsError(f'{path}: this file needs the package: pip install safetensors') from error
     try:
-        return load_file(file), said
+        return load_file(file), file
     except SafetensorError as error:
         raise CheckpointMismatchError(f'{path}: damaged or no safetensors file: {error}') from error
 
 
-def translate(state_dict: Mapping[str, Tensor], path: str, said: Mapping[str, Any]) -> Foreign | None:
+def _said_beside(file: Path) -> dict[str, Any]:
+    """What ``config.json`` and ``preprocessor_config.json`` of transformers say, if they lie beside a file."""
+    said: dict[str, Any] = {}
+    for name in ('config.json', 'preprocessor_config.json'):
+        if (file.parent / name).is_file():
+            try:
+                said |= json.loads((file.parent / name).read_text(encoding='utf-8'))
+            except (ValueError, TypeError) as error:
+                raise CheckpointMismatchError(f'{file.parent / name} cannot be read: {error}') from error
+    return said
+
+
+def translate(state_dict: Mapping[str, Tensor], path: str, file: Path) -> Foreign | None:
     """Bring the weights of timm, MAE or Hugging Face to mmpretrain's names; None if they are no such weights.
 
     Args:
         state_dict: As it lies in the file.
         path: For errors.
-        said: What the files beside it say.
+        file: What ``config.json`` beside it says counts for Hugging Face's.
 
     Raises:
         CheckpointMismatchError: They are weights of such a library, but not of one plain ViT with class token, position
@@ -133,6 +140,11 @@ def translate(state_dict: Mapping[str, Tensor], path: str, said: Mapping[str, An
     if strange:
         raise CheckpointMismatchError(
             f'{path}: layout of {name}, but {len(strange)} keys belong to no plain ViT: {strange[:_SHOWN]}'
+        )
+    said = {} if layout is TIMM else _said_beside(file)
+    if said.get('hidden_act', 'gelu') != 'gelu':
+        raise CheckpointMismatchError(
+            f'{path}: layout of {name}, but hidden_act={said["hidden_act"]!r}: only gelu fits'
         )
     spec = _architecture(encoder, said, layout, name, path)
     outside = [key for key in state_dict if not key.startswith(prefix) and key not in decoder_layout]

@@ -50,10 +50,11 @@ def _type_name(hook: Any) -> str:
     return str(kind if isinstance(kind, str) else kind.__name__).split('.')[-1]
 
 
-def _any_loads_weights(cfg: Any) -> bool:
+def any_loads_weights(cfg: Any) -> bool:
+    """Whether a model's config, or any part of it, loads pre-trained weights."""
     if isinstance(cfg, Mapping):
-        return loads_weights(cfg.get('init_cfg')) or any(map(_any_loads_weights, cfg.values()))
-    return isinstance(cfg, list | tuple) and any(map(_any_loads_weights, cfg))
+        return loads_weights(cfg.get('init_cfg')) or any(map(any_loads_weights, cfg.values()))
+    return isinstance(cfg, list | tuple) and any(map(any_loads_weights, cfg))
 
 
 def _init_weights(model: nn.Module) -> None:
@@ -91,7 +92,7 @@ def build_model(
         ValueError: If the model has no such encoder, or a random initialisation is asked for and the config loads
             pre-trained weights.
     """
-    if checkpoint is None and _any_loads_weights(cfg.model):
+    if checkpoint is None and any_loads_weights(cfg.model):
         raise ValueError(
             "`model` must not have an `init_cfg` of type 'Pretrained' or 'mmpl.StrictPretrained' "
             'for a random initialisation'

@@ -103,11 +103,11 @@ def preprocessing(config: Mapping[str, Any], in_channels: int) -> Preprocessing 
         ExportError: The channels are swapped in a way that does not follow from OpenCV's order, or mean and std are not
             one number a channel.
     """
-    for part in (_section(config, 'model'), config):
-        if given := _section(part, 'data_preprocessor'):
-            break
-    else:
-        return None
+    model = _section(config, 'model')
+    given = _section(model, 'data_preprocessor') or _section(config, 'data_preprocessor')
+    if not given and 'data_preprocessor' not in model and not model.get('type'):
+        return None  # a config of an encoder alone; of a whole model it means: as they are loaded
+    _check_pipeline(config)
     if given.get('rgb_to_bgr'):
         raise ExportError(
             'data_preprocessor.rgb_to_bgr=True: images that are RGB before it come from a loader of which the config '
@@ -128,6 +128,21 @@ def preprocessing(config: Mapping[str, Any], in_channels: int) -> Preprocessing 
             )
         numbers[name] = tuple(values * in_channels if len(values) == 1 else values)
     return Preprocessing(dict(given, type=given.get('type') or kind), bgr=in_channels == 3 and not swapped, **numbers)
+
+
+def _check_pipeline(config: Mapping[str, Any]) -> None:
+    """Refuse transforms that normalise images or swap their channels before the preprocessor does."""
+    node: Any = _section(_section(config, 'train_dataloader'), 'dataset')
+    while isinstance(node, Mapping) and 'dataset' in node:  # RepeatDataset and the like
+        node = node['dataset']
+    pipeline = node.get('pipeline') if isinstance(node, Mapping) else None
+    for index, transform in enumerate(pipeline or []):
+        kind = str(transform.get('type', '')).rsplit('.', maxsplit=1)[-1] if isinstance(transform, Mapping) else ''
+        if kind in ('Normalize', 'NumpyToPIL', 'PILToNumpy'):
+            raise ExportError(
+                f'train_dataloader.dataset.pipeline[{index}] is {kind}: what it does to the channels and to their '
+                'numbers cannot be handed over; let data_preprocessor do it'
+            )
 
 
 def _section(config: Any, name: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from mmpretrain.models.selfsup import BaseSelfSupervisor
 from torch import Tensor, nn
 
 from mmpl.checkpoints.fit import CheckpointMismatchError, check_state_dict
-from mmpl.models.preprocessor import fit_preprocessor
+from mmpl.models.preprocessor import check_channels, fit_preprocessor
 from mmpl.models.teacher import MOMENTUM, Teacher
 from mmpl.registry import MODELS
 from mmpl.utils.fields import check_choice, check_number, check_part
@@ -89,6 +89,10 @@ class Method(BaseSelfSupervisor):
         if isinstance(data_preprocessor, Mapping) and channels is not None:
             data_preprocessor = fit_preprocessor(data_preprocessor, channels)
         super().__init__(backbone, neck, head, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        if channels is not None:
+            self.data_preprocessor.register_forward_pre_hook(
+                lambda part, args: check_channels(channels, args[0]['inputs'])
+            )
         if masking is not None:
             check_part('masking', masking, 'dict(mask_ratio=0.75)')
             self.masking = MODELS.build(with_defaults(masking, type='mmpl.RandomMasking'))
@@ -257,12 +261,7 @@ class Method(BaseSelfSupervisor):
                 raise ValueError(f'`{field}` must be {expected}, {reason}, but got {value}')
 
     def _check_images(self, images: Tensor) -> None:
-        channels = getattr(self.backbone, 'in_channels', images.shape[1])
-        if images.shape[1] != channels:
-            raise ValueError(
-                f'`backbone.in_channels` is {channels}, but the images have {images.shape[1]} channels: make it equal '
-                'to what the loading transform gives (its `color_type`)'
-            )
+        check_channels(getattr(self.backbone, 'in_channels', images.shape[1]), images)
         size = getattr(self.backbone, 'img_size', None)
         if size is not None and tuple(images.shape[-2:]) != tuple(size):
             raise ValueError(

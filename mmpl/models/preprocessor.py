@@ -30,10 +30,17 @@ def fit_preprocessor(cfg: Mapping[str, Any], in_channels: int) -> dict[str, Any]
     """Check a preprocessor's config against the encoder's channels; one of more than three becomes ours.
 
     Raises:
-        ValueError: Mean or std are not one number, or one a channel; channels that are not three are to be swapped.
+        ValueError: Mean or std are not one number, or one a channel, one of them is missing, or a std is not above 0;
+            channels that are not three are to be swapped.
     """
-    for name in ('mean', 'std'):
-        values = cfg.get(name)
+    numbers = {name: cfg.get(name) for name in ('mean', 'std')}
+    if (numbers['mean'] is None) != (numbers['std'] is None):
+        raise ValueError(f'`data_preprocessor.mean` and `std` must be given both or neither, but got {numbers}')
+    if not all(values is None or isinstance(values, Sequence) for values in numbers.values()):
+        return dict(cfg)  # for the preprocessor to refuse
+    if any(not value > 0 for value in numbers['std'] or []):
+        raise ValueError(f'`data_preprocessor.std` must be above 0, but got {numbers["std"]!r}')
+    for name, values in numbers.items():
         if values is not None and len(values) not in (1, in_channels):
             raise ValueError(
                 f'`data_preprocessor.{name}` must have one number, or one for each of the {in_channels} channels of '
@@ -46,7 +53,23 @@ def fit_preprocessor(cfg: Mapping[str, Any], in_channels: int) -> dict[str, Any]
                 'is red or blue, but got True'
             )
     kind = str(cfg.get('type', 'SelfSupDataPreprocessor')).rsplit('.', maxsplit=1)[-1]
-    numbers = {name: cfg.get(name) for name in ('mean', 'std')}
     if kind != 'SelfSupDataPreprocessor' or max(len(values or []) for values in numbers.values()) <= 3:
         return dict(cfg)
     return dict(type='mmpl.BandPreprocessor', **numbers, non_blocking=cfg.get('non_blocking', False))
+
+
+def check_channels(in_channels: int, inputs: Any) -> None:
+    """Refuse raw images, (B, C, H, W) or one (C, H, W) a sample, or views of them, with other channels than expected.
+
+    mmengine's preprocessors would drop a fourth channel while they swap the first three, or make three of one by
+    subtracting three means.
+
+    Raises:
+        ValueError: The images have another number of channels.
+    """
+    found = {image.shape[-3] for image in (inputs if isinstance(inputs, list | tuple) else [inputs])}
+    if found - {in_channels}:
+        raise ValueError(
+            f'`backbone.in_channels` is {in_channels}, but the images have {sorted(found)} channels: make it equal to '
+            'what the loading transform gives (its `color_type`)'
+        )

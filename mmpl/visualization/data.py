@@ -57,7 +57,7 @@ class ReportData:
         losses: Titles of losses by key; a loss without one is called what its key says.
         neighbours: (query, its nearest training images) pairs.
         label_maps: (image, (h, w) prototype indices) pairs.
-        pca: (image, {'trained' | 'random init': (h, w, 3) colours in [0, 1]}) pairs.
+        pca: (image, {'trained' | 'random init' | 'given weights': (h, w, 3) colours in [0, 1]}) pairs.
         results: Rows of the table.
         notes: What is missing and why.
     """

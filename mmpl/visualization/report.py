@@ -20,7 +20,7 @@ from mmpl.checkpoints.files import find_whole_checkpoint
 from mmpl.checkpoints.fit import check_state_dict
 from mmpl.compat import load_checkpoint, safe_loading
 from mmpl.evaluation import extract_features, knn_accuracy
-from mmpl.evaluation.evaluate import find_probe
+from mmpl.evaluation.evaluate import any_loads_weights, find_probe
 from mmpl.evaluation.features import FeatureSet, evaluation_mode, pool_tokens
 from mmpl.utils.config_errors import read_config
 from mmpl.utils.fields import Count, check_device, check_field
@@ -258,7 +258,8 @@ def _add_pictures(
     else:
         data.label_maps = list(zip(pictures, labels, strict=True))
     maps = zip(pca_maps(model, images), pca_maps(untrained, images), strict=True)
-    coloured = [{'trained': trained, 'random init': initial} for trained, initial in maps]
+    start = 'given weights' if any_loads_weights(cfg.model) else 'random init'
+    coloured = [{'trained': trained, start: initial} for trained, initial in maps]
     data.pca = list(zip(pictures, coloured, strict=True))
 
 

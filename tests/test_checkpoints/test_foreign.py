@@ -255,6 +255,28 @@ def test_another_epsilon_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     assert len(said) == 1
 
 
+def test_an_epsilon_that_changes_features_is_refused(tmp_path: Path) -> None:
+    transformers.ViTModel(transformers.ViTConfig(**HUGGINGFACE, layer_norm_eps=1e-2)).save_pretrained(tmp_path / 'vit')
+    with pytest.raises(CheckpointMismatchError, match='have eps 0.01, those of the module 1e-06'):
+        features(tmp_path / 'vit', norm_cfg=dict(type='LN', eps=1e-6))
+
+
+def test_another_activation_is_refused(tmp_path: Path) -> None:
+    transformers.ViTModel(transformers.ViTConfig(**HUGGINGFACE, hidden_act='relu')).save_pretrained(tmp_path / 'vit')
+    with pytest.raises(CheckpointMismatchError, match="hidden_act='relu'"):
+        read_checkpoint(tmp_path / 'vit')
+
+
+def test_a_config_beside_other_files_is_not_read(tmp_path: Path) -> None:
+    torch.save(timm_vit().state_dict(), tmp_path / 'vit.pth')
+    (tmp_path / 'config.json').write_text('no JSON')
+    assert read_checkpoint(tmp_path / 'vit.pth').layout == 'timm'
+    transformers.ViTModel(transformers.ViTConfig(**HUGGINGFACE)).save_pretrained(tmp_path / 'hf')
+    (tmp_path / 'hf' / 'config.json').write_text('no JSON')
+    with pytest.raises(CheckpointMismatchError, match='config.json cannot be read'):
+        read_checkpoint(tmp_path / 'hf')
+
+
 def test_damaged_and_missing(tmp_path: Path) -> None:
     (tmp_path / 'x.safetensors').write_bytes((2).to_bytes(8, 'little') + b'{}')
     with pytest.raises(CheckpointMismatchError, match='no `state_dict` of tensors'):

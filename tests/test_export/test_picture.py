@@ -89,6 +89,22 @@ def test_refusals(fields: str, message: str, tmp_path: Path) -> None:
         export_backbone(save(tmp_path / 'c.pth', {'student': make_vit()}, config(fields)), tmp_path / 'out.pth')
 
 
+@pytest.mark.parametrize('kind', ['Normalize', 'mmpretrain.NumpyToPIL'])
+def test_a_pipeline_that_prepares_images_by_itself_is_refused(kind: str, tmp_path: Path) -> None:
+    pipeline = (
+        f"train_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='{kind}')]))\n"
+    )
+    with pytest.raises(ExportError, match=rf'pipeline\[1\] is {kind.split(".")[-1]}'):
+        export_backbone(save(tmp_path / 'c.pth', {'student': make_vit()}, CFG + pipeline), tmp_path / 'out.pth')
+
+
+def test_a_whole_model_without_a_preprocessor_was_fed_as_images_are_loaded() -> None:
+    """That is BGR and not normalised; of an encoder alone nothing is known."""
+    fed = preprocessing(dict(model=dict(type='MAE', backbone={})), 3)
+    assert fed is not None and fed.bgr and fed.in_rgb_order()['std'] == [1 / 255] * 3
+    assert preprocessing(dict(model=dict(backbone={})), 3) is None
+
+
 def test_one_number_for_all_channels() -> None:
     fed = preprocessing(dict(data_preprocessor=dict(mean=[51.0], std=102.0)), 3)
     assert fed is not None and fed.bgr

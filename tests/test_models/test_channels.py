@@ -68,6 +68,8 @@ def test_one_number_and_none_do(mean: list | None) -> None:
             dict(data_preprocessor=dict(mean=[1.0], std=[1.0], bgr_to_rgb=True)),
             '`data_preprocessor.bgr_to_rgb` must be',
         ),
+        (dict(data_preprocessor=dict(mean=[1.0])), '`data_preprocessor.mean` and `std` must be given both or neither'),
+        (dict(data_preprocessor=dict(mean=[1.0], std=[0.0])), '`data_preprocessor.std` must be above 0'),
         (dict(backbone=dict(patch_cfg=dict(in_channels=4))), '`backbone.in_channels` must be that .* 4.* but got 1'),
         (dict(head=dict(target='pixel', in_channels=3)), '`head.in_channels` must be 1, the channels of `backbone`'),
     ],
@@ -81,8 +83,18 @@ def test_what_disagrees_is_refused_when_it_is_built(change: dict, message: str) 
 
 
 def test_images_with_other_channels_are_refused_in_the_first_step() -> None:
-    with pytest.raises(ValueError, match='`backbone.in_channels` is 1, but the images have 3 channels'):
+    with pytest.raises(ValueError, match=r'`backbone.in_channels` is 1, but the images have \[3\] channels'):
         build(config('plmae', 1)).loss(torch.randn(2, 3, 16, 16))
+
+
+@pytest.mark.parametrize('given', [1, 4])
+@pytest.mark.parametrize('views', [False, True])
+def test_no_channel_is_dropped_or_made_up_before_the_first_step(given: int, views: bool) -> None:
+    """Swapping the first three of four, or subtracting three means from one, gives three."""
+    model = build(config('msa' if views else 'plmae', 3, mean=[1.0] * 3, std=[1.0] * 3, bgr_to_rgb=given == 4))
+    raw = torch.zeros(2, given, 16, 16)
+    with pytest.raises(ValueError, match=f'`backbone.in_channels` is 3, but the images have .{given}. channels'):
+        model.data_preprocessor(dict(inputs=[raw, raw] if views else raw, data_samples=None), True)
 
 
 # ---------------------------------------------------------------------- weights for three channels
