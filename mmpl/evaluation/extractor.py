@@ -111,7 +111,7 @@ class FeatureExtractor:
         if getattr(self.encoder, 'out_type', None) in ('cls_token', 'featmap'):  # of a classifier, of a dense task
             self.encoder.out_type = 'raw'
         self.loader_cfg = loader_of(found.config)
-        self._loader = _build_loader(self.loader_cfg, found.path)
+        self._loader = build_loader(self.loader_cfg, found.path)
         self._decoder = decoder_of_transform(self._loader)  # None for a loader of one's own
         projection = getattr(getattr(self.encoder, 'patch_embed', None), 'projection', None)
         self.in_channels = int(getattr(projection, 'in_channels', 3))
@@ -310,7 +310,8 @@ def _dataset_with_pipeline(node: Any) -> Mapping[str, Any] | None:
     return None
 
 
-def _build_loader(cfg: dict[str, Any], path: str) -> Any:
+def build_loader(cfg: dict[str, Any], path: str) -> Any:
+    """Build what :func:`loader_of` found in the file at ``path``."""
     try:
         return TRANSFORMS.build(dict(cfg))
     except KeyError as error:
