@@ -20,6 +20,7 @@ TOOLS = {  # command -> tool, and what it does
 }
 CHUNK = 512  # images computed between two files on the disk
 LISTED = 20  # skipped files that are printed
+_WRITTEN = ('epoch', 'iter', 'time', 'source', 'mmpl_version', 'mmengine_version')  # in a checkpoint's `meta`
 
 
 class CommandError(UserError):
@@ -248,7 +249,7 @@ def _parquet() -> Any:
         import pandas
         import pyarrow  # noqa: F401
     except ImportError as error:
-        raise CommandError(f'.parquet needs the package {error.name!r}: pip install pandas pyarrow') from error
+        raise CommandError(f'.parquet needs the package {error.name!r}: pip install mmpl[parquet]') from error
     return pandas
 
 
@@ -320,7 +321,8 @@ def run_neighbours(args: argparse.Namespace) -> int:
     if args.out:
         folder = Path(args.folder or meta['folder'])
         query_file = folder / shown if own is not None else Path(shown)
-        _draw(args.out, query_file, [(folder / names[index], float(cosines[index])) for index in best])
+        found = [(folder / names[index], float(cosines[index])) for index in best]
+        _draw(args.out, query_file, found, meta['made_of']['loader'])
         print(f'wrote {args.out}')
     return 0
 
@@ -354,10 +356,13 @@ def _query(
     return None, getattr(extractor(args.query), pool)[0], args.query
 
 
-def _draw(out: Path, query: Path, found: list[tuple[Path, float]]) -> None:
+def _draw(out: Path, query: Path, found: list[tuple[Path, float]], loader_cfg: dict[str, Any]) -> None:
+    """Draw images as the encoder was given them."""
     from matplotlib.figure import Figure
-    from PIL import Image, ImageOps
 
+    from mmpl.evaluation.extractor import build_loader
+
+    load = build_loader(loader_cfg, str(out))
     shown = [(query, 'query'), *((file, f'{cosine:.3f}') for file, cosine in found)]
     if missing := [str(file) for file, _ in shown if not file.is_file()]:
         raise CommandError(f'the picture needs {missing[0]!r}, which is not there: give --folder')
@@ -366,8 +371,12 @@ def _draw(out: Path, query: Path, found: list[tuple[Path, float]]) -> None:
     figure = Figure(figsize=(1.8 * columns, 2.1 * lines), layout='constrained')
     for index, (file, title) in enumerate(shown, 1):
         axes = figure.add_subplot(lines, columns, index)
-        with Image.open(file) as image:
-            axes.imshow(ImageOps.exif_transpose(image).convert('RGB'))
+        pixels = load(dict(img_path=str(file)))['img']
+        grey = pixels.ndim == 2 or pixels.shape[2] != 3  # of many channels the first
+        if grey:
+            axes.imshow(pixels if pixels.ndim == 2 else pixels[..., 0], cmap='gray')
+        else:
+            axes.imshow(pixels[..., ::-1])
         axes.set_title(f'{title}\n{file.name}', fontsize=8)
         axes.axis('off')
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -388,7 +397,11 @@ def run_info(args: argparse.Namespace) -> int:
     set_load_policy(args.trust)
     checkpoint = read_checkpoint(args.checkpoint)
     config = checkpoint.config
-    print(f'checkpoint   {checkpoint.path}: {len(checkpoint.state_dict)} tensors')
+    print(f'checkpoint   {checkpoint.path}: {len(checkpoint.state_dict)} tensors, layout of {checkpoint.layout}')
+    state, whole = _wholeness(Path(args.checkpoint))
+    print(f'whole        {state}')
+    written = [f'{name} {checkpoint.meta[name]}' for name in _WRITTEN if checkpoint.meta.get(name) is not None]
+    print(f'written      {", ".join(written) or "not said when, nor by what"}')
     channels = 3
     print(f'model        {(config.get("model") or {}).get("type", "a bare backbone") if config else "no config"}')
     for source in checkpoint.sources:
@@ -412,7 +425,21 @@ def run_info(args: argparse.Namespace) -> int:
     except ExtractorError:
         print('normalised   not said: features need --mean and --std')
     print(f'read by      {loader_of(config)}')
-    return 0
+    return 0 if whole else 1
+
+
+def _wholeness(path: Path) -> tuple[str, bool]:
+    """Whether a file is as it was written, in words, and False if it is not."""
+    import zipfile
+
+    from mmpl.checkpoints.files import damage, record_of
+
+    recorded = path.is_file() and record_of(path).is_file()
+    if not recorded and not (path.is_file() and zipfile.is_zipfile(path)):
+        return 'not told by this kind of file', True
+    if wrong := damage(path):
+        return f'no: {wrong}', False
+    return 'yes, by the SHA-256 beside it' if recorded else 'yes, by the checksums inside of it', True
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ from PIL import Image
 
 import mmpl
 from mmpl import cli
+from mmpl.checkpoints.files import publish
 from tests.test_evaluation.probe_helpers import plmae_config, write_checkpoint
 
 
@@ -169,7 +170,33 @@ def test_info_says_what_features_need(checkpoint, capsys, tmp_path):
         assert part in text
     torch.save(dict(state_dict=torch.load(checkpoint, weights_only=True)['state_dict']), tmp_path / 'bare.pth')
     run('info', tmp_path / 'bare.pth')
-    assert 'not said: features need --mean and --std' in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert 'not said: features need --mean and --std' in text and 'not said when' in text
+
+
+def test_info_says_whether_the_file_is_whole_and_when_it_was_written(checkpoint, tmp_path, capsys):
+    content = torch.load(checkpoint, weights_only=True)
+    content['meta'].update(epoch=3, iter=120)
+    path = tmp_path / 'epoch_3.pth'
+    torch.save(content, tmp_path / 'rough.pth')
+    publish(tmp_path / 'rough.pth', path)
+    assert run('info', path) == 0
+    text = capsys.readouterr().out
+    assert 'yes, by the SHA-256 beside it' in text and 'written      epoch 3, iter 120' in text
+    content['meta']['epoch'] = 4
+    torch.save(content, path)  # another content than the one that is recorded
+    assert run('info', path) == 1
+    assert 'no: its SHA-256 is' in capsys.readouterr().out
+    assert run('info', checkpoint) == 0
+    assert 'yes, by the checksums inside' in capsys.readouterr().out
+
+
+def test_the_picture_shows_what_the_encoder_sees(tmp_path):
+    values = np.arange(256, dtype=np.uint16).reshape(16, 16) * 257
+    Image.fromarray(values).save(tmp_path / 'deep.png')  # of 16 bits, which Pillow shows white
+    cli._draw(tmp_path / 'near.png', tmp_path / 'deep.png', [], dict(type='mmpl.LoadImage'))
+    drawn = np.asarray(Image.open(tmp_path / 'near.png').convert('L'))
+    assert {40, 80, 120, 160, 200} <= set(drawn.ravel().tolist())
 
 
 def test_the_tools_are_forwarded(folder, checkpoint, tmp_path, capsys):

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ class Checkpoint:
         raw_config: ``meta['cfg']`` as it was saved.
         layout: Whose names the file uses: mmpretrain's, or those of another library, which were translated.
         left_aside: Keys of another library's file that have no place here, such as a classifier's.
+        meta: What the file says of itself: ``epoch``, ``iter``, ``time``, versions.
     """
 
     path: str
@@ -44,6 +45,7 @@ class Checkpoint:
     raw_config: str | Mapping[str, Any] | None = None
     layout: str = 'mmpretrain'
     left_aside: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_foreign(self) -> bool:
@@ -150,7 +152,8 @@ def read_checkpoint(path: str | os.PathLike, trust: bool | None = None) -> Check
     if foreign := translate(state, os.fspath(path), file):
         return Checkpoint(os.fspath(path), foreign.state_dict, foreign.config, foreign.layout, foreign.left_aside)
     meta = content.get('meta')
-    return Checkpoint(os.fspath(path), state, meta.get('cfg') if isinstance(meta, Mapping) else None)
+    meta = meta if isinstance(meta, Mapping) else {}
+    return Checkpoint(os.fspath(path), state, meta.get('cfg'), meta=meta)
 
 
 def import_weights(source: str | os.PathLike, out: str | os.PathLike, trust: bool | None = None) -> Checkpoint:

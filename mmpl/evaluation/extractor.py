@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from mmpl.checkpoints.encoders import STUDENT, Checkpoint, read_checkpoint
+from mmpl.datasets.decode import decoder_of_transform
 from mmpl.datasets.image_check import inspect_image
 from mmpl.datasets.unlabelled_folder import UnlabelledFolder
 from mmpl.export.spec import Preprocessing, preprocessing
@@ -30,7 +31,8 @@ Item: TypeAlias = str | os.PathLike | Image.Image | np.ndarray | Tensor
 ImageSize = int | Sequence[int] | Literal['own'] | None
 
 _EIGHT_BIT_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV', 'LAB')
-_STOCK_LOADER = 'LoadImageFromFile'
+_OWN_LOADER = 'mmpl.LoadImage'
+_DECODING = ('backend_args', 'bands', 'color_type', 'pages', 'percentiles', 'scaling')  # its fields
 
 
 class ExtractorError(UserError, ValueError):
@@ -64,8 +66,9 @@ class Features:
 class FeatureExtractor:
     """Features of images from a pre-training checkpoint, or from the file that ``mmpl.export`` writes for mmpretrain.
 
-    Files are read by the loading transform of the config in the checkpoint, resized to the encoder's image size
-    (Pillow's bicubic filter, the sides independently, nothing is cut off), and normalised as the config says::
+    Files are read as the training that the checkpoint's config describes reads them, by :class:`mmpl.LoadImage` if it
+    does not say; resized to the encoder's image size (Pillow's bicubic filter, the sides independently, nothing is cut
+    off), and normalised as the config says::
 
         features = FeatureExtractor('epoch_400.pth')('my_images')
         features.cls, features.mean, features.patches, features.paths
@@ -108,8 +111,8 @@ class FeatureExtractor:
         if getattr(self.encoder, 'out_type', None) in ('cls_token', 'featmap'):  # of a classifier, of a dense task
             self.encoder.out_type = 'raw'
         self.loader_cfg = loader_of(found.config)
-        self._stock_loader = self.loader_cfg['type'].split('.')[-1] == _STOCK_LOADER
-        self._loader = _build_loader(self.loader_cfg, found.path)
+        self._loader = build_loader(self.loader_cfg, found.path)
+        self._decoder = decoder_of_transform(self._loader)  # None for a loader of one's own
         projection = getattr(getattr(self.encoder, 'patch_embed', None), 'projection', None)
         self.in_channels = int(getattr(projection, 'in_channels', 3))
         self.fed = normalisation_of(found.config, self.in_channels, mean, std, found.path)
@@ -176,8 +179,10 @@ class FeatureExtractor:
         return _joined(parts, paths)
 
     def _inspect(self, item: Item) -> str:
-        """What is wrong with a file; a loader of one's own may read what Pillow cannot."""
-        return inspect_image(item).bad if isinstance(item, str) and self._stock_loader else ''
+        """What is wrong with a file, by the eyes of the loader; one that is not known here may read anything."""
+        if not isinstance(item, str) or self._decoder is None:
+            return ''
+        return inspect_image(item, decoder=self._decoder).bad
 
     def _read(self, item: Item, verdict: str) -> Tensor | ImageError:
         """An image as the config's pipeline would hand it to the data preprocessor: (C, h, w), or what is wrong."""
@@ -209,7 +214,7 @@ class FeatureExtractor:
             raise ImageError(
                 f'{_name(item)} cannot be used: the encoder takes {self.in_channels} channels, not RGB; give files'
             )
-        if self.fed.bgr and not self._stock_loader:
+        if self.fed.bgr and self._decoder is None:
             raise ImageError(
                 f'{_name(item)} cannot be used: the order of the channels of {self.loader_cfg["type"]!r} is not known; '
                 'give files'
@@ -272,29 +277,41 @@ def _build(checkpoint: Checkpoint, source: str, device: Any) -> nn.Module:
 
 
 def loader_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The transform that reads files in a config's training pipeline; the stock one if the config names none."""
-    for transform in _transforms(config.get('train_dataloader')):
+    """Config of the transform that reads files as a config's training set does; ``mmpl.LoadImage`` if it names none.
+
+    ``mmpl.LoadRandomResizedCrop`` decodes by the same fields as ``mmpl.LoadImage``, which also takes the place of the
+    stock loader in ``mmpl.UnlabelledFolder``.
+    """
+    dataset = _dataset_with_pipeline(config.get('train_dataloader')) or {}
+    for transform in dataset.get('pipeline', ()):
+        if not isinstance(transform, Mapping):
+            continue
         name = str(transform.get('type', '')).split('.')[-1]
+        if name == 'LoadRandomResizedCrop':
+            return dict(type=_OWN_LOADER, **{field: transform[field] for field in _DECODING if field in transform})
         if name.startswith('Load') and not name.endswith('Crop'):
+            in_own_folder = str(dataset.get('type', '')).split('.')[-1] == 'UnlabelledFolder'
+            stock = name == 'LoadImageFromFile' and set(transform) <= {'type', 'color_type', 'backend_args'}
+            if in_own_folder and stock and transform.get('color_type', 'color') in ('color', 'grayscale'):
+                return dict(transform, type=_OWN_LOADER)
             return dict(transform)
-    return dict(type=_STOCK_LOADER)
+    return dict(type=_OWN_LOADER)
 
 
-def _transforms(node: Any) -> Iterator[Mapping[str, Any]]:
-    """The transforms of the first pipeline in a dataset's config, however deep it is wrapped."""
+def _dataset_with_pipeline(node: Any) -> Mapping[str, Any] | None:
+    """The first config of a dataset that has a pipeline, however deep it is wrapped."""
     if isinstance(node, Mapping):
         if isinstance(node.get('pipeline'), list | tuple):
-            yield from (transform for transform in node['pipeline'] if isinstance(transform, Mapping))
-            return
+            return node
         node = list(node.values())
     for child in node if isinstance(node, list | tuple) else ():
-        found = list(_transforms(child))
-        if found:
-            yield from found
-            return
+        if found := _dataset_with_pipeline(child):
+            return found
+    return None
 
 
-def _build_loader(cfg: dict[str, Any], path: str) -> Any:
+def build_loader(cfg: dict[str, Any], path: str) -> Any:
+    """Build what :func:`loader_of` found in the file at ``path``."""
     try:
         return TRANSFORMS.build(dict(cfg))
     except KeyError as error:

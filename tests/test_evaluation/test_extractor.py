@@ -1,5 +1,6 @@
 """Features from a checkpoint alone: those of the training's own pipeline, or an error that names what is missing."""
 
+import json
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -99,11 +100,11 @@ def test_an_export_has_the_same_features(place, tmp_path, to):
     if to == 'mmpretrain':
         assert np.array_equal(mmpl.FeatureExtractor(tmp_path / 'vit.pth')(path).patches, want.patches)
         return
-    image = np.asarray(Image.open(path).resize((16, 16), Image.Resampling.BICUBIC), np.float32)
-    inputs = torch.from_numpy((image - np.float32(MEAN)) / np.float32(STD)).permute(2, 0, 1)[None]
+    timm = pytest.importorskip('timm')
+    transform = timm.data.create_transform(**json.loads((tmp_path / 'vit.json').read_text())['transform'])
     with torch.no_grad():
-        tokens = load_timm(tmp_path / 'vit.pth').forward_features(inputs)[0].numpy()
-    np.testing.assert_allclose(as_tokens(want), tokens, rtol=0, atol=1e-4)
+        tokens = load_timm(tmp_path / 'vit.pth').forward_features(transform(Image.open(path))[None])[0].numpy()
+    np.testing.assert_allclose(as_tokens(want), tokens, rtol=0, atol=1e-5)
 
 
 def test_other_image_sizes_interpolate_the_position_embedding(place):
@@ -164,6 +165,47 @@ def test_the_configs_own_loader_reads_the_files(place):
     path = write_checkpoint(place / 'own.pth', config)
     with pytest.raises(ExtractorError, match="reads files by 'LoadOwnFormat'; import the module"):
         mmpl.FeatureExtractor(path)
+
+
+@pytest.mark.parametrize(
+    ('folder', 'first'),
+    [
+        ('UnlabelledFolder', dict(type='LoadImageFromFile')),
+        ('UnlabelledFolder', dict(type='mmpl.LoadImage', scaling='percentile')),
+        ('UnlabelledFolder', dict(type='mmpl.LoadRandomResizedCrop', scale=16, scaling='image', color_type='color')),
+        ('mmpretrain.CustomDataset', dict(type='LoadImageFromFile')),
+    ],
+)
+def test_files_of_many_bits_are_seen_as_in_training(tmp_path, folder, first):
+    values = np.random.default_rng(0).integers(0, 20000, (16, 16), dtype=np.uint16)
+    (tmp_path / 'images').mkdir()
+    Image.fromarray(values).save(tmp_path / 'images' / 'a.png')
+    if first['type'].endswith('Crop'):
+        first = dict(first, crop_ratio_range=(1, 1), aspect_ratio_range=(1, 1))  # the whole image
+    config = plmae_config(bgr_to_rgb=True)
+    dataset = dict(type=folder, data_root=str(tmp_path / 'images'), pipeline=[first, PACK], with_label=False)
+    config.train_dataloader.dataset = dict(type='RepeatDataset', times=1, dataset=dataset)
+    path = write_checkpoint(tmp_path / 'c.pth', config)
+    init_default_scope('mmpretrain')
+    seen = DATASETS.build(dict(dataset, type=f'mmpl.{folder}' if folder == 'UnlabelledFolder' else folder))[0]['inputs']
+    model = build_model(config, path)
+    with torch.no_grad():
+        want = model.backbone(model.data_preprocessor(dict(inputs=seen[None], data_samples=None), False)['inputs'])[0]
+    features = mmpl.FeatureExtractor(path)(tmp_path / 'images' / 'a.png')
+    np.testing.assert_allclose(as_tokens(features), np.squeeze(want.numpy()), rtol=0, atol=1e-5)
+
+
+def test_what_mmpls_loader_cannot_read_whole_is_refused(tmp_path, place):
+    config = plmae_config(bgr_to_rgb=False)
+    config.train_dataloader.dataset.dataset.pipeline[0] = dict(type='mmpl.LoadImage')
+    extractor = mmpl.FeatureExtractor(write_checkpoint(tmp_path / 'c.pth', config))
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'a.jpg')
+    (tmp_path / 'cut.jpg').write_bytes((tmp_path / 'a.jpg').read_bytes()[:-5000])  # OpenCV makes the rest grey
+    with pytest.raises(ImageError, match=r'cut\.jpg: truncated'):
+        extractor(tmp_path / 'cut.jpg')
+    path = place / 'images' / 'b.png'
+    assert np.array_equal(extractor(Image.open(path)).mean, extractor(path).mean)  # its order of channels is known
 
 
 def test_public_weights_are_taken_as_they_are(place, tmp_path):
