@@ -6,15 +6,19 @@ projects (``default_scope`` mmpretrain, mmseg or mmdet); none of them is importe
 
 import argparse
 import copy
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from mmpl.checkpoints import import_weights, read_checkpoint
 from mmpl.checkpoints.files import candidates, checkpoint_folder
@@ -28,12 +32,12 @@ from mmpl.compat import (
 from mmpl.compat.launch import LAUNCHERS
 from mmpl.datasets.agreement import explained_by_data
 from mmpl.utils.cfg_options import HELP, CfgOptions, merge_options, option_value
-from mmpl.utils.config_errors import explained_by, read_config
+from mmpl.utils.config_errors import explained_by, past_building, read_config
 from mmpl.utils.paths import forbid_paths_outside_root
 from mmpl.utils.preemption import Preempted
 from mmpl.utils.run_length import LENGTHS, resolve_length, set_length
-from mmpl.utils.unknown_fields import check_fields
-from mmpl.utils.user_errors import user_errors
+from mmpl.utils.unknown_fields import check_fields, check_variables
+from mmpl.utils.user_errors import UserError, user_errors
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +86,7 @@ def prepare_process(options: argparse.Namespace) -> None:
 def load_config(path: str, options: argparse.Namespace) -> Config:
     """Read a config and apply the options that training and testing share, ``--cfg-options`` excepted."""
     cfg = read_config(path)
+    check_variables(cfg, path)
     cfg.launcher = options.launcher
     if options.work_dir is not None:
         cfg.work_dir = options.work_dir
@@ -168,9 +173,40 @@ def train_config(options: argparse.Namespace) -> Config:
     return cfg
 
 
+class _Shortened(logging.Formatter):
+    """Leaves the first line of a long message, such as the whole config, on the console."""
+
+    LINES = 16  # of a message that is shown whole; our choice
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        text = self.inner.format(record)
+        first, *rest = text.splitlines() or ['']
+        if record.levelno > logging.INFO or len(rest) < self.LINES:
+            return text
+        title = '' if first.endswith(':') else next((line for line in rest if line.strip(' -')), '')
+        return f'{first}{title} ... ({len(rest)} lines, in the log file)'
+
+
+class _ShortRunner(Runner):
+    """mmengine's Runner; its console shows no dump of the config, the environment and the hooks, its log file does."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        """Build the logger."""
+        logger = super().build_logger(*args, **kwargs)
+        for handler in logger.handlers:
+            if type(handler) is logging.StreamHandler and handler.formatter is not None:
+                handler.setFormatter(_Shortened(handler.formatter))
+        return logger
+
+
 def build_runner(cfg: Config) -> Any:
     """Build mmengine's Runner, or the one that ``runner_type`` names."""
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else _ShortRunner.from_cfg(cfg)
 
 
 def _has_own_checkpoint(cfg: Config) -> bool:
@@ -285,3 +321,18 @@ def train(argv: list[str] | None = None) -> Any:
         raise
     shutdown_distributed()
     return model
+
+
+def run_tool(tool: Callable[[], Any]) -> None:
+    """Run :func:`train` or ``test`` as a script.
+
+    A mistake of the user that shows while the run is built ends in one line, as one that shows before does; errors of
+    data, iterations and evaluation keep their traceback. Under torchrun its summary names the rank that failed first.
+    """
+    try:
+        record(tool)()
+    except (UserError, ValueError, OSError) as error:
+        if past_building(error):
+            raise
+        with user_errors():
+            raise

@@ -16,6 +16,7 @@ _PATH_NAME = re.compile(
 )
 _PATHS_BELOW = 'data_prefix'  # whose fields have names of any kind
 _BRACKETS = {'[': ']', '(': ')'}
+_NO_LITERALS = ('yes', 'no', 'on', 'off')  # texts, all of which would be as good as True
 _LITERALS = {'true': True, 'false': False, 'None': None}
 
 
@@ -63,6 +64,15 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
         check_option(cfg, key)
         if isinstance(value, OptionText):
             value = option_value(cfg, key, str(value))
+        present, (owner, _, name) = present_value(cfg, key), key.rpartition('.')
+        if isinstance(present, bool) and str(value).lower() in _NO_LITERALS:
+            raise ValueError(f'--cfg-options {key}={value!r}: it is {present} now, write True or False')
+        if isinstance(present, Mapping) and not isinstance(value, Mapping) and value is not None:
+            fields = ', '.join(f'{key}.{field}' for field in present)
+            raise ValueError(f'--cfg-options {key}={value!r}: it holds {fields or "fields"}, to be set one by one')
+        items: Any = present_value(cfg, owner) if owner and name.isdigit() else None
+        if _is_list(items) and not isinstance(value, Mapping):  # mmengine sets but fields of dicts in lists
+            key, value = owner, type(items)([*items[: int(name)], value, *items[int(name) + 1 :]])
         try:
             cfg.merge_from_dict({key: value})
         except (KeyError, TypeError, AttributeError) as error:  # no such index, or no dict to have fields

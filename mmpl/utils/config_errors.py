@@ -14,6 +14,9 @@ from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop
 from torch.utils.data import Dataset
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
+from .fields import FieldTypeError
+from .user_errors import UserError
+
 _OWN = str(Path(__file__).resolve().parents[1])
 _SHOWN = 3000
 _MISSING_TYPE = re.compile(r"'type'|\btype\b|unexpected keyword argument")
@@ -29,7 +32,7 @@ _SECTIONS: dict[str, tuple[type, ...]] = dict(
 )
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """Something cannot be built as the config says; the message names the part of the config."""
 
 
@@ -53,9 +56,9 @@ def check_sections(cfg: Mapping) -> None:
     for field, kinds in _SECTIONS.items():
         if cfg.get(field) is not None and not isinstance(cfg[field], kinds):
             allowed = ' or a '.join('dict' if kind is Mapping else kind.__name__ for kind in kinds)
-            raise TypeError(f'`{field}` must be a {allowed}, but got {cfg[field]!r}')
+            raise FieldTypeError(f'`{field}` must be a {allowed}, but got {cfg[field]!r}')
     if cfg.get('model') is None:
-        raise TypeError("`model` must be a dict such as dict(type='mmpl.PLMAE', ...), but the config has none")
+        raise FieldTypeError("`model` must be a dict such as dict(type='mmpl.PLMAE', ...), but the config has none")
 
 
 def _parts(node: Any, path: str = '') -> Iterator[tuple[str, Any]]:
@@ -156,6 +159,11 @@ def _with_source(error: Exception) -> Exception:
         return error
     last = traceback.extract_tb(error.__traceback__)[-1]
     return AssertionError(f'{last.line} (line {last.lineno} of {last.filename})')
+
+
+def past_building(error: BaseException) -> bool:
+    """Whether an error came from data, an iteration or an evaluation, and not from building what a config says."""
+    return _past_building([frame for frame, _ in traceback.walk_tb(error.__traceback__)])
 
 
 @contextmanager

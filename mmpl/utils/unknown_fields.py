@@ -4,6 +4,7 @@ import difflib
 import inspect
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import mmengine.registry
@@ -14,6 +15,7 @@ from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, Runner, set_ran
 from mmengine.utils.dl_utils import set_multi_processing
 from torch.utils.data import DataLoader
 
+from .config_files import read_files
 from .user_errors import UserError
 
 
@@ -207,20 +209,61 @@ def _check_is_read(cfg: Config, names: list[str]) -> None:
         unread = _mapping(cfg.get('model')).get('data_preprocessor') is not None
     if not unread or top not in cfg:
         return
-    value = cfg[top]
-    stems = {top, *(top.removeprefix(f'{stage}_') for stage in ('train', 'val', 'test'))}
-    whole = isinstance(value, Mapping | list | tuple) and len(value) > 0
-    places = []
-    for section in sorted(SECTIONS):
-        for path, name, found in _leaves(cfg.get(section), section):
-            if (whole or name in stems) and type(found) is type(value) and found == value:
-                places.append('.'.join([path, *names[1:]]))
+    places = ['.'.join([path, *names[1:]]) for path in _made_from(cfg, top, cfg[top])]
     if places:
         shown = ' or '.join(f'`{place}`' for place in places[:4])
         raise UnknownFieldError(
             f'--cfg-options {".".join(names)}: `{top}` is only a name in the config file, and what was made '
             f'from it stays as it is: set {shown}'
         )
+
+
+def _made_from(cfg: Config, name: str, value: Any) -> list[str]:
+    """Fields that hold the value of a variable, as far as that can be told: a number has to be called like it."""
+    stems = {name, *(name.removeprefix(f'{stage}_') for stage in ('train', 'val', 'test'))}
+    whole = isinstance(value, Mapping | list | tuple) and len(value) > 0
+    return [
+        path
+        for section in sorted(SECTIONS)
+        for path, last, found in _leaves(cfg.get(section), section)
+        if (whole or last in stems) and type(found) is type(value) and found == value
+    ]
+
+
+def check_variables(cfg: Config, path: str | Path) -> None:
+    """Refuse a config file that gives a variable of its base another value, where the base has used its own already.
+
+    So it is with ``data_root = ...`` in a file that inherits: the data set of the base keeps its folder. A new variable
+    that nothing reads is refused if it is called like a field of the config, such as ``batch_size``.
+
+    Args:
+        cfg: As read from ``path``.
+        path: The config file.
+
+    Raises:
+        UnknownFieldError: For the first of them.
+    """
+    leaf = read_files(path)
+    own_preprocessor = _mapping(cfg.get('model')).get('data_preprocessor') is not None
+    read = (SECTIONS - {'data_preprocessor'} if own_preprocessor else SECTIONS) | _LENGTHS | {'_base_'}
+    for file, name in leaf.without_effect() if leaf is not None else ():
+        if name in read or name not in cfg:
+            continue
+        base = file.base_with(name)
+        if base is not None:
+            old = Config.fromfile(base.path, import_custom_modules=False).get(name)
+            places = _made_from(cfg, name, old) if old != cfg[name] else []
+            why = f'{base.path} has made its fields from its own value'
+        else:
+            fields = {last: value for s in SECTIONS for _, last, value in _leaves(cfg.get(s), s)}
+            near = name if name in fields else _nearest(name, {*fields, *_LENGTHS})
+            places = [path for s in SECTIONS for path, last, _ in _leaves(cfg.get(s), s) if last == near]
+            places = places or [length for length in _LENGTHS if length == near]
+            places = places if fields.get(str(near)) != cfg[name] else []
+            why = 'nothing reads it'
+        if places:
+            shown = ' or '.join(f'`{place}`' for place in sorted(places)[:4])
+            raise UnknownFieldError(f'`{name}` in {file.path} has no effect, {why}: set {shown}')
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, str, Any]]:
@@ -248,8 +291,10 @@ def check_fields(cfg: Config) -> None:
     Raises:
         UnknownFieldError: For the first of them.
     """
+    file = read_files(cfg.filename) if cfg.filename else None
+    passed = SECTIONS | (file.packaged() if file is not None else set())  # mmseg has a `models` by mistake
     for name, value in cfg.items():
-        near = None if name in SECTIONS else _nearest(name, SECTIONS - {'tta_pipeline'})  # not `test_pipeline`
+        near = None if name in passed else _nearest(name, SECTIONS - {'tta_pipeline'})  # not `test_pipeline`
         if near and isinstance(value, Mapping) == isinstance(cfg.get(near, value), Mapping):
             raise UnknownFieldError(f'the config has `{name}`, which nothing reads: did you mean `{near}`?')
     for section, known in _UNTYPED.items():

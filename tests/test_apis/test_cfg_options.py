@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mmengine.config import Config
@@ -11,7 +12,7 @@ from mmengine.config import Config
 from mmpl.apis.train import parse_train_args, train_config
 from mmpl.utils.cfg_options import CfgOptions, merge_options
 from mmpl.utils.run_length import resolve_length
-from mmpl.utils.unknown_fields import check_fields
+from mmpl.utils.unknown_fields import check_fields, check_variables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -100,6 +101,9 @@ SCHEDULE = dict(type='LinearLR', start_factor=0.1)
         ('split=val', 'no `split`'),
         ('custom_hooks.1.interval=2', '`custom_hooks` holds 1 items'),
         ('load_from.x=1', r'load_from\.x=1 cannot be set'),
+        ('env_cfg.cudnn_benchmark=no', 'it is False now, write True or False'),
+        ('optim_wrapper=3', r'it holds optim_wrapper\.type, optim_wrapper\.optimizer, to be set one by one'),
+        ('custom_hooks.0=3', r'it holds custom_hooks\.0\.type'),
         ('custom_hooks.0.intervl=2', r'`custom_hooks\.0\.intervl` is not a field of SyncBuffersHook'),
         ('param_scheduler.0.ending=1', r'`param_scheduler\.0\.ending` is not a field of LinearLR'),
         ('optim_wrapper.optimizr.lr=1', r'did you mean `optim_wrapper\.optimizer`'),
@@ -120,6 +124,84 @@ def test_options_that_nothing_reads(word: str, message: str) -> None:
     )
     with pytest.raises(ValueError, match=message):
         merged(word, **fields)
+
+
+@pytest.mark.parametrize('betas', [(0.9, 0.95), [0.9, 0.95]])
+def test_an_item_of_a_list(betas: Any) -> None:
+    wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', betas=betas))
+    assert merged('optim_wrapper.optimizer.betas.1=0.8', optim_wrapper=wrapper).optim_wrapper.optimizer.betas == type(
+        betas
+    )([0.9, 0.8])
+
+
+BASE = """
+data_root = 'data/a/'
+lr = 0.1
+pipeline = [dict(type='LoadImageFromFile')]
+early = dict(type='EarlyStoppingHook', monitor='loss')
+train_dataloader = dict(batch_size=4, dataset=dict(data_root=data_root, pipeline=pipeline))
+optim_wrapper = dict(optimizer=dict(lr=lr))
+train_cfg = dict(max_epochs=3)
+model = dict(data_preprocessor=dict(mean=[0.0]))
+"""
+
+
+def variables_of(tmp_path: Path, text: str, grandchild: str = '') -> None:
+    """Check a file that inherits from the one above, and one that inherits from it in turn."""
+    (tmp_path / 'base.py').write_text(BASE)
+    (tmp_path / 'child.py').write_text(f"_base_ = './base.py'\n{text}\n")
+    (tmp_path / 'grandchild.py').write_text(f"_base_ = ['./child.py']\n{grandchild}\n")
+    for name in ('child', 'grandchild') if not grandchild else ('grandchild',):
+        check_variables(Config.fromfile(tmp_path / f'{name}.py'), tmp_path / f'{name}.py')
+
+
+@pytest.mark.parametrize(
+    ('text', 'field'),
+    [
+        ("data_root = '/my/images'", 'train_dataloader.dataset.data_root'),
+        ('lr = 0.2', 'optim_wrapper.optimizer.lr'),
+        ('pipeline = []', 'train_dataloader.dataset.pipeline'),
+        ('batch_size = 8', 'train_dataloader.batch_size'),
+        ('batchsize = 8', 'train_dataloader.batch_size'),
+        ('max_epoch = 8', 'train_cfg.max_epochs'),
+        ('data_preprocessor = dict(mean=[1.0])', 'model.data_preprocessor'),
+    ],
+)
+def test_variables_that_nothing_reads_any_more(text: str, field: str, tmp_path: Path) -> None:
+    """They are refused in the file that is run and in one below it, with the field that holds what is used."""
+    name = text.split()[0]
+    with pytest.raises(ValueError, match=rf'`{name}` in .*child\.py has no effect, .*set `{re.escape(field)}`'):
+        variables_of(tmp_path, text)
+    with pytest.raises(ValueError, match=rf'`{name}` in .*/child\.py has no effect'):
+        variables_of(tmp_path, text, 'resume = True')
+
+
+@pytest.mark.parametrize(
+    ('text', 'grandchild'),
+    [
+        ("data_root = '/my'\ntrain_dataloader = dict(dataset=dict(data_root=data_root))", ''),
+        ("data_root = 'data/a/'", ''),  # as it was
+        ("data_root = '/my'\ntrain_dataloader = dict(dataset=dict(data_root='/my/train'))", ''),  # used no more
+        ('early = dict(monitor="acc")', ''),  # was not used
+        ('my_images = "/my"', 'train_dataloader = dict(dataset=dict(data_root=_base_.my_images))'),
+        ('data_root = "/my"', 'train_dataloader = dict(dataset=dict(data_root={{_base_.data_root}}))'),
+        ('note = "second try"', ''),
+        ('batch_size = 4', ''),  # says what is there
+        ('max_epochs = 8', ''),  # which the length of a run follows
+    ],
+)
+def test_variables_that_harm_nothing(text: str, grandchild: str, tmp_path: Path) -> None:
+    variables_of(tmp_path, text, grandchild)
+
+
+def test_names_in_files_of_packages_pass(tmp_path: Path) -> None:
+    """A config of mmsegmentation has a `models` that was to be `model`."""
+    for folder in (tmp_path / '.mim', tmp_path):
+        folder.mkdir(exist_ok=True)
+        (folder / 'a.py').write_text('model = dict(type="A")\nmodels = dict(type="B")\n')
+    check_fields(Config.fromfile(tmp_path / '.mim' / 'a.py'))
+    with pytest.raises(ValueError, match='did you mean `model`'):
+        check_fields(Config.fromfile(tmp_path / 'a.py'))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The command line of tools/train.py and tools/test.py becomes a config."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,18 @@ def test_defaults(tiny_mae_config: Path) -> None:
     assert loader.persistent_workers is False  # there are no workers
     assert loader.collate_fn.type == 'default_collate'
     assert cfg.optim_wrapper.type == 'OptimWrapper'
+
+
+def test_the_console_shows_no_dumps(tiny_mae_config: Path, capfd: pytest.CaptureFixture) -> None:
+    """The config, the environment and the hooks are in the log file."""
+    runner = train_api.build_runner(parsed(tiny_mae_config, '--cfg-options', 'experiment_name=no_dumps'))
+    runner.logger.info('two\nlines')
+    text = capfd.readouterr().out
+    assert len(text.splitlines()) < 12 and 'two\nlines' in text
+    assert re.search(r'Config: \.\.\. \(\d+ lines, in the log file\)', text)
+    assert re.search(r'System environment: \.\.\. \(\d+ lines', text)
+    (log,) = (tiny_mae_config.parent / 'work').glob('*/*.log')
+    assert "type='MAE'" in log.read_text() and 'PyTorch: ' in log.read_text()
 
 
 def test_work_dir(tiny_mae_config: Path) -> None:
