@@ -204,8 +204,9 @@ def test_resume_and_canaries_through_train(tiny_mae_config: Path, canary: Path, 
 
     bad = tmp_path / 'bad.pth'
     _poison(first, bad, payload=Payload(canary))
-    for options in (['--resume', str(bad)], ['--cfg-options', f'load_from={bad}']):
-        with pytest.raises(UntrustedCheckpointError):
+    starts = ((['--resume', str(bad)], UntrustedCheckpointError), (['--cfg-options', f'load_from={bad}'], SystemExit))
+    for options, error in starts:
+        with pytest.raises(error, match='was refused, and none of its code was run'):
             train([str(tiny_mae_config), *options])
         assert not canary.exists()
 
