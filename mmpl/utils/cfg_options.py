@@ -67,7 +67,7 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
         present, (owner, _, name) = present_value(cfg, key), key.rpartition('.')
         if isinstance(present, bool) and str(value).lower() in _NO_LITERALS:
             raise ValueError(f'--cfg-options {key}={value!r}: it is {present} now, write True or False')
-        if isinstance(present, Mapping) and not isinstance(value, Mapping) and value is not None:
+        if isinstance(present, Mapping) and not isinstance(value, Mapping | str) and value is not None:  # or a name
             fields = ', '.join(f'{key}.{field}' for field in present)
             raise ValueError(f'--cfg-options {key}={value!r}: it holds {fields or "fields"}, to be set one by one')
         items: Any = present_value(cfg, owner) if owner and name.isdigit() else None
