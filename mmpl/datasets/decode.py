@@ -20,6 +20,8 @@ from .image_facts import ImageFacts, read_facts
 
 JPEG = b'\xff\xd8\xff'
 FEW_LEVELS = 64  # of 256; fewer left of more than 8 bits are worth a word, our choice
+FEW_IN_THE_CORE = 32  # the same without the smallest and largest hundredth, such as dead pixels and holes
+_SAMPLE = 1 << 16  # pixels that tell of the core
 ADVICE = "mmpl.LoadImage(scaling='percentile', 'image' or (low, high))"
 ColorType = Literal['color', 'grayscale', 'unchanged']
 Pages = Literal['first', 'channels']
@@ -49,7 +51,7 @@ class Decoder:
     """Decodes as :class:`mmpl.LoadImage` does; see there for the fields."""
 
     color_type: str = 'color'
-    scaling: str | tuple[float, float] = 'uint16'
+    scaling: str | tuple[float, float] | None = None
     percentiles: tuple[float, float] = (1.0, 99.0)
     bands: tuple[int, ...] | None = None
     pages: str = 'first'
@@ -59,7 +61,7 @@ class Decoder:
     def of(
         cls,
         color_type: ColorType = 'color',
-        scaling: Any = 'uint16',
+        scaling: Any = None,
         percentiles: Sequence[float] = (1, 99),
         bands: Sequence[int] | None = None,
         pages: Pages = 'first',
@@ -67,7 +69,7 @@ class Decoder:
         """Make one from the fields of a config, checked."""
         if isinstance(scaling, (list, tuple)):
             scaling = _interval('scaling', scaling)
-        elif scaling not in _SCALINGS:
+        elif scaling is not None and scaling not in _SCALINGS:
             check_choice('scaling', scaling, (*_SCALINGS, '(low, high)'))
         percentiles = _interval('percentiles', percentiles, 0, 100)
         if bands is not None:
@@ -82,7 +84,11 @@ class Decoder:
     @property
     def plain(self) -> bool:
         """Whether it leaves pictures of 8 bits as they are."""
-        return self.scaling == 'uint16' and self.bands is None
+        return self._of_the_type and self.bands is None
+
+    @property
+    def _of_the_type(self) -> bool:
+        return self.scaling is None or self.scaling == 'uint16'
 
     def __call__(self, content: bytes, path: str) -> Decoded:
         """Decode a file.
@@ -104,14 +110,18 @@ class Decoder:
             lost.append(f"pages: the first of {len(facts.pages)} is taken; see mmpl.LoadImage(pages='channels')")
         one_page = self.pages == 'first' or len(facts.pages) == 1
         if self.plain and facts.plain and one_page and not (self.color_type == 'unchanged' and facts.alpha):
-            return Decoded(_picture(content, path, facts, _FLAGS[self.color_type]), tuple(lost))
+            img = _picture(content, path, facts, _FLAGS[self.color_type])
+            few, nothing = shrunk(facts, _first_page(content, path, facts), img) if facts.kind == 'f' else ('', '')
+            return Decoded(img, (*lost, *filter(None, [few])), nothing)
         values = read_values(content, path, facts, self.pages == 'channels')
         values, dropped = self._chosen(values, facts, path)
         img = self._scaled(values, facts, path)
         nothing = ''
-        if self.scaling == 'uint16' and facts.bits > 8:
+        if not self._of_the_type:
+            nothing = flattened(facts, values, img)
+        elif facts.bits > 8:
             few, nothing = shrunk(facts, values, img)
-            lost += [few] if few else []
+            lost += [few] if few and self.scaling is None else []
         if self.color_type == 'grayscale' and img.ndim == 3:
             img = cv2.cvtColor(np.ascontiguousarray(img[..., :3]), cv2.COLOR_RGB2GRAY)
         elif self.color_type == 'color' and self.bands is None and img.ndim == 2:
@@ -146,7 +156,7 @@ class Decoder:
 
     def _scaled(self, values: np.ndarray, facts: ImageFacts, path: str) -> np.ndarray:
         """8 bits of the values of all bands together."""
-        if self.scaling == 'uint16':
+        if self._of_the_type:
             if values.dtype == np.uint8:
                 return values
             if facts.kind != 'u' or facts.bits > 16:
@@ -162,7 +172,7 @@ class Decoder:
         elif self.scaling == 'image':
             low, high = _range(values)
         else:
-            low, high = map(float, self.scaling)
+            low, high = map(float, self.scaling or ())
         if not high > low:
             return np.zeros(values.shape, np.uint8)
         scaled = (values.astype(np.float64) - low) * (255 / (high - low))
@@ -203,6 +213,7 @@ class StockDecoder:
             few, nothing = shrunk(facts, _first_page(content, path, facts), img)
             lost += [few] if few else []
         bands = 1 if img.ndim == 2 else img.shape[2]
+        bands = 1 if facts.colours == 2 else bands  # OpenCV repeats the first
         if facts.colours not in (1, 3) and facts.space != 'cmyk' and bands < facts.colours:
             lost.append(f'bands: {facts.colours} become {bands}; see mmpl.LoadImage(bands=(3, 2, 1))')
         if facts.tiff is not None and len(facts.pages) > 1 and self.backend != 'tifffile':
@@ -273,15 +284,46 @@ def read_values(content: bytes, path: str, facts: ImageFacts, all_pages: bool = 
 def shrunk(facts: ImageFacts, values: np.ndarray, img: np.ndarray) -> tuple[str, str]:
     """What is said where other numbers became 8 bits: that few levels are left, and that nearly nothing is."""
     (low, high), left, most = _range(values), int(img.min()), int(img.max())
-    what = f'its values, {low:g} to {high:g} in this file, become {left} to {most} of 255; see {ADVICE}'
+    what = _become(facts, f'its values, {low:g} to {high:g} in this file,', left, most)
+    if facts.light:  # libtiff shows 0 to 1
+        return (what if high > 1 and left < most else ''), flattened(facts, values, img)
     if facts.kind != 'u' or facts.bits > 16:  # cut by rules that no picture is made for, unless they fit as they are
         fits = max(abs(low - left), abs(high - most)) <= 0.5
-        return '', '' if fits else f'{facts.numbers}: {what}'
-    if most - left >= FEW_LEVELS or high == low:
+        return '', '' if fits else what
+    if high == low:
         return '', ''
     if most - left <= 1:
-        return '', f'{facts.numbers}: {what}'
-    return f'{facts.numbers}: {what}', ''
+        return '', what
+    if most - left < FEW_LEVELS:
+        return what, ''
+    (low, high), (left, most) = _core(values), map(int, _core(img))
+    if high > low and most - left < FEW_IN_THE_CORE:
+        return _become(facts, f'98 % of its values, {low:g} to {high:g} in this file,', left, most), ''
+    return '', ''
+
+
+def flattened(facts: ImageFacts, values: np.ndarray, img: np.ndarray) -> str:
+    """What is said where different numbers became one."""
+    (low, high), level = _range(values), int(img.min())
+    if high == low or img.max() > level:
+        return ''
+    return _become(facts, f'its values, {low:g} to {high:g} in this file,', level, level)
+
+
+def _become(facts: ImageFacts, what: str, left: int, most: int) -> str:
+    return f'{facts.numbers or "8-bit"}: {what} become {left} to {most} of 255; see {ADVICE}'
+
+
+def take(decoded: Decoded, path: str) -> np.ndarray:
+    """The image, after a word on what is lost.
+
+    Raises:
+        ValueError: Nearly nothing of the file is in it.
+    """
+    if decoded.nothing:
+        raise ValueError(f'{path!r}: nearly nothing left: {decoded.nothing}')
+    say_once(path, decoded.lost)
+    return decoded.img
 
 
 _said: set[str] = set()  # kinds of loss, in this process
@@ -347,6 +389,13 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
 
 
+def _core(values: np.ndarray) -> tuple[float, float]:
+    """The range without the smallest and the largest hundredth of a sample of pixels."""
+    pixels = values.reshape(values.shape[0] * values.shape[1], -1)
+    low, high = np.percentile(pixels[:: max(1, len(pixels) // _SAMPLE)], (1, 99))
+    return float(low), float(high)
+
+
 def _opencv(content: bytes, flag: int) -> np.ndarray | None:
     try:
         return cv2.imdecode(np.frombuffer(content, np.uint8), flag) if content else None
@@ -374,7 +423,7 @@ def _picture(content: bytes, path: str, facts: ImageFacts, flag: int) -> np.ndar
 
 
 def _first_page(content: bytes, path: str, facts: ImageFacts) -> np.ndarray:
-    if facts.plain and not facts.alpha:
+    if facts.plain and facts.kind == 'u' and not facts.alpha:
         grey = facts.notes[:1] == ('greyscale',)
         img = _picture(content, path, facts, cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR)
         return img if grey else img[..., ::-1]
@@ -418,7 +467,7 @@ def _tiff_page(content: bytes, path: str, facts: ImageFacts, number: int) -> np.
 def _tiff_by_opencv(content: bytes, facts: ImageFacts, number: int) -> np.ndarray | None:
     """OpenCV turns a TIFF upright, and reads some kinds wrongly, without a word: they are left out."""
     tiff: Any = facts.tiff
-    known = (facts.bands, tiff['photometric']) in ((1, 0), (1, 1), (3, 2), (4, 2))
+    known = (facts.bands, tiff['photometric']) in ((1, 0), (1, 1), (3, 2), (4, 2), (1, 32844), (3, 32845))
     premultiplied = facts.alpha and facts.bits == 8
     if number or not known or tiff['planar'] or premultiplied or tiff['compression'] not in _OPENCV_COMPRESSIONS:
         return None

@@ -103,7 +103,9 @@ class GuardedDataset(Dataset):
 
     def _who_looked(self) -> str:
         if self._decoder is None:
-            return ''
+            transforms = getattr(getattr(self.dataset, 'pipeline', None), 'transforms', None)
+            loader = type(transforms[0]).__name__ if transforms else type(self.dataset).__name__
+            return f'. Files are left to `{loader}`, which loads them: try it on one of these'
         return (
             f'. Files are looked at as {self._decoder} loads them; they are left to the pipeline if its first '
             'transform is a loading transform of your own'

@@ -21,8 +21,8 @@ class ImageVerdict(NamedTuple):
     Attributes:
         bad: Why it cannot be trained on, its kind first (``'truncated: ...'``); empty if it can.
         notes: What is unusual but gets converted by the loader: ``'cmyk'``, ``'greyscale'``, ``'palette'``,
-            ``'16-bit'`` (or another number of bits, or ``'float32'`` and the like), ``'4-band'`` (or another number),
-            ``'alpha'``, ``'animated'``, ``'multi-page'``.
+            ``'16-bit'`` (or another number of bits, or ``'float32'`` and the like), ``'bands'`` (neither one nor three,
+            alpha apart), ``'alpha'``, ``'animated'``, ``'pages'`` (of a TIFF).
         lost: What of the file the loader leaves out, as :attr:`mmpl.datasets.decode.Decoded.lost` says it.
     """
 

@@ -15,7 +15,10 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3}  # bands by TIFF's photometric interpretation
 _SPACES = {3: 'palette', 5: 'cmyk', 6: 'other', 8: 'other'}  # likewise
 _KINDS = {1: 'u', 2: 'i', 3: 'f'}  # by TIFF's sample format
-_LOG_LUV = (32844, 32845)  # photometric interpretations of light, which libtiff turns into 8 bits for a screen
+_LOG_LUV = (
+    32844,
+    32845,
+)  # photometric interpretations of light, which libtiff turns into 8 bits for a screen, or floats
 _SPACES |= dict.fromkeys(_LOG_LUV, 'other')
 _MAX_PAGES = 1 << 16
 _PNM = re.compile(rb'P[56]' + rb'(?:\s|#[^\n]*\n)+(\d+)' * 3 + rb'\s')
@@ -69,6 +72,11 @@ class ImageFacts(NamedTuple):
         return self.tiff is not None and self.tiff['photometric'] == 0
 
     @property
+    def light(self) -> bool:
+        """Whether it is a TIFF of light, LogL or LogLuv, as OpenCV writes floats of three channels."""
+        return self.tiff is not None and self.tiff['photometric'] in _LOG_LUV
+
+    @property
     def numbers(self) -> str:
         """Kind and bits in words: ``'16-bit'``, ``'float32'``; empty for 8 bits."""
         if self.kind == 'u' and self.bits <= 16:
@@ -84,8 +92,8 @@ class ImageFacts(NamedTuple):
             ('greyscale', grey),
             (self.space, self.space in ('palette', 'cmyk')),
         ]
-        found += [(f'{self.colours}-band', self.colours not in (1, 3) and self.space != 'cmyk'), ('alpha', self.alpha)]
-        found += [('animated' if self.tiff is None else 'multi-page', len(self.pages) > 1)]
+        found += [('bands', self.colours not in (1, 3) and self.space != 'cmyk'), ('alpha', self.alpha)]
+        found += [('animated' if self.tiff is None else 'pages', len(self.pages) > 1)]
         return tuple(name for name, holds in found if holds)
 
 
@@ -167,7 +175,7 @@ def _tiff_facts(file: BinaryIO) -> ImageFacts:
     photometric, bands = one(262, 1), one(277, 1)
     kind, bits = _KINDS.get(one(339, 1), 'u'), one(258, 1)
     if photometric in _LOG_LUV:
-        kind, bits = 'u', 8
+        kind, bits = 'f', 32
     bands_of_colour = _COLOURS.get(photometric, bands)
     alpha = bands > bands_of_colour and first.get(338, (0,))[-1] in (1, 2)
     places, counts = (first.get(324), first.get(325)) if 324 in first else (first.get(273), first.get(279))

@@ -1,5 +1,6 @@
 """Any folder of images, without labels."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from mmengine.logging import print_log
 from mmpretrain.datasets import CustomDataset
 
 from mmpl.registry import DATASETS
+from mmpl.utils.fields import FieldTypeError
 
 from .listing import list_images
 from .transforms.load_image import LoadImage, check_channels
@@ -43,6 +45,14 @@ class UnlabelledFolder(CustomDataset):
         extensions: Sequence[str] = EXTENSIONS,
         **kwargs: Any,
     ) -> None:
+        for field, value, kinds in (
+            ('data_root', data_root, (str, os.PathLike)),
+            ('data_prefix', data_prefix, (str, dict)),
+        ):
+            if not isinstance(value, kinds):
+                raise FieldTypeError(f'`{field}` must be a string, the path of a folder, but got {value!r}')
+        if not (data_root or data_prefix):
+            raise ValueError(f'`data_root` must be the path of a folder, but got {data_root!r}')
         if isinstance(extensions, str) or not extensions or not all(e.startswith('.') for e in extensions):
             raise ValueError(f"extensions={extensions!r} is not allowed: expected a list such as ['.jpg', '.png']")
         if kwargs.pop('with_label', False):

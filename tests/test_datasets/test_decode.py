@@ -130,6 +130,7 @@ def other_kinds() -> dict[str, tuple[bytes, np.ndarray]]:
         'thirteen_bands.tif': (tiff(blocks(13, 'uint16')), blocks(13, 'uint16')),
         'thirteen_planar.tif': (tiff(blocks(13, 'uint8'), planar=True), blocks(13, 'uint8')),
         'pages.tif': (pages([blocks(1, 'uint16', seed) for seed in range(3)]), blocks(1, 'uint16')),
+        'rgba16.png': (opencv(blocks(4, 'uint16'), '.png'), blocks(4, 'uint16')),
     }
 
 
@@ -180,7 +181,7 @@ def test_what_the_check_passes_can_be_loaded_and_the_rest_not(root: Path, loader
             loaded = dataset[index]['img'] is not None
         except Exception:
             loaded = False
-        if loaded and 'become' in verdicts[0]:  # it loads, but nothing that is in the file
+        if kind is CustomDataset and loaded and 'become' in verdicts[0]:  # it loads, but nothing that is in the file
             continue
         assert [not bad for bad in verdicts] == [loaded, loaded], (Path(path).name, verdicts)
 
@@ -202,8 +203,9 @@ def test_kinds_have_their_names(root: Path) -> None:
     notes = {p.name: inspect_image(p).notes for p in root.iterdir()}
     assert notes['deep.png'] == notes['deep_rgb.tif'] == notes['big.tif'] == ('16-bit',)
     assert notes['deep.ppm'] == ('12-bit',) and notes['float32.tif'] == ('float32',)
-    assert notes['nir.tif'] == ('16-bit', '4-band') and notes['alpha.png'] == ('alpha',)
-    assert notes['thirteen_planar.tif'] == ('13-band',) and notes['pages.tif'] == ('16-bit', 'multi-page')
+    assert notes['nir.tif'] == ('16-bit', 'bands') and notes['alpha.png'] == ('alpha',)
+    assert notes['thirteen_planar.tif'] == notes['two_bands.tif'][1:] == ('bands',)
+    assert notes['pages.tif'] == ('16-bit', 'pages') and notes['rgba16.png'] == ('16-bit', 'alpha')
     assert notes['grey_alpha.png'] == ('greyscale', 'alpha') and notes['cmyk.tif'] == ('cmyk',)
 
 
@@ -233,6 +235,63 @@ def test_overviews_are_no_pages() -> None:
         file.write(blocks()[::2, ::2], photometric='rgb', subfiletype=1)
     facts = decode.facts_of(buffer.getvalue(), 'a.tif')
     assert facts.pages == (0,) and facts.notes == ()
+
+
+@pytest.mark.parametrize('decoder', [Decoder(), StockDecoder()], ids=['ours', 'stock'])
+def test_floats_that_opencv_writes_as_light(decoder: Decoder | StockDecoder) -> None:
+    """OpenCV stores three floats as LogLuv, and shows 0 to 1 of it."""
+    values = blocks().astype(np.float32)
+    fits, white = (opencv(values / high, '.tif') for high in (255, 1))
+    assert decode.facts_of(fits, 'a').notes == ('float32',)
+    shown = decoder(fits, 'a')
+    assert shown.lost == () and shown.nothing == '' and np.ptp(shown.img) == 255
+    shown = decoder(white, 'a')
+    assert (shown.img == 255).all() and shown.nothing.startswith('float32: its values, ')
+    values[:8] /= 1000
+    shown = decoder(opencv(values, '.tif'), 'a')
+    assert not shown.nothing and [text.partition(':')[0] for text in shown.lost] == ['float32']
+    want = (values - values.min()) * (255 / np.ptp(values))
+    got = Decoder.of(scaling='image')(opencv(values, '.tif'), 'a').img[..., ::-1]
+    assert abs(got - want).max() < 12, 'the numbers, to the 1/100 that LogLuv keeps, and not what is shown of them'
+
+
+@pytest.mark.parametrize('decoder', [Decoder(), StockDecoder()], ids=['ours', 'stock'])
+def test_a_dead_pixel_hides_no_loss(decoder: Decoder | StockDecoder) -> None:
+    deep = np.random.default_rng(0).integers(0, 1000, (64, 64), dtype=np.uint16)
+    deep[5, 5] = 65535
+    (text,) = decoder(opencv(deep, '.png'), 'a').lost
+    assert text.startswith('16-bit: 98 % of its values, ') and ' become 0 to 4 of 255' in text.replace('to 3', 'to 4')
+    sparse = np.zeros((64, 64), np.uint16)  # of a microscope: black, and one bright spot
+    sparse[5, 5] = 65535
+    assert decoder(opencv(sparse, '.png'), 'a')[1:] == ((), '')
+
+
+def test_the_second_of_two_bands_is_missed() -> None:
+    assert StockDecoder()(tiff(blocks(2, 'uint8')), 'a').lost[0].startswith('bands: 2 become 1; see ')
+
+
+def test_a_scaling_that_leaves_nothing_is_refused(tmp_path: Path) -> None:
+    sparse = np.zeros((64, 64), np.uint16)
+    sparse[5, 5] = 5000
+    files = {'percentile': opencv(sparse, '.png'), (5000, 9000): opencv(blocks(1, 'uint16'), '.png')}
+    files[(0, 1)] = encoded(np.full((9, 9), 7, np.uint8) + np.arange(9, dtype=np.uint8), 'PNG')
+    path = tmp_path / 'a.png'
+    for scaling, content in files.items():
+        path.write_bytes(content)
+        bad = inspect_image(path, decoder=Decoder.of(scaling=scaling)).bad
+        assert bad.startswith('nearly nothing left: ') and ' become ' in bad
+        for loader in (LoadImage(scaling=scaling), LoadRandomResizedCrop(scale=8, scaling=scaling)):
+            with pytest.raises(ValueError, match="a.png': nearly nothing left: (16|8)-bit: its values, "):
+                loader(dict(img_path=str(path)))
+    path.write_bytes(encoded(np.full((9, 9), 7, np.uint8), 'PNG'))
+    assert np.unique(LoadImage(scaling='image')(dict(img_path=str(path)))['img']).tolist() == [0], 'it is constant'
+
+
+def test_a_scaling_that_is_asked_for_is_not_spoken_of() -> None:
+    content = opencv(blocks(1, 'uint16'), '.png')
+    silent, by_default = Decoder.of(scaling='uint16')(content, 'a'), Decoder.of()(content, 'a')
+    assert np.array_equal(silent.img, by_default.img) and silent.lost == ()
+    assert [text.partition(':')[0] for text in by_default.lost] == ['16-bit']
 
 
 def test_scalings() -> None:

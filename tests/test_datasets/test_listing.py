@@ -11,6 +11,7 @@ from PIL import Image
 from mmpl.apis.check_dataset import files_of
 from mmpl.datasets import UnlabelledFolder, unlabelled_folder
 from mmpl.datasets.listing import list_images
+from mmpl.utils.fields import FieldTypeError
 
 
 def images(folder: Path, *names: str) -> Path:
@@ -99,3 +100,11 @@ def test_the_log_says_how_many_images_there_are(tmp_path: Path, monkeypatch: pyt
     trained(tmp_path)
     where = f'2 images below {str(tmp_path) + os.sep!r}'
     assert lines == [where, f'{where}; passed over: files of other kinds (1 .heic)']
+
+
+@pytest.mark.parametrize('root', [None, 5, ['a']])
+def test_a_root_that_is_no_string_is_named(root: object) -> None:
+    with pytest.raises(FieldTypeError, match='`data_root` must be a string, the path of a folder, but got '):
+        UnlabelledFolder(data_root=root, pipeline=[])
+    with pytest.raises(ValueError, match="`data_root` must be the path of a folder, but got ''"):
+        UnlabelledFolder(pipeline=[])

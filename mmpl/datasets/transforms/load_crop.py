@@ -17,7 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 from mmpl.registry import TRANSFORMS
 from mmpl.utils.fields import Count, Share, check_number, checked
 
-from ..decode import JPEG, ColorType, Decoder, Pages, say_once
+from ..decode import JPEG, ColorType, Decoder, Pages, take
 from ..image_facts import ORIENTATION
 
 INTERPOLATIONS = dict(bilinear=Image.Resampling.BILINEAR, bicubic=Image.Resampling.BICUBIC)
@@ -67,7 +67,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
         oversample: Any = 1.0,
         backend_args: dict | None = None,
         color_type: ColorType = 'color',
-        scaling: str | Sequence[float] = 'uint16',
+        scaling: str | Sequence[float] | None = None,
         percentiles: Sequence[float] = (1, 99),
         bands: Sequence[int] | None = None,
         pages: Pages = 'first',
@@ -127,8 +127,7 @@ class LoadRandomResizedCrop(RandomResizedCrop):
 
     def _decode(self, content: bytes, path: str) -> np.ndarray:
         """Decode at full size; (h, w, c)."""
-        img, lost, _ = self.decoder(content, path)
-        say_once(path, lost)
+        img = take(self.decoder(content, path), path)
         return img if img.ndim == 3 else img[..., None]
 
     def _crop(self, img: np.ndarray, box: tuple[int, int, int, int]) -> Tensor:

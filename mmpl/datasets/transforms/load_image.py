@@ -8,7 +8,7 @@ from mmengine import fileio
 
 from mmpl.registry import TRANSFORMS
 
-from ..decode import ColorType, Decoder, Pages, say_once
+from ..decode import ColorType, Decoder, Pages, take
 
 
 @TRANSFORMS.register_module()
@@ -24,9 +24,11 @@ class LoadImage(BaseTransform):
             is dropped), ``'grayscale'`` one, ``'unchanged'`` all bands that there are.
         scaling: How numbers become 0 to 255. ``'uint16'`` takes the whole range of the file's type (of 16 bits 0 to
             65535, divided by 257; of the 12 bits that a PGM may declare 0 to 4095), leaves 8 bits as they are, and
-            refuses signed numbers, floats and more than 16 bits. ``'image'`` takes the smallest and largest number of
+            refuses signed numbers, floats and more than 16 bits. None does the same, and the log says where that leaves
+            few of the 256 levels. ``'image'`` takes the smallest and largest number of
             each image, ``'percentile'`` its ``percentiles``, and ``(low, high)`` the same two numbers for all images,
             such as two temperatures; these three hold for files of any type. All bands of an image are scaled alike.
+            A file whose numbers differ, and all become one, is refused.
         percentiles: Of the numbers of an image, for ``scaling='percentile'``; the default is our choice.
         bands: Which bands to take, counted from 1; three of them are red, green and blue.
         pages: ``'first'`` of a TIFF's pages, or all, of one band each, as ``'channels'``; these are its bands then.
@@ -36,7 +38,7 @@ class LoadImage(BaseTransform):
     def __init__(
         self,
         color_type: ColorType = 'color',
-        scaling: str | Sequence[float] = 'uint16',
+        scaling: str | Sequence[float] | None = None,
         percentiles: Sequence[float] = (1, 99),
         bands: Sequence[int] | None = None,
         pages: Pages = 'first',
@@ -53,13 +55,12 @@ class LoadImage(BaseTransform):
             others in that of the file; ``img_shape`` and ``ori_shape``.
 
         Raises:
-            ValueError: The file holds no image, or it has to be said how it is to be loaded.
+            ValueError: The file holds no image, it has to be said how it is to be loaded, or nearly nothing is left.
         """
         path = results['img_path']
-        decoded = self.decoder(fileio.get(path, backend_args=self.backend_args), path)
-        say_once(path, decoded.lost)
-        results['img'] = decoded.img
-        results['img_shape'] = results['ori_shape'] = decoded.img.shape[:2]
+        img = take(self.decoder(fileio.get(path, backend_args=self.backend_args), path), path)
+        results['img'] = img
+        results['img_shape'] = results['ori_shape'] = img.shape[:2]
         return results
 
     def __repr__(self) -> str:
