@@ -21,6 +21,7 @@ from .image_facts import ImageFacts, read_facts
 JPEG = b'\xff\xd8\xff'
 FEW_LEVELS = 64  # of 256; fewer left of more than 8 bits are worth a word, our choice
 FEW_IN_THE_CORE = 32  # the same without the smallest and largest hundredth, such as dead pixels and holes
+NEARLY_ALL = 0.99  # of the pixels that are not black, our choice
 _SAMPLE = 1 << 16  # pixels that tell of the core
 ADVICE = "mmpl.LoadImage(scaling='percentile', 'image' or (low, high))"
 ColorType = Literal['color', 'grayscale', 'unchanged']
@@ -286,7 +287,8 @@ def shrunk(facts: ImageFacts, values: np.ndarray, img: np.ndarray) -> tuple[str,
     (low, high), left, most = _range(values), int(img.min()), int(img.max())
     what = _become(facts, f'its values, {low:g} to {high:g} in this file,', left, most)
     if facts.light:  # libtiff shows 0 to 1
-        return (what if high > 1 and left < most else ''), flattened(facts, values, img)
+        white = np.count_nonzero(values > 1) / max(np.count_nonzero(values > 0), 1)
+        return ('', what) if white > NEARLY_ALL else (what if white else '', '')
     if facts.kind != 'u' or facts.bits > 16:  # cut by rules that no picture is made for, unless they fit as they are
         fits = max(abs(low - left), abs(high - most)) <= 0.5
         return '', '' if fits else what
