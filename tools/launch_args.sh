@@ -26,15 +26,34 @@ else
     if [ "${NODE_RANK:-0}" = 0 ] && (exec 3<>"/dev/tcp/${MASTER_ADDR:-127.0.0.1}/${PORT:-29500}") 2>/dev/null; then
         die "port ${PORT:-29500} is in use on ${MASTER_ADDR:-127.0.0.1}, by another run perhaps: give another PORT"
     fi
+    # A machine is known to the others by the address that it is reached at, not by a name that they may not resolve.
+    LOCAL=$("${PYTHON:-python}" - "${MASTER_ADDR:-127.0.0.1}" "${PORT:-29500}" "${NODE_RANK:-0}" <<'EOF'
+import socket
+import sys
+
+host, port, node_rank = sys.argv[1:]
+try:
+    family, kind, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as link:
+        link.connect(address)  # sends nothing: it chooses the interface
+        print(host if node_rank == '0' else link.getsockname()[0])
+except OSError as err:
+    sys.exit(f"error: MASTER_ADDR '{host}' cannot be reached: {err}")
+EOF
+    ) || exit 2
+    # Not torchrun's static way (--master-addr): that gives restarted processes the store of those that died, with
+    # their addresses in it, and does not tell the other machines of a restart.
     TORCHRUN_ARGS=(
         --nnodes="$NNODES"
-        --node-rank="${NODE_RANK:-0}"
-        --master-addr="${MASTER_ADDR:-127.0.0.1}"
-        --master-port="${PORT:-29500}"
+        --rdzv-backend=c10d
+        --rdzv-endpoint="${MASTER_ADDR:-127.0.0.1}:${PORT:-29500}"
+        --rdzv-id=mmpl
+        --rdzv-conf="is_host=$([ "${NODE_RANK:-0}" = 0 ] && echo true || echo false)"
+        --local-addr="$LOCAL"
     )
 fi
-# torchrun would give restarted processes the store of those that died, with their addresses in it: they then wait for a
-# dead process until the timeout of half an hour. This way each start has a store of its own.
+# Each start gets a store of its own, not torchrun's, in which restarted processes would find the addresses of dead ones
+# and wait for these until the timeout of half an hour.
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE="${TORCH_DISABLE_SHARE_RDZV_TCP_STORE:-1}"
 TORCHRUN_ARGS+=(--nproc-per-node="$NPROC" --max-restarts="${MAX_RESTARTS:-0}")
 

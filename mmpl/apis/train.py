@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
 from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
@@ -219,8 +219,19 @@ def _has_own_checkpoint(cfg: Config) -> bool:
 
 
 def resume_after_restart(cfg: Config) -> None:
-    """Let a process that torchrun started again resume by itself, if its work folder holds a checkpoint."""
-    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')) > 0 and _has_own_checkpoint(cfg):
+    """Let a run that torchrun started again resume by itself, if its work folder holds a checkpoint.
+
+    A restart is counted on the machine whose process failed only, and a file system may show a new file late to some:
+    the processes agree first, and the main one looks.
+
+    Args:
+        cfg: ``resume`` and ``load_from`` are changed in place, equally in all processes.
+    """
+    if not any(all_gather_object(int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')))):
+        return
+    has_own = [_has_own_checkpoint(cfg)]
+    broadcast_object_list(has_own)
+    if has_own[0]:
         cfg.resume = True
         cfg.load_from = None
 
@@ -303,8 +314,8 @@ def train(argv: list[str] | None = None) -> Any:
     prepare_process(options)
     with user_errors():  # what fails later is for torchrun's record() to see
         cfg = train_config(options)
-    resume_after_restart(cfg)
     init_distributed(cfg.launcher, cfg)
+    resume_after_restart(cfg)
     choice = start_or_resume(cfg, options)
     if cfg.get('load_from') is not None:
         with user_errors():

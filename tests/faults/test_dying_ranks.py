@@ -1,7 +1,10 @@
 """A rank that is killed under torchrun: the others end too, and the restarted run goes on from its checkpoint."""
 
+import contextlib
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,12 +29,15 @@ class KillRankOne(Hook):
 """
 
 
+def _end_group(process: 'subprocess.Popen[bytes]') -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 @pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize(
-    'address', [{}, dict(MASTER_ADDR='127.0.0.1', PORT='29651', NNODES='1')], ids=['free', 'given']
-)
-def test_a_killed_rank_is_restarted_and_the_run_resumes(address: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize('machines', [0, 1, 2], ids=['any port', 'one machine', 'two machines'])
+def test_a_killed_rank_is_restarted_and_the_run_resumes(machines: int, tmp_path: Path) -> None:
     (tmp_path / 'kill_rank_one.py').write_text(HOOK)
     cfg = fault_cfg(
         tmp_path / 'work',
@@ -45,21 +51,33 @@ def test_a_killed_rank_is_restarted_and_the_run_resumes(address: dict[str, str],
     cfg.dump(tmp_path / 'config.py')
     env = {k: v for k, v in os.environ.items() if not k.startswith('TORCHELASTIC') and k not in ('RANK', 'WORLD_SIZE')}
     env.update(CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1', PYTHON=sys.executable, MAX_RESTARTS='3')
-    env.update(PYTHONPATH=str(tmp_path), **address)
+    env.update(PYTHONPATH=str(tmp_path))
+    if machines:
+        with socket.socket() as free:
+            free.bind(('127.0.0.1', 0))
+            env.update(MASTER_ADDR='127.0.0.1', PORT=str(free.getsockname()[1]), NNODES=str(machines))
+    command = [TOOLS / 'dist_train.sh', tmp_path / 'config.py', '1' if machines == 2 else '2']
+    logs = [tmp_path / f'{node}.txt' for node in range(max(machines, 1))]
     begin = time.monotonic()
-    done = subprocess.run(
-        [TOOLS / 'dist_train.sh', tmp_path / 'config.py', '2'],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    text = done.stdout + done.stderr
-    assert done.returncode == 0, f'{time.monotonic() - begin:.0f} s\n{text[-6000:]}'
-    # torchrun names the one that it sees first: the killed rank, or the other, which has lost its peer
-    first = re.search(r'exitcode: (-9|1)\b|SIGKILL|Signal 9', text)
-    assert first, f'how the first try ended is shown:\n{text[-6000:]}'
+    with contextlib.ExitStack() as stack:
+        nodes = [
+            subprocess.Popen(
+                command,
+                cwd=tmp_path,
+                env=env | dict(NODE_RANK=str(node)),
+                stdout=stack.enter_context(log.open('w')),
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            for node, log in enumerate(logs)
+        ]
+        for node in nodes:
+            stack.callback(_end_group, node)
+        codes = [node.wait(begin + 300 - time.monotonic()) for node in nodes]
+    text = '\n'.join(log.read_text() for log in logs)
+    assert codes == [0] * len(nodes), f'{time.monotonic() - begin:.0f} s\n{text[-6000:]}'
+    # torchrun names the one that it sees first: the killed rank, or the other, which fails or aborts for want of its peer
+    assert re.search(r'exitcode: -?\d', text), f'how the first try ended is shown:\n{text[-6000:]}'
     assert 'resumed epoch: 1, iter: 8' in text
     final = load_checkpoint(tmp_path / 'work' / 'epoch_3.pth')
     assert final['meta']['iter'] == 18
