@@ -86,6 +86,11 @@ def parser() -> argparse.ArgumentParser:
     info = commands.add_parser('info', help='what a checkpoint holds')
     info.add_argument('checkpoint')
     info.set_defaults(run=run_info)
+    for writing in (pre, tune):
+        writing.add_argument(
+            '--mean', type=float, nargs=3, help="mean in 0..255 (default: the weights', or the images')"
+        )
+        writing.add_argument('--std', type=float, nargs=3, help='std in 0..255 (default: as the mean)')
     for loading in (pre, tune, embed, near, info):
         loading.add_argument('--trust', action='store_true', help='the checkpoint may run code')
     for name, (_, text) in TOOLS.items():
@@ -132,7 +137,7 @@ def run_finetune(args: argparse.Namespace) -> int:
     from mmpl.apis.finetune import finetune
 
     config = finetune(**_asked(args))
-    print(f'config {config}; checkpoints are beside it')
+    print(f'config {config}; checkpoints are in {config.with_suffix("")}')
     return 0
 
 

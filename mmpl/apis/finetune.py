@@ -72,13 +72,15 @@ def finetune(
     batch_size: int | None = None,
     epochs: int | None = None,
     classes: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     work_dir: str | os.PathLike | None = None,
     workers: int | None = None,
     dry_run: bool = False,
     trust: bool = False,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Fine-tune an encoder on annotations of one's own: write a config into the work folder, and run it.
+    """Fine-tune an encoder on annotations of one's own: write a config beside the work folder, and run it.
 
     Sizes of the encoder and the normalisation come from the checkpoint, names of the classes from the annotations.
     Called again with the same arguments it goes on where it was stopped.
@@ -97,14 +99,18 @@ def finetune(
         batch_size: Images a step; by default 64, 8 and 4, or fewer if there are few.
         epochs: By default 50 for classification; for the others as many as make 1,000 steps, at least 12, at most 200.
         classes: Names of the classes of a segmentation, instead of ``classes.txt``.
-        work_dir: For the config, logs and checkpoints; ``work_dirs/finetune_<task>_<name of the folder>`` by default.
+        mean: By which images are normalised, in 0..255 and in the encoder's order of the channels, where the
+            checkpoint does not say it.
+        std: The same; the two are given together.
+        work_dir: For logs and checkpoints, ``work_dirs/finetune_<task>_<name of the folder>`` by default; the config
+            has the same name with ``.py``.
         workers: Processes that load images; by default one a core, at most 4.
         dry_run: Write the config and stop.
         trust: Whether the checkpoint may run code.
         say: Where lines about what was chosen go.
 
     Returns:
-        The config; the best checkpoint is beside it.
+        The config.
 
     Raises:
         FinetuneError: The folder does not hold what the task needs.
@@ -129,7 +135,7 @@ def finetune(
     spec = infer_spec(found.encoder(source), found.config)
     if spec.patch_size[0] != spec.patch_size[1] or spec.img_size[0] != spec.img_size[1] or spec.in_channels != 3:
         raise FinetuneError(f'{found.path}: square images and patches of 3 channels are needed, but it has {spec}')
-    fed = normalisation_of(found.config, 3, None, None, found.path)
+    fed = normalisation_of(found.config, 3, mean, std, found.path)
     place = Path(work_dir or Path('work_dirs') / f'finetune_{task}_{root.name}')
     look = dict(classification=_class_folders, segmentation=_label_maps, detection=_coco_files)[task]
     annotated = look(root, place, classes) if task == 'segmentation' else look(root, place)  # type: ignore[operator]
@@ -157,7 +163,7 @@ def finetune(
         val_steps=max(1, epochs * per_epoch // 5),
         **sizes(spec, annotated, image_size),
     )
-    config = place / f'{task}.py'
+    config = place.with_name(f'{place.name}.py')
     publish(config, render(f'{task}.py.jinja', **fields))
     say(
         f'{annotated.count} images to train on, {len(annotated.classes)} classes ({", ".join(annotated.classes[:8])}'

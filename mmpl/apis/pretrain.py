@@ -4,7 +4,7 @@ import logging
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,13 +152,15 @@ def pretrain(
     batch_size: int | None = None,
     epochs: int | None = None,
     start: str | os.PathLike | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     work_dir: str | os.PathLike | None = None,
     workers: int | None = None,
     dry_run: bool = False,
     trust: bool = False,
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Pre-train by PL-MAE on a folder of images: write a config into the work folder, and run it.
+    """Pre-train by PL-MAE on a folder of images: write a config beside the work folder, and run it.
 
     What is not given is chosen from the images, and said. Called again with the same arguments it goes on where it was
     stopped.
@@ -172,7 +174,11 @@ def pretrain(
         batch_size: Images a step and process; 64 by default, or fewer if there are fewer.
         epochs: By default as many as see a million images, at least 100 and at most 800.
         start: Weights to continue from: ours, or public ones of MAE, timm, Hugging Face or mmpretrain.
-        work_dir: For the config, logs and checkpoints; ``work_dirs/<name of the folder>`` by default.
+        mean: Of red, green and blue in 0..255, by which images are normalised; by default that of the images, and with
+            ``start`` that of the weights, which has to be given where their file does not say it.
+        std: The same; the two are given together.
+        work_dir: For logs and checkpoints, ``work_dirs/pretrain_<name of the folder>`` by default; the config has the
+            same name with ``.py``.
         workers: Processes that load images; by default one a core, at most 8.
         dry_run: Write the config, measure some steps, and stop.
         trust: Whether ``start`` may run code.
@@ -197,14 +203,16 @@ def pretrain(
     ):
         if value is not None:
             check_number(name, value, least, integer=True)
+    if (mean is None) != (std is None) or any(len(values) != 3 for values in (mean, std) if values is not None):
+        raise PretrainError(f'`mean` and `std` must be given together, 3 numbers each, but got {mean!r} and {std!r}')
     set_load_policy(trust)
     images = look_at(folder)
     if images.bad:
         path, fault = next(iter(images.bad.items()))
         say(f'{len(images.bad)} of {images.looked_at} images looked at are bad, such as {path}: {fault}; `mmpl check`')
-    fields = _chosen(images, arch, image_size, patch_size, batch_size, epochs, start, workers)
+    fields = _chosen(images, arch, image_size, patch_size, batch_size, epochs, start, mean, std, workers)
     place = Path(work_dir or Path('work_dirs') / f'pretrain_{Path(folder).name}')
-    config = place / 'pretrain.py'
+    config = place.with_name(f'{place.name}.py')
     publish(config, render('pretrain.py.jinja', folder=folder, **fields))
     options = parse_train_args([str(config), '--work-dir', str(place), *(['--trust'] if trust else [])])
     cfg = train_config(options)
@@ -228,6 +236,8 @@ def _chosen(
     batch_size: int | None,
     epochs: int | None,
     start: str | os.PathLike | None,
+    given_mean: Sequence[float] | None,
+    given_std: Sequence[float] | None,
     workers: int | None,
 ) -> dict[str, Any]:
     """The fields of the config's template."""
@@ -235,12 +245,15 @@ def _chosen(
     if found is None:
         size = ARCHS[arch or ('vit-t' if images.count < 10_000 else 'vit-s')]
         preset, backbone_arch, norm_eps = size.preset, size.arch, None
-        mean, std, bgr = images.mean, images.std, False
-        mean_text = f'Brightness of {images.looked_at} of the images: red, green, blue.'
+        mean, std = (given_mean, given_std) if given_mean and given_std else (images.mean, images.std)
+        bgr, mean_text = (
+            False,
+            'As was asked.' if given_mean else f'Of {images.looked_at} of the images: red, green, blue.',
+        )
     else:
         size, patch_size, norm_eps = _size_of(found, arch, patch_size)
         preset, backbone_arch = 'pl_mae_vitb_continue.py', size.arch
-        fed = normalisation_of(found.config, 3, None, None, found.path)
+        fed = normalisation_of(found.config, 3, given_mean, given_std, found.path)
         mean, std, bgr, mean_text = fed.mean, fed.std, fed.bgr, 'As the weights that it starts from were fed.'
     side = image_size or max([s for s in IMAGE_SIDES if s <= images.side], default=IMAGE_SIDES[0])
     patch = patch_size or next((p for p in PATCHES if (side / p) ** 2 <= MAX_PATCHES), PATCHES[-1])

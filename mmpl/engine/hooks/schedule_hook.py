@@ -143,14 +143,14 @@ def _warn_of_early_end(runner: Runner) -> None:
 
 
 def _warn_of_short_warmup(runner: Runner) -> None:
-    """Warn if a LinearLR lasts one step: mmengine's then stays at its ``start_factor``, and what follows starts there."""
+    """Warn if a LinearLR lasts one step: mmengine's stays at its ``start_factor``, and what follows starts there."""
     for scheduler in _flat(runner.param_schedulers or []):
         if not isinstance(scheduler, LinearParamScheduler) or scheduler.end - scheduler.begin >= 2:
             continue
         if scheduler.start_factor != scheduler.end_factor:
             unit = 'epoch' if scheduler.by_epoch else 'iteration'
             runner.logger.warning(
-                f'`param_scheduler` warms {scheduler.param_name} up from {scheduler.begin} to {scheduler.end} ({unit}s): '
-                f'less than two, so that it stays at `start_factor` {scheduler.start_factor} of its value for the whole '
-                'run. Let the warm-up (`warmup_epochs`) last longer.'
+                f'`param_scheduler` warms {scheduler.param_name} up from {unit} {scheduler.begin} to {scheduler.end}: less '
+                f'than two steps, so that it stays at `start_factor` {scheduler.start_factor} of its value for the '
+                'whole run. Let the warm-up (`warmup_epochs`) last longer.'
             )
