@@ -122,6 +122,6 @@ def test_a_warmup_of_one_step_is_warned_of(tmp_path: Path) -> None:
         fields = split(8, 1)
         fields['optim_wrapper'].update(optimizer=dict(type='AdamW', lr=1e-3))
         runner = run(tmp_path / name, epochs=1, **fields, param_scheduler=[dict(short, end=end)])
-        assert runner.optim_wrapper.get_lr()['lr'][0] == pytest.approx(last)
+        assert runner.optim_wrapper.get_lr()['lr'][0] == pytest.approx(last * 8 / 16)
         warned = 'less than two steps, so that it stays at `start_factor` 0.1' in logs_of(tmp_path / name)
         assert warned is (name == 'short')
