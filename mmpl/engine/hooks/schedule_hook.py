@@ -151,6 +151,6 @@ def _warn_of_short_warmup(runner: Runner) -> None:
             unit = 'epoch' if scheduler.by_epoch else 'iteration'
             runner.logger.warning(
                 f'`param_scheduler` warms {scheduler.param_name} up from {unit} {scheduler.begin} to {scheduler.end}: '
-                f'less than two steps, so that it stays at `start_factor` {scheduler.start_factor} of its value for the '
-                'whole run. Let the warm-up (`warmup_epochs`) last longer.'
+                f'less than two steps, so that it stays at `start_factor` {scheduler.start_factor} of its value for '
+                'the whole run. Let the warm-up (`warmup_epochs`) last longer.'
             )
