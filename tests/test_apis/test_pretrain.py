@@ -13,7 +13,9 @@ import mmpl
 from mmpl.apis import pretrain as api
 from mmpl.apis.written import publish
 from mmpl.cli import main
+from mmpl.evaluation.extractor import Features
 from mmpl.utils.user_errors import UserError
+from mmpl.visualization.report import collect_report
 
 timm = pytest.importorskip('timm')
 
@@ -141,6 +143,22 @@ def test_it_trains_resumes_and_is_used(tmp_path: Path) -> None:
     assert features.cls.shape == (40, 192) and np.isfinite(features.cls).all() and features.mean.std(0).mean() > 1e-4
     lines = [json.loads(line) for path in place.rglob('scalars.json') for line in path.read_text().splitlines()]
     assert any(line.get('loss', 0) > 0 for line in lines)
+    _check_report(place, features)
+
+
+def _check_report(place: Path, features: Features) -> None:
+    """Pictures need no labels: the neighbours are those of the features of the same files."""
+    report = collect_report(place)
+    assert not report.notes and len(report.neighbours) == 8 and report.label_maps and report.pca
+    names = [Path(str(path)).name for path in features.paths]
+    rows = features.mean / np.linalg.norm(features.mean, axis=1, keepdims=True)
+    queries = {query.name for query, _ in report.neighbours}
+    for query, found in report.neighbours:
+        assert all(item.correct is None and item.picture.class_name == '' for item in found)
+        assert not queries & {item.picture.name for item in found}
+        cosines = rows @ rows[names.index(query.name)]
+        for item in found:
+            assert item.similarity == pytest.approx(cosines[names.index(item.picture.name)], abs=2e-3)
 
 
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
