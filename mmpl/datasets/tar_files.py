@@ -3,6 +3,7 @@
 import functools
 import os
 import tarfile
+from typing import BinaryIO, cast
 
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import BaseStorageBackend
@@ -28,9 +29,11 @@ def in_shard(path: str) -> bool:
 def _index(shard: str, size: int, changed: int) -> dict[str, tuple[int, int]]:
     """Where each file of a shard begins, and how long it is, in bytes; the shard is known by its size and time."""
     members: dict[str, tuple[int, int]] = {}
+    end = 0
     try:
-        with tarfile.open(shard, 'r:') as tar:
+        with open(shard, 'rb') as file, tarfile.open(fileobj=file, mode='r:') as tar:
             for member in tar:
+                end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE * member.isreg()
                 if not member.isfile():
                     continue
                 if member.name in members:
@@ -38,6 +41,12 @@ def _index(shard: str, size: int, changed: int) -> dict[str, tuple[int, int]]:
                 if member.offset_data + member.size > size:
                     raise ShardError(f'{shard!r} is truncated: {member.name!r} ends behind its end')
                 members[member.name] = (member.offset_data, member.size)
+            file.seek(end)
+            if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:  # tarfile stops there without a word
+                raise ShardError(
+                    f'{shard!r} has no end-of-archive mark behind byte {end}: it is truncated, damaged, or still being '
+                    'written'
+                )
     except tarfile.ReadError as error:
         raise ShardError(
             f'{shard!r} is no whole tar file ({error}); a compressed one (.tar.gz) cannot be read at random places: '
@@ -57,18 +66,26 @@ def index_of(shard: str) -> dict[str, tuple[int, int]]:
     return _index(shard, found.st_size, found.st_mtime_ns)
 
 
-def _place(path: str) -> tuple[str, tuple[int, int]]:
-    """The shard of a member, and its offset and length there."""
+def _opened(path: str) -> tuple[BinaryIO, tuple[int, int]]:
+    """The shard of a member, opened without a buffer, and the member's offset and length."""
     shard, _, member = path.removeprefix(PREFIX).partition(SEPARATOR)
-    place = index_of(shard).get(member)
-    if place is None:
-        raise FileNotFoundError(f'{shard!r} holds no {member!r}: was it changed since the run started?')
-    return shard, place
+    file = open(shard, 'rb', buffering=0)  # noqa: SIM115  (whoever asked closes it)
+    found = os.fstat(file.fileno())
+    try:
+        place = _index(shard, found.st_size, found.st_mtime_ns).get(member)
+        if place is None:
+            raise FileNotFoundError(f'{shard!r} holds no {member!r}: was it changed since the run started?')
+    except BaseException:
+        file.close()
+        raise
+    return cast(BinaryIO, file), place
 
 
 def member_size(path: str) -> int:
     """Bytes of a member; a FileNotFoundError if there is none."""
-    return _place(path)[1][1]
+    file, (_, length) = _opened(path)
+    file.close()
+    return length
 
 
 class TarBackend(BaseStorageBackend):
@@ -80,10 +97,13 @@ class TarBackend(BaseStorageBackend):
         Raises:
             FileNotFoundError: The shard has no such member, or none any more.
         """
-        shard, (offset, length) = _place(str(filepath))
-        with open(shard, 'rb') as file:
+        file, (offset, length) = _opened(str(filepath))
+        with file:
             file.seek(offset)
-            return file.read(length)
+            content = file.read(length)
+        if len(content) != length:
+            raise OSError(f'{filepath!r}: {len(content)} of {length} bytes could be read')
+        return content
 
     def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
         """The same as text."""

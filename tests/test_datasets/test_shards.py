@@ -163,6 +163,8 @@ def test_bad_members_are_replaced_and_found_by_the_check(shards: Path, capsys: p
     ('name', 'said'),
     [
         ('cut', 'is no whole tar file|is truncated'),
+        ('cut between members', 'has no end-of-archive mark'),
+        ('a damaged header', 'has no end-of-archive mark'),
         ('compressed', 'is no whole tar file .*compressed'),
         ('text', 'is no whole tar file'),
         ('twice', "holds '000.jpg' twice"),
@@ -179,6 +181,11 @@ def test_what_is_refused(name: str, said: str, tmp_path: Path) -> None:
             add(tar, member, content(0))
     if name == 'cut':
         path.write_bytes(path.read_bytes()[:2000])
+    elif name.startswith(('cut b', 'a damaged')):  # tarfile ends there as if all was well
+        with tarfile.open(path) as tar:
+            second = tar.getmembers()[1].offset
+        data = path.read_bytes()
+        path.write_bytes(data[:second] + (b'' if name.startswith('cut') else b'x' * 20 + data[second + 20 :]))
     elif name == 'text':
         path.write_text('no tar at all')
     with pytest.raises(ValueError, match=said):
