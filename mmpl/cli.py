@@ -1,4 +1,4 @@
-"""The command ``mmpl``: features of one's own images, and the tools of the repository under one name."""
+"""The command ``mmpl``: pre-training on a folder, features of one's own images, and the tools under one name."""
 
 import argparse
 import hashlib
@@ -32,6 +32,33 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog='mmpl', description=__doc__)
     commands = top.add_subparsers(dest='command', required=True, metavar='COMMAND')
 
+    pre = commands.add_parser('pretrain', help='pre-train on a folder of images')
+    pre.add_argument('folder', help='folder of images; subfolders count, labels are not needed')
+    pre.add_argument('--arch', help='vit-t, vit-s, vit-b or vit-l (default: by the number of images)')
+    pre.add_argument('--image-size', type=int, help='side in pixels (default: by the images)')
+    pre.add_argument('--patch-size', type=int, help='side in pixels (default: by the image size)')
+    pre.add_argument('--batch-size', type=int, help='images a step (default: 64)')
+    pre.add_argument('--epochs', type=int, help='default: by the number of images')
+    pre.add_argument('--from', dest='start', metavar='FILE', help='continue from these weights, ours or public ones')
+    pre.add_argument('--work-dir', help='default: work_dirs/pretrain_<name of the folder>')
+    pre.add_argument('--workers', type=int, help='processes that load images (default: one a core, at most 8)')
+    pre.add_argument('--dry-run', action='store_true', help='write the config and say what it costs, but do not train')
+    pre.set_defaults(run=run_pretrain)
+
+    tune = commands.add_parser('finetune', help='fine-tune an encoder on annotations of your own')
+    tune.add_argument('task', choices=('classification', 'segmentation', 'detection'))
+    tune.add_argument('data', help='folder of classes; of images and label maps; or of images and COCO files')
+    tune.add_argument('--checkpoint', required=True, help='of a pre-training run, or public weights')
+    tune.add_argument('--source', default='student', help="student (default), or a teacher's attribute in the model")
+    tune.add_argument('--image-size', type=int, help='side in pixels (default: by the images)')
+    tune.add_argument('--batch-size', type=int, help='images a step (default: by the task)')
+    tune.add_argument('--epochs', type=int, help='default: by the task and the number of images')
+    tune.add_argument('--classes', nargs='+', help='names of the classes of label maps, that of value 0 first')
+    tune.add_argument('--work-dir', help='default: work_dirs/finetune_<task>_<name of the folder>')
+    tune.add_argument('--workers', type=int, help='processes that load images (default: one a core, at most 4)')
+    tune.add_argument('--dry-run', action='store_true', help='write the config, but do not train')
+    tune.set_defaults(run=run_finetune)
+
     embed = commands.add_parser('embed', help='write the features of a folder of images')
     embed.add_argument('folder', help='folder of images; subfolders count')
     embed.add_argument('--checkpoint', required=True, help='of a pre-training run, or exported for mmpretrain')
@@ -59,7 +86,12 @@ def parser() -> argparse.ArgumentParser:
     info = commands.add_parser('info', help='what a checkpoint holds')
     info.add_argument('checkpoint')
     info.set_defaults(run=run_info)
-    for loading in (embed, near, info):
+    for writing in (pre, tune):
+        writing.add_argument(
+            '--mean', type=float, nargs=3, help="mean in 0..255 (default: the weights', or the images')"
+        )
+        writing.add_argument('--std', type=float, nargs=3, help='std in 0..255 (default: as the mean)')
+    for loading in (pre, tune, embed, near, info):
         loading.add_argument('--trust', action='store_true', help='the checkpoint may run code')
     for name, (_, text) in TOOLS.items():
         commands.add_parser(name, help=f'{text} (`mmpl {name} --help`)', add_help=False)
@@ -87,6 +119,30 @@ def _run_tool(name: str, argv: list[str]) -> int:
         return runpy.run_path(str(tool), run_name='mmpl_tool')['main']() or 0
     finally:
         sys.argv = kept
+
+
+# ---- mmpl pretrain, mmpl finetune
+
+
+def run_pretrain(args: argparse.Namespace) -> int:
+    """Write the config of a run, and run it."""
+    from mmpl.apis.pretrain import pretrain
+
+    pretrain(**_asked(args))
+    return 0
+
+
+def run_finetune(args: argparse.Namespace) -> int:
+    """The same for annotated images."""
+    from mmpl.apis.finetune import finetune
+
+    config = finetune(**_asked(args))
+    print(f'config {config}; checkpoints are in {config.with_suffix("")}')
+    return 0
+
+
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(args).items() if name not in ('command', 'run')}
 
 
 # ---- mmpl embed

@@ -3,6 +3,7 @@
 from .embedded import EmbeddedClassification, build_embedded
 from .guarded import GuardedDataset
 from .resumable_sampler import ResumableSampler
+from .shards import ShardDataset
 from .transforms import BoxedResizedCrop, LoadImage, LoadRandomResizedCrop, TwoViews
 from .unlabelled_folder import UnlabelledFolder
 
@@ -13,6 +14,7 @@ __all__ = [
     'LoadImage',
     'LoadRandomResizedCrop',
     'ResumableSampler',
+    'ShardDataset',
     'TwoViews',
     'UnlabelledFolder',
     'build_embedded',

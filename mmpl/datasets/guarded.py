@@ -1,6 +1,5 @@
 """A dataset whose random transforms can be resumed, and that survives bad files."""
 
-import os
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,9 @@ from mmpl.utils.seeds import derive_seed, seed_host
 
 from .bad_files import BadDataError, BadFileReport, losses
 from .decode import decoder_of, mark_said, say_once
-from .image_check import MAX_PIXELS, MIN_SIDE, ImageVerdict, inspect_image
+from .image_check import MAX_PIXELS, MIN_SIDE, ImageVerdict, inspect_image, look_for
 from .resumable_sampler import SeededIndex
+from .tar_files import in_shard
 from .transforms.load_image import check_channels
 
 _ATTEMPTS = 16
@@ -117,7 +117,7 @@ class GuardedDataset(Dataset):
 
     def _try(self, index: int) -> tuple[str, Exception | None, Any]:
         path = self._path(index)
-        local = path if '://' not in path else ''
+        local = path if '://' not in path or in_shard(path) else ''
         if self._state[index] == 0 and local:
             reason = self._look(local)
             if reason:
@@ -127,7 +127,7 @@ class GuardedDataset(Dataset):
         except MemoryError:
             raise
         except Exception as error:  # decoders of damaged files raise nearly anything
-            kind = 'vanished' if local and not os.path.exists(local) else 'not loaded'
+            kind = 'vanished' if local and 'vanished' in look_for(local) else 'not loaded'
             reason = self._inspect(local, full=True).bad if local and self._decoder is not None else ''
             return reason or f'{kind}: {type(error).__name__}: {error}', error, None
         self._state[index] = 1
@@ -135,7 +135,8 @@ class GuardedDataset(Dataset):
 
     def _look(self, path: str) -> str:
         if self._decoder is None:
-            return 'empty: 0 bytes' if os.path.isfile(path) and not os.path.getsize(path) else ''
+            reason = look_for(path)
+            return reason if reason.startswith('empty') else ''
         verdict = self._inspect(path)
         if self.report is None:
             say_once(path, verdict.lost)

@@ -1,13 +1,16 @@
 """What is wrong with an image file, found without a data loader."""
 
+import io
 import os
 import struct
 from typing import BinaryIO, NamedTuple
 
+from mmengine import fileio
 from PIL import Image
 
 from .decode import AnyDecoder, Decoder, facts_of
 from .image_facts import ImageFacts, read_facts
+from .tar_files import ShardError, in_shard, member_size
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 2
@@ -56,7 +59,7 @@ def inspect_image(
         return ImageVerdict(missing)
     decoder = decoder or Decoder()
     try:
-        with open(path, 'rb') as file:
+        with _opened(path) as file:
             facts = read_facts(file)
             content = b''
             if facts is None:  # unless OpenCV knows it
@@ -71,7 +74,7 @@ def inspect_image(
                 return ImageVerdict(f'too large: {width} x {height} pixels, more than max_pixels={max_pixels}')
             if min(width, height) < min_side:
                 return ImageVerdict(f'too small: {width} x {height} pixels, less than min_side={min_side}')
-            size = os.path.getsize(path)
+            size = file.seek(0, os.SEEK_END)
             if facts.tiff is not None and facts.tiff['end'] > size:
                 return ImageVerdict(f'truncated: pixels up to byte {facts.tiff["end"]} of {size}')
             if facts.format in _EVERYDAY and (full or not _seems_whole(file, size, facts)):
@@ -93,15 +96,22 @@ def inspect_image(
     return ImageVerdict(decoded.nothing and f'nearly nothing left: {decoded.nothing}', facts.notes, decoded.lost)
 
 
+def _opened(path: str) -> BinaryIO:
+    """A file, or a member of a shard, to read and seek in."""
+    return io.BytesIO(fileio.get(path)) if in_shard(path) else open(path, 'rb')
+
+
 def look_for(path: str) -> str:
     """Why there is nothing to load at a path; empty if there is something."""
     try:
+        if in_shard(path):
+            return '' if member_size(path) else 'empty: 0 bytes'
         if os.path.isdir(path):
             return 'no file: a folder'
         return '' if os.path.getsize(path) else 'empty: 0 bytes'
     except FileNotFoundError:
         return 'vanished: the link leads nowhere' if os.path.islink(path) else 'vanished: no such file'
-    except OSError as error:
+    except (OSError, ShardError) as error:
         return f'unreadable: {error}'
 
 

@@ -54,9 +54,12 @@ def sections_of(data: ReportData) -> list[Section]:
         'Accuracy of the frozen encoder on held-out images, mean ± standard deviation over the seeds; the best mean of '
         'each column stands out.'
     )
+    classes = any(item.correct is not None for _, found in data.neighbours for item in found)
     neighbours = (
         'Left the query from the validation images, then the training images with the most similar features (cosine '
         'below each): ✓ and a green frame mark the same class, ✗ and an orange-red frame another one.'
+        if classes
+        else 'Left the query, then the other training images with the most similar features (cosine below each).'
     )
     labels = (
         'Each data token is coloured by the label that the labelling teacher gives it: the same colour is the same '
@@ -129,7 +132,8 @@ def _neighbours(query: Picture, found: Sequence[Neighbour]) -> Panel:
     images = [(query.pixels, f'query\n{_short(query.class_name)}', INK['soft'][0])]
     described = []
     for item in found:
-        text, colour = (f'✓ {item.similarity:.3f}', GOOD) if item.correct else (f'✗ {item.similarity:.3f}', BAD)
+        mark, colour = {True: ('✓ ', GOOD), False: ('✗ ', BAD), None: ('', INK['soft'][0])}[item.correct]
+        text = f'{mark}{item.similarity:.3f}'
         images.append((item.picture.pixels, f'{text}\n{_short(item.picture.class_name)}', colour))
         described.append(f'{text} {item.picture}')
     return Panel(draw_images(images, panel_width(2)), f'Query {query}; nearest: {", ".join(described)}')

@@ -36,12 +36,12 @@ class Neighbour:
     Attributes:
         picture: The image.
         similarity: Cosine similarity to the query, in [-1, 1].
-        correct: Whether it is of the query's class.
+        correct: Whether it is of the query's class; None if there are no classes.
     """
 
     picture: Picture
     similarity: float
-    correct: bool
+    correct: bool | None
 
 
 def pca_rgb(features: Tensor, quantile: float = 0.02) -> Tensor:

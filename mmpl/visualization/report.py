@@ -14,13 +14,14 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from mmpl.checkpoints.files import find_whole_checkpoint
 from mmpl.checkpoints.fit import check_state_dict
 from mmpl.compat import load_checkpoint, safe_loading
 from mmpl.evaluation import extract_features, knn_accuracy
 from mmpl.evaluation.evaluate import any_loads_weights, find_probe
+from mmpl.evaluation.extractor import loader_of
 from mmpl.evaluation.features import FeatureSet, evaluation_mode, pool_tokens
 from mmpl.utils.config_errors import read_config
 from mmpl.utils.fields import Count, check_device, check_field
@@ -31,6 +32,7 @@ from .page import render_report
 from .pictures import Neighbour, Picture, nearest_neighbours, pca_rgb
 from .scalars import Scalars, read_scalars
 
+NO_CLASS = -1  # label of the images of a run without labels
 POOL_NAMES = dict(cls='class token', avg='mean of patch tokens')
 
 
@@ -123,7 +125,8 @@ def to_picture(item: Mapping[str, Any], names: Sequence[str], swap_channels: boo
     sample = item['data_samples']
     label = int(sample.gt_label)
     name = Path(str(getattr(sample, 'img_path', ''))).name
-    return Picture(np.ascontiguousarray(pixels), name, names[label] if names else f'class {label}')
+    class_name = '' if label == NO_CLASS else names[label] if names else f'class {label}'
+    return Picture(np.ascontiguousarray(pixels), name, class_name)
 
 
 def _inputs(item: Mapping[str, Any]) -> Tensor:
@@ -131,16 +134,36 @@ def _inputs(item: Mapping[str, Any]) -> Tensor:
     return item['inputs'][0] if isinstance(item['inputs'], list | tuple) else item['inputs']
 
 
-class _Split:
-    """Images of one split, drawn at random."""
+class _WithoutClasses(Dataset):
+    """The images of a training set without labels, whole, at the size that the encoder takes."""
 
-    def __init__(self, loader: Mapping[str, Any], limit: int, cfg: Config, seed: int) -> None:
-        self.dataset = DATASETS.build(loader['dataset'])
+    def __init__(self, cfg: Config) -> None:
+        size = cfg.model.backbone.img_size
+        sides = (size, size) if isinstance(size, int) else tuple(size)[::-1]  # (width, height)
+        resize = dict(type='Resize', scale=sides, interpolation='bicubic')
+        if cfg.model.backbone.get('in_channels', 3) in (1, 3):
+            resize['backend'] = 'pillow'  # as FeatureExtractor; Pillow has no images of other channels
+        steps = [loader_of(cfg.to_dict()), resize, dict(type='PackInputs')]
+        self.dataset = DATASETS.build(dict(cfg.train_dataloader.dataset, pipeline=steps))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        item = self.dataset[index]
+        item['data_samples'].set_gt_label(NO_CLASS)
+        return item
+
+
+class _Split:
+    """Images of one split: from the place ``start`` on in a random order, at most ``limit``."""
+
+    def __init__(self, dataset: Any, batch_size: int, limit: int, cfg: Config, seed: int, start: int = 0) -> None:
+        self.dataset = dataset
         generator = torch.Generator().manual_seed(seed)
-        self.indices = sorted(torch.randperm(len(self.dataset), generator=generator)[:limit].tolist())
-        self.loader = DataLoader(
-            Subset(self.dataset, self.indices), int(loader.get('batch_size', 64)), collate_fn=pseudo_collate
-        )
+        drawn = torch.randperm(len(self.dataset), generator=generator)[start : start + limit]
+        self.indices = sorted(drawn.tolist())
+        self.loader = DataLoader(Subset(self.dataset, self.indices), batch_size, collate_fn=pseudo_collate)
         self.names = tuple(map(str, (getattr(self.dataset, 'metainfo', None) or {}).get('classes') or ()))
         preprocessor = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor') or {}
         # mmcv reads BGR unless a transform asks for something else
@@ -209,12 +232,14 @@ def _find_neighbours(
 ) -> tuple[list[tuple[Picture, list[Neighbour]]], str, list[int]]:
     """Rows of neighbours, the pooling that they were found by, and the validation images for the maps."""
     bank, queries = train.features(model), val.features(model)
-    k = min(20, len(bank))
-    scores = {
-        pool: knn_accuracy(bank.features[pool], bank.labels, queries.features[pool], queries.labels, k=k)[k]
-        for pool in bank.features
-    }
-    pool = max(scores, key=lambda name: scores[name])
+    pool = 'avg'
+    if queries.labels[0] != NO_CLASS:
+        k = min(20, len(bank))
+        scores = {
+            name: knn_accuracy(bank.features[name], bank.labels, queries.features[name], queries.labels, k=k)[k]
+            for name in bank.features
+        }
+        pool = max(scores, key=lambda name: scores[name])
     shown = spread_over_classes(queries.labels, max(options.queries, options.maps))
     chosen = shown[: options.queries]
     count = min(options.neighbours, len(bank))
@@ -222,11 +247,35 @@ def _find_neighbours(
     rows = []
     for query, similarities, found in zip(chosen, values.tolist(), indices.tolist(), strict=True):
         neighbours = [
-            Neighbour(train.picture(index), value, bool(bank.labels[index] == queries.labels[query]))
+            Neighbour(
+                train.picture(index),
+                value,
+                None if queries.labels[query] == NO_CLASS else bool(bank.labels[index] == queries.labels[query]),
+            )
             for value, index in zip(similarities, found, strict=True)
         ]
         rows.append((val.picture(query), neighbours))
     return rows, pool, shown[: options.maps]
+
+
+def _splits(cfg: Config, options: ReportOptions) -> tuple[_Split, _Split]:
+    """Images to search and to ask for: of the run's probe, or, of a run without labels, of its training set."""
+    hooks = [str(hook.get('type', '')) for hook in cfg.get('custom_hooks') or [] if isinstance(hook, Mapping)]
+    if not any('FeatureProbeHook' in kind for kind in hooks) and 'train_dataloader' in cfg:
+        dataset = _WithoutClasses(cfg)
+        asked = min(max(options.queries, options.maps), len(dataset) // 2)
+        val = _Split(dataset, 64, asked, cfg, options.seed)
+        return _Split(dataset, 64, options.max_train_images, cfg, options.seed, start=asked), val
+    probe = find_probe(cfg)
+    train, val = (
+        _Split(DATASETS.build(loader['dataset']), int(loader.get('batch_size', 64)), limit, cfg, options.seed)
+        for loader, limit in (
+            (probe['train_dataloader'], options.max_train_images),
+            (probe['val_dataloader'], options.max_val_images),
+        )
+    )
+    train.names = val.names = val.names or train.names
+    return train, val
 
 
 def _add_pictures(
@@ -234,16 +283,13 @@ def _add_pictures(
 ) -> None:
     """Neighbours, label maps and components, from a model that was built but not initialised."""
     try:
-        probe = find_probe(cfg)
+        train, val = _splits(cfg, options)
     except ValueError as error:
         data.notes.append(f'Pictures: {error}')
         return
     _load_all(model, checkpoint)
     model.to(device)
     untrained = _build_model(cfg, options.seed, initialised=True).to(device)
-    train = _Split(probe['train_dataloader'], options.max_train_images, cfg, options.seed)
-    val = _Split(probe['val_dataloader'], options.max_val_images, cfg, options.seed)
-    train.names = val.names = val.names or train.names
     data.neighbours, pool, shown = _find_neighbours(model, train, val, options)
     data.summary += [
         ('parameters of the encoder', f'{sum(p.numel() for p in model.backbone.parameters()) / 1e6:.2f} M'),

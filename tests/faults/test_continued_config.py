@@ -113,3 +113,15 @@ def test_schedules_that_end_before_the_run(schedules: list[dict] | None, said: s
     run(tmp_path, param_scheduler=schedules)
     assert (said or '`param_scheduler` ends') in logs_of(tmp_path) or not said
     assert ('`param_scheduler` ends' in logs_of(tmp_path)) is bool(said)
+
+
+def test_a_warmup_of_one_step_is_warned_of(tmp_path: Path) -> None:
+    """mmengine's LinearLR from 0 to 1 leaves the rate at its start, here a tenth, for the whole run."""
+    short = dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=1)
+    for name, end, last in (('short', 1, 1e-4), ('long', 2, 1e-3)):
+        fields = split(8, 1)
+        fields['optim_wrapper'].update(optimizer=dict(type='AdamW', lr=1e-3))
+        runner = run(tmp_path / name, epochs=1, **fields, param_scheduler=[dict(short, end=end)])
+        assert runner.optim_wrapper.get_lr()['lr'][0] == pytest.approx(last * 8 / 16)
+        warned = 'less than two steps, so that it stays at `start_factor` 0.1' in logs_of(tmp_path / name)
+        assert warned is (name == 'short')

@@ -76,7 +76,7 @@ def test_a_killed_rank_is_restarted_and_the_run_resumes(machines: int, tmp_path:
         codes = [node.wait(begin + 300 - time.monotonic()) for node in nodes]
     text = '\n'.join(log.read_text() for log in logs)
     assert codes == [0] * len(nodes), f'{time.monotonic() - begin:.0f} s\n{text[-6000:]}'
-    # torchrun names the one that it sees first: the killed rank, or the other, which fails or aborts for want of its peer
+    # torchrun names the one that it sees first: the killed rank, or the other, which fails for want of its peer
     assert re.search(r'exitcode: -?\d', text), f'how the first try ended is shown:\n{text[-6000:]}'
     assert 'resumed epoch: 1, iter: 8' in text
     final = load_checkpoint(tmp_path / 'work' / 'epoch_3.pth')

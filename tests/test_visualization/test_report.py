@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from PIL import Image
 
 from mmpl.utils.figures import Chart, Figure, of_part
@@ -405,7 +406,6 @@ def colour_images(tmp_path_factory) -> Path:
 def test_report_of_a_run_of_mmpretrain(tmp_path, colour_images, tiny_mae_config, method, monkeypatch):
     """From a work directory to the page: right neighbours, no labels, and colours from files."""
     import mmpretrain.models
-    from mmengine.config import Config
     from mmpretrain.registry import MODELS
 
     cfg = Config.fromfile(tiny_mae_config)
@@ -463,8 +463,12 @@ def test_model_that_cannot_be_built(tmp_path):
 
 
 def test_run_without_log_and_labelled_images(tmp_path, tiny_mae_config):
-    """Without a FeatureProbeHook there are no pictures."""
+    """With neither a FeatureProbeHook nor a training set there are no pictures."""
     torch.save({}, tmp_path / 'iter_7.pth')
-    curves, pictures = collect_report(tmp_path, tiny_mae_config).notes
+    cfg = Config.fromfile(tiny_mae_config)
+    cfg.pop('train_dataloader')
+    (tmp_path / 'config').mkdir()
+    cfg.dump(tmp_path / 'config' / 'bare.py')
+    curves, pictures = collect_report(tmp_path, tmp_path / 'config' / 'bare.py').notes
     assert curves.startswith('Curves: there is no log')
     assert re.match('Pictures: `custom_hooks` must hold exactly one mmpl.FeatureProbeHook.*but it holds 0', pictures)

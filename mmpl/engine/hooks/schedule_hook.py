@@ -58,6 +58,7 @@ class ScheduleHook(Hook):
             self._follow_config(runner, self._asked)
             self._asked = None
         _warn_of_early_end(runner)
+        _warn_of_short_warmup(runner)
 
     def _follow_config(self, runner: Runner, asked: list[dict[str, Any]]) -> None:
         groups = list(_groups(runner))
@@ -139,3 +140,17 @@ def _warn_of_early_end(runner: Runner) -> None:
             f'`param_scheduler` ends at {unit} {last.end} of {total}: from there on the learning rate stays at its '
             'last value. Let its `end` follow the length of the run.'
         )
+
+
+def _warn_of_short_warmup(runner: Runner) -> None:
+    """Warn if a LinearLR lasts one step: mmengine's stays at its ``start_factor``, and what follows starts there."""
+    for scheduler in _flat(runner.param_schedulers or []):
+        if not isinstance(scheduler, LinearParamScheduler) or scheduler.end - scheduler.begin >= 2:
+            continue
+        if scheduler.start_factor != scheduler.end_factor:
+            unit = 'epoch' if scheduler.by_epoch else 'iteration'
+            runner.logger.warning(
+                f'`param_scheduler` warms {scheduler.param_name} up from {unit} {scheduler.begin} to {scheduler.end}: '
+                f'less than two steps, so that it stays at `start_factor` {scheduler.start_factor} of its value for '
+                'the whole run. Let the warm-up (`warmup_epochs`) last longer.'
+            )

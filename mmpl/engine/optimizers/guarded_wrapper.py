@@ -32,6 +32,7 @@ class GuardedOptimWrapper(OptimWrapper):
     Attributes:
         step_taken (bool | None): Whether the last :meth:`step` was taken; None before the first.
         bad_gradients (list[Tensor]): Parameters whose gradients were not finite at the last step.
+        held (list[Tensor]): Parameters that stay as they are; see :class:`mmpl.engine.FrozenWarmupHook`.
     """
 
     @checked('optim_wrapper')
@@ -43,6 +44,7 @@ class GuardedOptimWrapper(OptimWrapper):
         super().__init__(optimizer, accumulative_counts, clip_grad)
         self.step_taken: bool | None = None
         self.bad_gradients: list[Tensor] = []
+        self.held: list[Tensor] = []
         self._loss_bad: Tensor | None = None
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
@@ -59,6 +61,8 @@ class GuardedOptimWrapper(OptimWrapper):
                     f'`optim_wrapper.optimizer.lr` has become {group["lr"]}: it, or a `start_factor`, `end_factor`, '
                     '`eta_min` or `gamma` of `param_scheduler`, is not finite'
                 )
+        for parameter in self.held:
+            parameter.grad = None
         self.step_taken = self._all_finite()
         self._loss_bad = None
         if self.step_taken:

@@ -1,0 +1,469 @@
+"""The work behind ``mmpl finetune``: annotations of one's own and an encoder become a config, and the config a run."""
+
+import json
+import os
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mmpl.checkpoints import read_checkpoint
+from mmpl.checkpoints.encoders import STUDENT
+from mmpl.compat import set_load_policy
+from mmpl.datasets.listing import list_images
+from mmpl.datasets.unlabelled_folder import EXTENSIONS
+from mmpl.evaluation.extractor import normalisation_of
+from mmpl.export.spec import EncoderSpec, Preprocessing, infer_spec
+from mmpl.utils.fields import check_choice, check_number
+from mmpl.utils.seeds import derive_seed
+from mmpl.utils.user_errors import UserError
+
+from .train import parse_train_args, train, train_config
+from .written import config_folder, publish, render
+
+TRAIN = ('train', 'training', 'train2017')
+VAL = ('val', 'validation', 'valid', 'val2017', 'test')
+VAL_SHARE = 0.2  # of the images, where no split is given; our choice
+LOOKED_AT = 64  # images and label maps that are opened
+STEPS = 1000  # of a default run of segmentation or detection, at least
+BASES = dict(
+    classification='downstream/classification/vitb_finetune_100e_in1k.py',
+    segmentation='downstream/segmentation/upernet_vitb_160k_ade20k.py',
+    detection='downstream/detection/mask_rcnn_vitb_1x_coco.py',
+)
+BATCH = dict(classification=64, segmentation=8, detection=4)
+# Learning rate of an encoder 192 wide for so many images; narrower for wider ones by the root of the width, and for
+# other batches by the root of their share. Our choice, from the small siblings in configs/downstream.
+RATE = dict(classification=1e-3, segmentation=1e-3, detection=7e-4)
+
+
+class FinetuneError(UserError, ValueError):
+    """A run cannot be made of what was given; the message says why."""
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """What a data set holds: the fields of its template, and what the rest is chosen from.
+
+    Attributes:
+        classes: Names, in the order of their numbers.
+        fields: Of the template.
+        count: Images to train on.
+        sides: Height and width in pixels, medians.
+    """
+
+    classes: tuple[str, ...]
+    fields: Mapping[str, Any]
+    count: int
+    sides: tuple[int, int]
+
+
+def finetune(
+    task: str,
+    data: str | os.PathLike,
+    checkpoint: str | os.PathLike,
+    source: str = STUDENT,
+    image_size: int | None = None,
+    batch_size: int | None = None,
+    epochs: int | None = None,
+    classes: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    work_dir: str | os.PathLike | None = None,
+    workers: int | None = None,
+    dry_run: bool = False,
+    trust: bool = False,
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Fine-tune an encoder on annotations of one's own: write a config beside the work folder, and run it.
+
+    Sizes of the encoder and the normalisation come from the checkpoint, names of the classes from the annotations.
+    Called again with the same arguments it goes on where it was stopped.
+
+    Args:
+        task: ``'classification'``: ``data`` holds a folder for each class, or ``train`` and ``val`` with such folders.
+            ``'segmentation'``: ``images`` and ``annotations`` (or ``masks``, ``labels``), each with ``train`` and
+            ``val`` or not, label maps that hold the number of the class, and ``classes.txt``. ``'detection'``: COCO
+            files, in ``data`` or in ``annotations``, with ``train`` and ``val`` in their names, or one. What has no
+            split gets one: a fifth of the images, by their names, is for validation.
+        data: The folder.
+        checkpoint: Of pre-training, or public weights.
+        source: Which encoder of it: 'student' or a teacher.
+        image_size: Side in pixels. Classification: of the images; by default that of pre-training. Segmentation: of
+            the crops. Detection: of the square that images are scaled into. By default what fits the images.
+        batch_size: Images a step; by default 64, 8 and 4, or fewer if there are few.
+        epochs: By default 50 for classification; for the others as many as make 1,000 steps, at least 12, at most 200.
+        classes: Names of the classes of a segmentation, instead of ``classes.txt``.
+        mean: By which images are normalised, in 0..255 and in the encoder's order of the channels, where the
+            checkpoint does not say it.
+        std: The same; the two are given together.
+        work_dir: For logs and checkpoints, ``work_dirs/finetune_<task>_<name of the folder>`` by default; the config
+            has the same name with ``.py``.
+        workers: Processes that load images; by default one a core, at most 4.
+        dry_run: Write the config and stop.
+        trust: Whether the checkpoint may run code.
+        say: Where lines about what was chosen go.
+
+    Returns:
+        The config.
+
+    Raises:
+        FinetuneError: The folder does not hold what the task needs.
+        ValueError: A number is not allowed.
+    """
+    check_choice('task', task, BASES)
+    for name, value, least in (
+        ('image_size', image_size, 16),
+        ('batch_size', batch_size, 1),
+        ('epochs', epochs, 1),
+        ('workers', workers, 0),
+    ):
+        if value is not None:
+            check_number(name, value, least, integer=True)
+    if classes is not None and task != 'segmentation':
+        raise FinetuneError(f'`classes` must be left out for {task}, whose annotations name them, but got {classes!r}')
+    root = Path(data).absolute()
+    if not root.is_dir():
+        raise FileNotFoundError(f'{str(data)!r} is no folder')
+    set_load_policy(trust)
+    found = read_checkpoint(os.fspath(checkpoint))
+    spec = infer_spec(found.encoder(source), found.config)
+    if spec.patch_size[0] != spec.patch_size[1] or spec.img_size[0] != spec.img_size[1] or spec.in_channels != 3:
+        raise FinetuneError(f'{found.path}: square images and patches of 3 channels are needed, but it has {spec}')
+    fed = normalisation_of(found.config, 3, mean, std, found.path)
+    place = Path(work_dir or Path('work_dirs') / f'finetune_{task}_{root.name}')
+    look = dict(classification=_class_folders, segmentation=_label_maps, detection=_coco_files)[task]
+    annotated = look(root, place, classes) if task == 'segmentation' else look(root, place)  # type: ignore[operator]
+    batch = batch_size or max(1, min(BATCH[task], annotated.count // 4))
+    if batch > annotated.count:
+        raise FinetuneError(f'`batch_size` must be at most {annotated.count}, the images to train on, but got {batch}')
+    per_epoch = -(-annotated.count // batch)
+    epochs = epochs or (50 if task == 'classification' else min(200, max(12, -(-STEPS // per_epoch))))
+    sizes = dict(classification=_sizes_cls, segmentation=_sizes_seg, detection=_sizes_det)[task]
+    fields = _encoder_fields(spec, fed, os.path.abspath(os.fspath(checkpoint)), found.prefix(source))
+    fields |= annotated.fields
+    fields |= dict(
+        base=str(config_folder() / BASES[task]),
+        classes=annotated.classes,
+        num_classes=len(annotated.classes),
+        data_root=str(root),
+        batch_size=batch,
+        workers=min(4, os.cpu_count() or 1) if workers is None else workers,
+        lr=float(f'{RATE[task] * (192 / max(192, spec.embed_dims)) ** 0.5 * (batch / BATCH[task]) ** 0.5:.2g}'),
+        epochs=epochs,
+        steps=epochs * per_epoch,
+        warmup=max(min(5, epochs / 10), 2 / per_epoch),  # one step would never leave the start of mmengine's LinearLR
+        warmup_steps=min(500, max(2, epochs * per_epoch // 20)),
+        val_every=max(1, epochs // 5),
+        val_steps=max(1, epochs * per_epoch // 5),
+        **sizes(spec, annotated, image_size),
+    )
+    config = place.with_name(f'{place.name}.py')
+    publish(config, render(f'{task}.py.jinja', **fields))
+    say(
+        f'{annotated.count} images to train on, {len(annotated.classes)} classes ({", ".join(annotated.classes[:8])}'
+        f'{", ..." if len(annotated.classes) > 8 else ""}); at {fields["image_size"]} x {fields["image_size"]}, '
+        f'{epochs} epochs of {per_epoch} steps of {batch} images'
+    )
+    say(f'wrote {config}')
+    argv = [str(config), '--work-dir', str(place), '--resume', *(['--trust'] if trust else [])]
+    if dry_run:
+        train_config(parse_train_args(argv))  # what is wrong with it shows here
+        return config
+    train(argv)
+    return config
+
+
+# ---- the encoder
+
+
+def _encoder_fields(spec: EncoderSpec, fed: Preprocessing, checkpoint: str, prefix: str) -> dict[str, Any]:
+    arch = {name: getattr(spec, name) for name in ('embed_dims', 'num_layers', 'num_heads', 'feedforward_channels')}
+    return dict(
+        width=spec.embed_dims,
+        arch=', '.join(f'{name}={value}' for name, value in arch.items()),
+        patch_size=spec.patch_size[0],
+        pretrained_size=spec.img_size[0],
+        norm_eps=None if spec.norm_eps == 1e-6 else spec.norm_eps,
+        checkpoint=checkpoint,
+        prefix=prefix or None,
+        mean=list(fed.mean),
+        std=list(fed.std),
+        bgr=fed.bgr,
+    )
+
+
+def _multiple(size: int, of: int) -> int:
+    return max(of, size // of * of)
+
+
+def _check_multiple(size: int | None, of: int, why: str) -> None:
+    if size is not None and size % of:
+        raise FinetuneError(
+            f'`image_size` must be a multiple of {of}, {why}, such as {_multiple(size, of)} or '
+            f'{_multiple(size, of) + of}, but got {size}'
+        )
+
+
+def _sizes_cls(spec: EncoderSpec, annotated: Annotated, image_size: int | None) -> dict[str, Any]:
+    _check_multiple(image_size, spec.patch_size[0], 'the patch size')
+    return dict(image_size=image_size or spec.img_size[0])
+
+
+def _sizes_seg(spec: EncoderSpec, annotated: Annotated, image_size: int | None) -> dict[str, Any]:
+    patch = spec.patch_size[0]
+    rescales = [4, 2, 1, 0.5] if patch >= 8 else [2, 1, 0.5, 0.25]  # strides of 2 to 16 pixels at least
+    coarsest = int(patch / rescales[-1])
+    _check_multiple(image_size, coarsest, 'the stride of the coarsest map')
+    size = image_size or _multiple(min(512, min(annotated.sides)), coarsest)
+    return dict(
+        image_size=size,
+        stride=_multiple(size * 2 // 3, patch),
+        rescales=rescales,
+        channels=min(512, max(64, spec.embed_dims // 2)),
+        out_indices=[(i + 1) * spec.num_layers // 4 - 1 for i in range(4)],
+    )
+
+
+def _sizes_det(spec: EncoderSpec, annotated: Annotated, image_size: int | None) -> dict[str, Any]:
+    patch = spec.patch_size[0]
+    strides = [stride for stride in (4, 8, 16, 32) if patch <= stride or patch / stride <= 4][: 3 if patch <= 4 else 4]
+    _check_multiple(image_size, strides[-1], 'the stride of the coarsest map')
+    size = image_size or _multiple(min(1024, max(annotated.sides) + strides[-1] - 1), strides[-1])
+    box = annotated.fields['box_side'] * size / max(annotated.sides)
+    middle = statistics.geometric_mean(strides)
+    depth = spec.num_layers
+    return dict(
+        image_size=size,
+        strides=strides,
+        scale=min((2, 4, 8), key=lambda scale: abs(np.log(scale * middle / max(1.0, box)))),
+        channels=256 if spec.embed_dims >= 768 else 128 if spec.embed_dims >= 384 else 64,
+        box_side=round(box),
+        window_size=14 if patch >= 16 else 8,
+        global_attn_indexes=sorted({(i + 1) * depth // 4 - 1 for i in range(4) if (i + 1) * depth // 4 > 0}),
+    )
+
+
+# ---- classification
+
+
+def _class_folders(root: Path, place: Path) -> Annotated:
+    train, val = _subfolder(root, TRAIN), _subfolder(root, VAL)
+    if (train is None) != (val is None):
+        raise FinetuneError(
+            f'{str(root)!r} has {train or val!r}, but lacks the other: `train` and `val` with a folder for each class, '
+            'or folders of classes alone, which are split'
+        )
+    files = _by_class(root / train if train else root)
+    classes = tuple(files)
+    if len(classes) < 2:
+        raise FinetuneError(f'{str(root)!r} must hold a folder of images for each of 2 or more classes, has {classes}')
+    if train and val:
+        fields = dict(train_data=dict(data_prefix=train), val_data=dict(data_prefix=val))
+        count = sum(map(len, files.values()))
+    else:
+        lines: dict[str, list[str]] = dict(train=[], val=[])
+        for number, (name, paths) in enumerate(files.items()):
+            for split, chosen in zip(lines, _split(paths, f'class {name!r}'), strict=True):
+                lines[split] += [f'{path} {number}' for path in chosen]
+        for split, text in lines.items():
+            _write(place / f'{split}.txt', '\n'.join(text) + '\n')
+        fields = {
+            f'{split}_data': dict(ann_file=str((place / f'{split}.txt').absolute()), data_prefix='') for split in lines
+        }
+        count = len(lines['train'])
+    base = root / train if train else root
+    sample = [base / path for paths in files.values() for path in paths[: max(1, LOOKED_AT // len(files))]]
+    return Annotated(classes, fields, count, _median_sides(sample))
+
+
+def _by_class(folder: Path) -> dict[str, list[str]]:
+    """Images of each class by relative path, classes in mmpretrain's order, which is that of the names."""
+    found: dict[str, list[str]] = {}
+    for path in list_images(str(folder), EXTENSIONS).files:
+        if os.sep in path:
+            found.setdefault(path.split(os.sep)[0], []).append(path)
+    return dict(sorted(found.items()))
+
+
+# ---- segmentation
+
+
+def _label_maps(root: Path, place: Path, names: Sequence[str] | None) -> Annotated:
+    images, maps = _subfolder(root, ('images', 'img', 'imgs')), _subfolder(root, ('annotations', 'masks', 'labels'))
+    if images is None or maps is None:
+        raise FinetuneError(
+            f'{str(root)!r} must hold `images` and `annotations` (or `masks`, `labels`), but has '
+            f'{sorted(path.name for path in root.iterdir())[:8]}'
+        )
+    train, val = (_subfolder(root / images, names) for names in (TRAIN, VAL))
+    folders = [train, val] if train and val else ['']
+    listed = {
+        folder: [path for path in list_images(str(root / images / folder), EXTENSIONS).files] for folder in folders
+    }
+    first = listed[folders[0]]
+    if not first:
+        raise FinetuneError(f'{str(root / images / folders[0])!r} holds no image')
+    suffix = Counter(Path(path).suffix for path in first).most_common(1)[0][0]
+    stems = {folder: [p.removesuffix(suffix) for p in paths if p.endswith(suffix)] for folder, paths in listed.items()}
+    map_suffix = _map_suffix(root / maps / folders[0], stems[folders[0]])
+    looked = [root / maps / folders[0] / (stem + map_suffix) for stem in stems[folders[0]][:LOOKED_AT]]
+    values = sorted({int(v) for path in looked if path.is_file() for v in np.unique(np.asarray(Image.open(path)))})
+    classes = _names_of(root, names, values)
+    if train and val:
+        data: list[dict[str, Any]] = [
+            dict(data_prefix=dict(img_path=f'{images}/{f}', seg_map_path=f'{maps}/{f}')) for f in (train, val)
+        ]
+        count = len(stems[train])
+    else:
+        parts = _split(stems[''], str(root / images))
+        data = []
+        for split, chosen in zip(('train', 'val'), parts, strict=True):
+            _write(place / f'{split}.txt', '\n'.join(chosen) + '\n')
+            ann = str((place / f'{split}.txt').absolute())
+            data.append(dict(ann_file=ann, data_prefix=dict(img_path=images, seg_map_path=maps)))
+        count = len(parts[0])
+    sides = _median_sides([root / images / folders[0] / (s + suffix) for s in stems[folders[0]][:LOOKED_AT]])
+    fields = dict(train_data=data[0], val_data=data[1], img_suffix=suffix, seg_map_suffix=map_suffix)
+    return Annotated(classes, fields, count, sides)
+
+
+def _map_suffix(folder: Path, stems: Sequence[str]) -> str:
+    """What follows the name of an image in that of its label map."""
+    for stem in stems[:LOOKED_AT]:
+        near = sorted(path.name for path in (folder / stem).parent.glob(f'{Path(stem).name}*'))
+        if near:
+            return near[0].removeprefix(Path(stem).name)
+    raise FinetuneError(
+        f'{str(folder)!r} holds no label map of {stems[0]!r}: its file must be called as the image, such as '
+        f'{Path(stems[0]).name}.png'
+    )
+
+
+def _names_of(root: Path, names: Sequence[str] | None, values: Sequence[int]) -> tuple[str, ...]:
+    """Names of the classes of label maps that hold these values."""
+    file = root / 'classes.txt'
+    if names is None and file.is_file():
+        names = [line.strip() for line in file.read_text(encoding='utf-8').splitlines() if line.strip()]
+    if names is None:
+        raise FinetuneError(
+            f'the names of the classes are needed, in {str(file)!r} (one a line) or as `--classes`: the label maps '
+            f'hold the values {list(values)[:20]}, so the first name is that of the value 0'
+        )
+    return tuple(names)
+
+
+# ---- detection
+
+
+def _coco_files(root: Path, place: Path) -> Annotated:
+    files = sorted({*root.glob('*.json'), *(root / 'annotations').glob('*.json')})
+    named = {
+        'train': [file for file in files if 'train' in file.stem.lower()],
+        'val': [file for file in files if any(word in file.stem.lower() for word in ('val', 'test'))],
+    }
+    if len(named['train']) == 1 and len(named['val']) >= 1:
+        val = next((file for file in named['val'] if 'val' in file.stem.lower()), named['val'][0])
+        chosen = dict(train=named['train'][0], val=val)
+        contents = {split: _read_coco(file) for split, file in chosen.items()}
+    elif len(files) == 1:
+        contents = _split_coco(_read_coco(files[0]), files[0])
+        chosen = {split: place / f'{split}.json' for split in contents}
+        for split, content in contents.items():
+            _write(chosen[split], json.dumps(content))
+    else:
+        raise FinetuneError(
+            f'{str(root)!r} must hold one COCO file, or one with `train` and one with `val` in its name, there or in '
+            f'`annotations`, but has {[file.name for file in files]}'
+        )
+    classes = tuple(str(category['name']) for category in contents['train']['categories'])
+    fields: dict[str, Any] = {}
+    for split, content in contents.items():
+        fields[f'{split}_data'] = (str(chosen[split].absolute()), _image_folder(root, content, chosen[split], split))
+    boxes = [a['bbox'] for a in contents['train']['annotations'] if len(a.get('bbox', ())) == 4]
+    if not boxes:
+        raise FinetuneError(f'{chosen["train"]}: no annotation has a `bbox`')
+    fields['box_side'] = float(np.median([(max(0.0, box[2]) * max(0.0, box[3])) ** 0.5 for box in boxes]))
+    fields['masks'] = all(a.get('segmentation') for content in contents.values() for a in content['annotations'])
+    sizes = [(int(i['height']), int(i['width'])) for i in contents['train']['images'] if 'height' in i and 'width' in i]
+    if not sizes:
+        raise FinetuneError(f'{chosen["train"]}: its images have no `height` and `width`')
+    sides = tuple(int(statistics.median(values)) for values in zip(*sizes, strict=True))
+    return Annotated(classes, fields, len(contents['train']['images']), (sides[0], sides[1]))
+
+
+def _read_coco(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise FinetuneError(f'{str(file)!r} is no JSON: {error}') from error
+    parts = content if isinstance(content, dict) else {}
+    lacking = [name for name in ('images', 'annotations', 'categories') if not parts.get(name)]
+    if lacking:
+        raise FinetuneError(f'{str(file)!r} is no COCO file with boxes: it has no {", ".join(lacking)}')
+    return content
+
+
+def _split_coco(content: Mapping[str, Any], file: Path) -> dict[str, dict[str, Any]]:
+    by_name = {str(image['file_name']): image for image in content['images']}
+    parts = {}
+    for split, names in zip(('train', 'val'), _split(sorted(by_name), str(file)), strict=True):
+        ids = {by_name[name]['id'] for name in names}
+        parts[split] = dict(content, images=[i for i in content['images'] if i['id'] in ids])
+        parts[split]['annotations'] = [a for a in content['annotations'] if a['image_id'] in ids]
+    return parts
+
+
+def _image_folder(root: Path, content: Mapping[str, Any], file: Path, split: str) -> str:
+    """The folder in which the files of a COCO file's images are."""
+    name = str(content['images'][0]['file_name'])
+    words = TRAIN if split == 'train' else VAL
+    tried = [root, root / 'images', *(root / f for f in words), *(root / 'images' / f for f in words), file.parent]
+    folder = next((place for place in tried if (place / name).is_file()), None)
+    if folder is None:
+        raise FinetuneError(
+            f'{str(file)!r}: its image {name!r} is in none of {sorted({str(place) for place in tried})}'
+        )
+    return f'{folder}/'
+
+
+# ---- shared
+
+
+def _subfolder(root: Path, names: Sequence[str]) -> str | None:
+    return next((name for name in names if (root / name).is_dir()), None)
+
+
+def _split(items: Sequence[str], what: str) -> tuple[list[str], list[str]]:
+    """Training and validation, a function of the names alone: who adds images keeps the split of the others."""
+    val = [item for item in items if derive_seed('split', item) % 1000 < 1000 * VAL_SHARE]
+    if not val or len(val) == len(items):
+        val = sorted(items, key=lambda item: derive_seed('split', item))[: max(1, round(VAL_SHARE * len(items)))]
+    train = [item for item in items if item not in set(val)]
+    if not train:
+        raise FinetuneError(f'{what} has {len(items)} images, too few to train on some and validate on others')
+    return train, val
+
+
+def _median_sides(paths: Sequence[Path]) -> tuple[int, int]:
+    """Medians of height and width, of images as they are shown."""
+    sizes = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                sizes.append(ImageOps.exif_transpose(image).size)
+        except OSError:
+            continue
+    if not sizes:
+        raise FinetuneError(f'none of the images that were looked at can be read, such as {str(paths[0])!r}')
+    return int(statistics.median(h for _, h in sizes)), int(statistics.median(w for w, _ in sizes))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding='utf-8')

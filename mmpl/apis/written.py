@@ -1,0 +1,62 @@
+"""Configs that commands write: from templates, beside what they inherit from."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+import mmpl
+from mmpl.utils.user_errors import UserError
+
+
+def config_folder() -> Path:
+    """The folder ``configs`` of mmpl, in the repository or in the installed package.
+
+    Raises:
+        UserError: There is none.
+    """
+    package = Path(mmpl.__file__).resolve().parent
+    places = [package.parent / 'configs', package / '.mim' / 'configs']
+    found = next((place for place in places if (place / '_base_' / 'default_runtime.py').is_file()), None)
+    if found is None:
+        raise UserError(f'the configs of mmpl are in none of {", ".join(map(str, places))}: install mmpl with pip')
+    return found
+
+
+def render(template: str, **fields: Any) -> str:
+    """Text of a config from one of the templates beside this file."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / 'templates'),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # Python, no page
+    )
+    environment.filters['repr'] = repr
+    return environment.get_template(template).render(fields)
+
+
+def publish(path: Path, text: str) -> None:
+    """Write a config, unless there is one of other content: that may hold somebody's work, and a run of its own.
+
+    Raises:
+        UserError: There is one.
+    """
+    if path.is_file():
+        old = path.read_text(encoding='utf-8')
+        if _settings(old) == _settings(text):
+            return
+        lines = sorted({line.strip() for line in _settings(text)} - {line.strip() for line in _settings(old)})
+        raise UserError(
+            f'{path} is there already, of other settings (asked for now: {"; ".join(lines[:4])}): name another '
+            f'work folder, delete it, or run it as it is with tools/train.py'
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rough = path.with_name(f'.{path.name}.tmp')
+    rough.write_text(text, encoding='utf-8')
+    os.replace(rough, path)
+
+
+def _settings(text: str) -> list[str]:
+    """Lines of a config without its comments."""
+    return [bare for line in text.splitlines() if (bare := line.split('  #')[0].rstrip()) and not bare.startswith('#')]

@@ -1,0 +1,203 @@
+"""``mmpl finetune``: the configs that it writes train, and the inferencers of the three projects use what comes out."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from PIL import Image
+
+import mmpl
+from mmpl.apis import finetune as api
+from mmpl.cli import main
+
+NAMES = ('washer', 'bolt')  # in this order in the COCO file, whose ids are not in order
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder as pre-training saves it: 48 wide, 4 blocks, patches of 8, images of 32."""
+    import mmpretrain.models  # noqa: F401
+    from mmengine.registry import MODELS
+
+    arch = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
+    cfg = dict(type='mmpl.MaskedViT', arch=arch, img_size=32, patch_size=8)
+    torch.manual_seed(0)
+    state = {f'backbone.{key}': value for key, value in MODELS.build(cfg).state_dict().items()}
+    fed = dict(type='SelfSupDataPreprocessor', mean=[120.0, 110.0, 100.0], std=[60.0, 61.0, 62.0], bgr_to_rgb=True)
+    model = dict(type='mmpl.PLMAE', backbone=cfg, data_preprocessor=fed)
+    path = tmp_path_factory.mktemp('encoder') / 'epoch_1.pth'
+    torch.save(dict(meta=dict(cfg=f'model = {model!r}\n'), state_dict=state), path)
+    return path
+
+
+def scenes(folder: Path, count: int = 24) -> None:
+    """Red and blue squares on noise: boxes and masks as COCO, label maps, and folders of classes."""
+    rng = np.random.default_rng(0)
+    coco = dict(images=[], annotations=[], categories=[dict(id=7, name='washer'), dict(id=2, name='bolt')])
+    for number in range(count):
+        picture = rng.integers(90, 160, (64, 80, 3), dtype=np.uint8)
+        values = np.zeros((64, 80), np.uint8)
+        kind, x, y, side = number % 2, int(rng.integers(0, 50)), int(rng.integers(0, 40)), int(rng.integers(14, 24))
+        picture[y : y + side, x : x + side] = [(230, 30, 30), (30, 30, 230)][kind]
+        values[y : y + side, x : x + side] = 1 + kind
+        for place in ('boxes/images', 'maps/images', f'classes/{NAMES[kind]}'):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / place / f'{number:02}.png')
+        (folder / 'maps' / 'masks').mkdir(exist_ok=True)
+        Image.fromarray(values).save(folder / 'maps' / 'masks' / f'{number:02}_mask.png')
+        coco['images'].append(dict(id=number, file_name=f'{number:02}.png', height=64, width=80))
+        corners = [x, y, x + side, y, x + side, y + side, x, y + side]
+        coco['annotations'].append(
+            dict(id=number + 1, image_id=number, category_id=(7, 2)[kind], bbox=[x, y, side, side], iscrowd=0)
+            | dict(area=side**2, segmentation=[corners])
+        )
+    (folder / 'boxes' / 'all.json').write_text(json.dumps(coco))
+    (folder / 'maps' / 'classes.txt').write_text('ground\nwasher\nbolt\n')
+
+
+DATA = dict(detection='boxes', segmentation='maps', classification='classes')
+
+
+def config_of(task: str, tmp_path: Path, checkpoint: Path, **asked) -> Config:
+    place = tmp_path / 'run'
+    asked = dict(work_dir=place, dry_run=True, say=lambda line: None) | asked
+    return Config.fromfile(mmpl.finetune(task, tmp_path / DATA[task], checkpoint, **asked))
+
+
+def test_what_is_read_of_data_and_checkpoint(tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    for task in DATA:
+        cfg = config_of(task, tmp_path / task, checkpoint) if scenes(tmp_path / task) is None else None
+        backbone = cfg.model.backbone
+        assert (backbone.patch_size, backbone.arch.embed_dims, backbone.arch.num_heads) == (8, 48, 3)
+        assert backbone.init_cfg.checkpoint == str(checkpoint) and backbone.init_cfg.prefix == 'backbone.'
+        fed = cfg.data_preprocessor if task == 'classification' else cfg.model.data_preprocessor
+        assert (fed.mean, fed.std) == ([120.0, 110.0, 100.0], [60.0, 61.0, 62.0])
+        assert fed.get('to_rgb', fed.get('bgr_to_rgb')) is True
+        names = dict(
+            detection=NAMES, segmentation=('ground', *NAMES), classification=tuple(sorted(NAMES))
+        )  # COCO's order; folders by name
+        assert tuple(cfg.train_dataloader.dataset.metainfo.classes) == names[task]
+
+
+@pytest.mark.parametrize('task', DATA)
+def test_a_split_is_a_partition_that_stays(task: str, tmp_path: Path, checkpoint: Path) -> None:
+    """No image is in both parts, none is lost, and who adds images changes nobody else's part."""
+    parts = []
+    for count in (24, 40):
+        scenes(tmp_path, count)
+        config_of(task, tmp_path, checkpoint, work_dir=tmp_path / f'run_{count}')
+        ending = '.json' if task == 'detection' else '.txt'
+        found = []
+        for split in ('train', 'val'):
+            text = (tmp_path / f'run_{count}' / f'{split}{ending}').read_text()
+            names = [i['file_name'] for i in json.loads(text)['images']] if ending == '.json' else text.split('\n')
+            found.append({Path(name.split(' ')[0]).stem for name in names if name})
+        assert not found[0] & found[1] and len(found[0] | found[1]) == count
+        parts.append(found)
+    if task != 'classification':  # there few images of a class may leave none for validation, and one is taken
+        assert parts[0][1] <= parts[1][1]
+
+
+def test_sizes_follow_the_patches(tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    cfg = config_of('detection', tmp_path, checkpoint)
+    strides = cfg.model.rpn_head.anchor_generator.strides
+    assert [8 / factor for factor in cfg.model.neck.scale_factors] == strides == [4, 8, 16, 32]
+    assert cfg.model.roi_head.bbox_roi_extractor.featmap_strides == strides
+    middle = cfg.model.rpn_head.anchor_generator.scales[0] * float(np.prod(strides)) ** (1 / 4)
+    assert 10 < middle < 40, 'anchors are about as large as the boxes, 14 to 24 pixels'
+    cfg = config_of('segmentation', tmp_path, checkpoint, work_dir=tmp_path / 'seg')
+    assert cfg.model.test_cfg.crop_size == (64, 64) and cfg.model.backbone.out_indices == [0, 1, 2, 3]
+
+
+def test_boxes_without_masks(tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    path = tmp_path / 'boxes' / 'all.json'
+    content = json.loads(path.read_text())
+    for annotation in content['annotations']:
+        del annotation['segmentation']
+    path.write_text(json.dumps(content))
+    cfg = config_of('detection', tmp_path, checkpoint)
+    assert cfg.model.roi_head.mask_head is None and cfg.val_evaluator.metric == ['bbox']
+    assert cfg.train_dataloader.dataset.pipeline[1].with_mask is False
+
+
+@pytest.mark.parametrize(
+    ('task', 'spoil', 'said'),
+    [
+        ('detection', lambda p: (p / 'boxes/b.json').write_text('{}'), 'must hold one COCO file, or one with `train`'),
+        ('detection', lambda p: (p / 'boxes/all.json').write_text('{'), 'is no JSON'),
+        ('detection', lambda p: (p / 'boxes/all.json').write_text('[]'), 'is no COCO file with boxes'),
+        ('detection', lambda p: (p / 'boxes/images').rename(p / 'boxes/pictures'), 'is in none of'),
+        ('segmentation', lambda p: (p / 'maps/classes.txt').unlink(), r'the label maps hold the values \[0, 1, 2\]'),
+        ('segmentation', lambda p: (p / 'maps/masks').rename(p / 'maps/x'), 'must hold `images` and `annotations`'),
+        ('classification', lambda p: (p / 'classes/bolt').rename(p / 'bolt'), 'must hold a folder of images for each'),
+        ('classification', lambda p: (p / 'classes/bolt').rename(p / 'classes/val'), 'but lacks the other'),
+    ],
+)
+def test_what_is_refused(task: str, spoil, said: str, tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(api.FinetuneError, match=said):
+        config_of(task, tmp_path, checkpoint)
+    assert not (tmp_path / 'run.py').exists()
+
+
+def test_an_image_size_that_patches_do_not_fill(tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    for task, said in (('classification', 'multiple of 8, .* such as 32 or 40'), ('detection', 'multiple of 32')):
+        with pytest.raises(api.FinetuneError, match=f'`image_size` must be a {said}'):
+            config_of(task, tmp_path, checkpoint, image_size=36)
+
+
+def run(task: str, tmp_path: Path, checkpoint: Path, project: str, *options: str) -> tuple[str, str, np.ndarray]:
+    """Train by the command: the config, its checkpoint, and a picture in BGR order with a red square."""
+    pytest.importorskip(project)
+    scenes(tmp_path)
+    argv = ['finetune', task, str(tmp_path / DATA[task]), '--checkpoint', str(checkpoint), '--work-dir']
+    assert main([*argv, str(tmp_path / 'run'), '--workers', '0', *options]) == 0
+    picture = np.full((64, 80, 3), 125, np.uint8)
+    picture[20:40, 30:50] = (30, 30, 230)
+    files = sorted((tmp_path / 'run').glob('best_*.pth')) or sorted((tmp_path / 'run').glob('*.pth'))
+    init_default_scope(project)
+    return str(tmp_path / 'run.py'), str(files[-1]), picture
+
+
+@pytest.mark.slow
+def test_detection_is_used_by_its_inferencer(tmp_path: Path, checkpoint: Path) -> None:
+    config, weights, picture = run('detection', tmp_path, checkpoint, 'mmdet', '--epochs', '2')
+    from mmdet.apis import DetInferencer
+
+    inferencer = DetInferencer(model=config, weights=weights, device='cpu', show_progress=False)
+    (found,) = inferencer(picture, return_datasamples=False)['predictions']
+    assert tuple(inferencer.model.dataset_meta['classes']) == NAMES
+    assert len(found['bboxes']) == len(found['labels']) and set(found['labels']) <= {0, 1}
+
+
+@pytest.mark.slow
+def test_segmentation_is_used_by_its_inferencer(tmp_path: Path, checkpoint: Path) -> None:
+    config, weights, picture = run('segmentation', tmp_path, checkpoint, 'mmseg', '--epochs', '2')
+    from mmseg.apis import MMSegInferencer
+
+    inferencer = MMSegInferencer(model=config, weights=weights, device='cpu')
+    values = inferencer(picture)['predictions']
+    assert values.shape == (64, 80) and set(np.unique(values)) <= {0, 1, 2}
+    assert tuple(inferencer.model.dataset_meta['classes']) == ('ground', *NAMES)
+
+
+@pytest.mark.slow
+def test_classification_is_used_by_its_inferencer(tmp_path: Path, checkpoint: Path) -> None:
+    """Red against blue is learnt, and the name that comes out is that of the folder."""
+    config, weights, picture = run(
+        'classification', tmp_path, checkpoint, 'mmpretrain', '--epochs', '40', '--batch-size', '8'
+    )
+    from mmpretrain import ImageClassificationInferencer
+
+    inferencer = ImageClassificationInferencer(config, pretrained=weights, device='cpu')
+    assert inferencer(picture)[0]['pred_class'] == 'washer'
+    assert inferencer(picture[..., ::-1].copy())[0]['pred_class'] == 'bolt'

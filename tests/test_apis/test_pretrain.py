@@ -1,0 +1,213 @@
+"""``mmpl pretrain``: what it chooses, the config that it writes, and the run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+import mmpl
+from mmpl.apis import pretrain as api
+from mmpl.apis.written import publish
+from mmpl.cli import main
+from mmpl.evaluation.extractor import Features
+from mmpl.utils.user_errors import UserError
+from mmpl.visualization.report import collect_report
+
+timm = pytest.importorskip('timm')
+
+
+def photographs(folder: Path, count: int = 40, side: int = 70) -> list[Path]:
+    """Smooth colours, a JPEG each, the last ones in a subfolder."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for number in range(count):
+        path = folder / ('more' if number > count // 2 else '') / f'{number:03}.jpg'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        small.resize((side + 20, side), Image.BICUBIC).save(path, quality=95)
+        paths.append(path)
+    return paths
+
+
+def written(tmp_path: Path, **asked) -> Config:
+    said: list[str] = []
+    place = tmp_path / 'run'
+    config = api.pretrain(tmp_path / 'photos', work_dir=place, dry_run=True, say=said.append, **asked)
+    assert config == tmp_path / 'run.py' and any(str(config) in line for line in said)
+    assert 'trained parameters' in said[-1] and 's a step on' in said[-1]
+    return api.train_config(api.parse_train_args([str(config), '--work-dir', str(place)]))
+
+
+def test_the_config_says_what_was_asked(tmp_path: Path) -> None:
+    """Against numbers that are computed here: of the pixels by Pillow, of the schedule by hand."""
+    paths = photographs(tmp_path / 'photos')
+    cfg = written(tmp_path, arch='vit-t', batch_size=16, epochs=30, workers=0)
+    pixels = [np.asarray(Image.open(path), float).reshape(-1, 3) for path in paths]
+    mean = np.mean([p.mean(0) for p in pixels], 0)
+    std = np.sqrt(np.mean([(p**2).mean(0) for p in pixels], 0) - mean**2)
+    np.testing.assert_allclose(cfg.model.data_preprocessor.mean, mean, atol=0.5)  # JPEG decoders differ a little
+    np.testing.assert_allclose(cfg.model.data_preprocessor.std, std, atol=0.5)
+    assert cfg.model.backbone.arch == 'deit-t' and cfg.model.backbone.img_size == 64  # sides of 70 fill 64, not 96
+    assert cfg.model.backbone.patch_size == 8 and cfg.train_dataloader.dataset.pipeline[0].scale == 64
+    assert cfg.model.neck.decoder_embed_dims == 96 and cfg.model.label_head.num_prototypes == 256
+    assert cfg.train_cfg.max_epochs == 30 and cfg.param_scheduler[1]['end'] == 30
+    steps = 30 * (40 // 16)
+    assert cfg.model.momentum_label.start == pytest.approx(1 - 1 / max(10, 0.008 * steps), abs=1e-5)
+    assert cfg.model.momentum_recon.start == pytest.approx(1 - 1 / max(20, 0.08 * steps), abs=1e-5)
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(1e-3 * (16 / 64) ** 0.5)
+    assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size == 16
+    warmup = cfg.param_scheduler[0]['end'] * (40 // 16)
+    assert warmup >= 2, 'mmengine leaves a rate where a warm-up of one step begins'
+
+
+@pytest.mark.parametrize(
+    ('count', 'side', 'asked', 'expected'),
+    [
+        (500, 40, {}, dict(arch='vit-t', size=32, patch=4, epochs=800, batch=64)),
+        (5_000, 100, {}, dict(arch='vit-t', size=96, patch=8, epochs=200, batch=64)),
+        (20_000, 500, {}, dict(arch='vit-s', size=96, patch=8, epochs=100, batch=64)),
+        (20_000, 500, dict(image_size=224), dict(arch='vit-s', size=224, patch=16, epochs=100, batch=64)),
+        (20, 20, {}, dict(arch='vit-t', size=32, patch=4, epochs=800, batch=16)),
+    ],
+)
+def test_what_is_chosen(count: int, side: int, asked: dict, expected: dict) -> None:
+    images = api.Images(count, side, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), {}, 16)
+    names = ('arch', 'image_size', 'patch_size', 'batch_size', 'epochs', 'start', 'given_mean', 'given_std', 'workers')
+    fields = api._chosen(images, **(dict.fromkeys(names) | asked))
+    assert fields['arch_text'].startswith(f'{expected["arch"]} at {expected["size"]} x {expected["size"]}')
+    assert f'patch_size={expected["patch"]}' in fields['backbone']
+    assert (fields['epochs'], fields['batch_size']) == (expected['epochs'], expected['batch'])
+
+
+@pytest.mark.parametrize(
+    ('argv', 'said'),
+    [
+        (['--arch', 'vit-x'], "`arch` must be one of ['vit-b', 'vit-l', 'vit-s', 'vit-t'], but got 'vit-x'"),
+        (['--image-size', '60', '--patch-size', '8'], 'must be a multiple of the patch size 8, such as 56 or 64'),
+        (['--image-size', '16', '--patch-size', '8'], 'has 4 patches of 8 pixels, but at least 16 are needed'),
+        (['--batch-size', '64'], '`batch_size` must be at most 40, the number of images, but got 64'),
+        (['--batch-size', '4'], '`batch_size`'),
+        (['--epochs', '0'], '`epochs`'),
+        (['--from', 'nowhere.pth'], 'nowhere.pth'),
+    ],
+)
+def test_what_is_refused(argv: list[str], said: str, tmp_path: Path) -> None:
+    photographs(tmp_path / 'photos')
+    with pytest.raises(SystemExit) as end:
+        main(['pretrain', str(tmp_path / 'photos'), '--work-dir', str(tmp_path / 'run'), '--dry-run', *argv])
+    assert said in str(end.value) and str(end.value).startswith('error: ')
+    assert not (tmp_path / 'run.py').exists()
+
+
+def test_folders_that_cannot_be_learnt_from(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match='is no folder'):
+        api.look_at(str(tmp_path / 'nowhere'))
+    photographs(tmp_path / 'few', 9)
+    with pytest.raises(api.PretrainError, match='holds 9 images, but at least 16'):
+        api.look_at(str(tmp_path / 'few'))
+    paths = photographs(tmp_path / 'bad', 20)
+    for path in paths[:5]:
+        path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(api.PretrainError, match=r'5 of 20 images looked at .* cannot be used.*truncated'):
+        api.look_at(str(tmp_path / 'bad'))
+    paths[0].write_bytes(paths[-1].read_bytes())
+    for path in paths[2:5]:
+        path.write_bytes(paths[-1].read_bytes())
+    images = api.look_at(str(tmp_path / 'bad'))
+    assert (images.count, list(images.bad)) == (20, [str(paths[1])]) and images.side == 70
+
+
+def test_a_config_is_not_overwritten(tmp_path: Path) -> None:
+    publish(tmp_path / 'a.py', 'x = 1  # one\n')
+    publish(tmp_path / 'a.py', '# another comment\nx = 1\n')
+    assert (tmp_path / 'a.py').read_text() == 'x = 1  # one\n'
+    with pytest.raises(UserError, match=r'is there already, of other settings \(asked for now: x = 2\)'):
+        publish(tmp_path / 'a.py', 'x = 2\n')
+
+
+@pytest.mark.slow
+def test_it_trains_resumes_and_is_used(tmp_path: Path) -> None:
+    """The run of the command, stopped by its length, goes on; features of its checkpoint are the student's."""
+    photographs(tmp_path / 'photos')
+    place = tmp_path / 'run'
+    asked = dict(arch='vit-t', image_size=32, patch_size=8, batch_size=16, epochs=2, workers=0)
+    checkpoint = mmpl.pretrain(tmp_path / 'photos', work_dir=place, **asked)
+    assert checkpoint.name == 'epoch_2.pth'
+    again = mmpl.pretrain(tmp_path / 'photos', work_dir=place, **asked)
+    assert again == checkpoint and len(list(place.glob('*/vis_data'))) >= 1
+    features = mmpl.FeatureExtractor(checkpoint)(tmp_path / 'photos')
+    assert features.cls.shape == (40, 192) and np.isfinite(features.cls).all() and features.mean.std(0).mean() > 1e-4
+    lines = [json.loads(line) for path in place.rglob('scalars.json') for line in path.read_text().splitlines()]
+    assert any(line.get('loss', 0) > 0 for line in lines)
+    _check_report(place, features)
+
+
+def _check_report(place: Path, features: Features) -> None:
+    """Pictures need no labels: the neighbours are those of the features of the same files."""
+    report = collect_report(place)
+    assert not report.notes and len(report.neighbours) == 8 and report.label_maps and report.pca
+    names = [Path(str(path)).name for path in features.paths]
+    rows = features.mean / np.linalg.norm(features.mean, axis=1, keepdims=True)
+    queries = {query.name for query, _ in report.neighbours}
+    for query, found in report.neighbours:
+        assert all(item.correct is None and item.picture.class_name == '' for item in found)
+        assert not queries & {item.picture.name for item in found}
+        cosines = rows @ rows[names.index(query.name)]
+        for item in found:
+            assert item.similarity == pytest.approx(cosines[names.index(item.picture.name)], abs=2e-3)
+
+
+IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
+
+
+def mae_file(path: Path) -> torch.nn.Module:
+    """An encoder under MAE's official names, 'tiny' so that a test is short."""
+    torch.manual_seed(0)
+    vit = timm.create_model(
+        'vit_tiny_patch16_224', img_size=32, patch_size=8, num_classes=0, pretrained=False, depth=12
+    )
+    torch.save({'model': vit.state_dict()}, path)
+    return vit
+
+
+def test_sizes_come_from_the_weights(tmp_path: Path) -> None:
+    photographs(tmp_path / 'photos')
+    mae_file(tmp_path / 'mae.pth')
+    asked = dict(start=tmp_path / 'mae.pth', image_size=32, batch_size=16, epochs=4, workers=0)
+    with pytest.raises(ValueError, match='how its images were normalised is not known: give mean= and std='):
+        written(tmp_path, **asked)
+    cfg = written(tmp_path, **asked, **IMAGENET)
+    assert cfg.load_from == str(tmp_path / 'mae.pth')
+    assert (cfg.model.backbone.arch, cfg.model.backbone.patch_size) == ('deit-t', 8)
+    assert cfg.model.neck.decoder_embed_dims == 96
+    assert cfg.model.data_preprocessor.mean == [123.675, 116.28, 103.53]
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(1e-4 * 0.5)
+    assert [hook['type'] for hook in cfg.custom_hooks[-2:]] == ['mmpl.FrozenWarmupHook', 'mmpl.ContinueGuardHook']
+    with pytest.raises(api.PretrainError, match=r"`arch` must fit the encoder of .*, vit-t, but got 'vit-b'"):
+        written(tmp_path, start=tmp_path / 'mae.pth', arch='vit-b')
+    with pytest.raises(api.PretrainError, match='`patch_size` must be 8'):
+        written(tmp_path, start=tmp_path / 'mae.pth', patch_size=16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('factor', 'fires'), [(1, False), (100, True)])
+def test_continuing_is_guarded(factor: int, fires: bool, tmp_path: Path, monkeypatch) -> None:
+    """On a frozen encoder first, which keeps its bits; a rate 100 times too high is warned of, the preset's is not."""
+    photographs(tmp_path / 'photos', 64)
+    vit = mae_file(tmp_path / 'mae.pth')
+    place = tmp_path / 'run'
+    monkeypatch.setattr(api, 'CONTINUE_RATE', 1e-4 * factor)
+    asked = dict(image_size=32, batch_size=16, epochs=6, workers=0)
+    mmpl.pretrain(tmp_path / 'photos', start=tmp_path / 'mae.pth', work_dir=place, **asked, **IMAGENET)
+    log = ''.join(path.read_text() for path in place.rglob('*.log'))
+    assert 'backbone stays as it is for the first 2 epochs.' in log and 'backbone is trained from here on.' in log
+    assert ('Continuing harms the features that this run started with' in log) is fires
+    first = torch.load(place / 'epoch_2.pth', weights_only=False) if (place / 'epoch_2.pth').exists() else None
+    last = torch.load(place / 'epoch_6.pth', weights_only=False)['state_dict']
+    weight = vit.state_dict()['blocks.3.mlp.fc1.weight']
+    assert not torch.equal(last['backbone.layers.3.ffn.layers.0.0.weight'], weight)
+    assert first is None or torch.equal(first['state_dict']['backbone.layers.3.ffn.layers.0.0.weight'], weight)

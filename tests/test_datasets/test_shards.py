@@ -1,0 +1,214 @@
+"""Shards hold the images that a folder holds, in any order, for any number of readers; what is no shard is refused."""
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import default_collate
+from mmengine.registry import DATASETS, init_default_scope
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from mmpl.apis.check_dataset import main as check
+from mmpl.datasets import GuardedDataset, ResumableSampler, ShardDataset, UnlabelledFolder
+from mmpl.datasets.shards import find_shards
+from mmpl.datasets.tar_files import ShardError, member_path
+from tests.faults.runs import EVERY, differences, final_state, run, stopped
+
+CROP = dict(type='mmpl.LoadRandomResizedCrop', scale=16, crop_ratio_range=(0.4, 1.0), flip_prob=0.5)
+PIPELINE = [CROP, dict(type='PackInputs')]
+COUNT = 26
+
+
+def content(number: int) -> bytes:
+    """A JPEG or a PNG, each of its own colours."""
+    rng = np.random.default_rng(number)
+    image = Image.fromarray(rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)).resize((42, 36), Image.BICUBIC)
+    file = io.BytesIO()
+    image.save(file, ('JPEG', 'PNG')[number % 2], **({} if number % 2 else dict(quality=95)))
+    return file.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Three shards and a folder ``folder`` of the same images, in the same order."""
+    init_default_scope('mmpretrain')
+    (tmp_path / 'folder').mkdir()
+    for shard in range(3):
+        with tarfile.open(tmp_path / f'train-{shard:06}.tar', 'w') as tar:
+            for number in range(shard * 10, min(COUNT, shard * 10 + 10)):
+                name = f'{number:03}.{("jpg", "png")[number % 2]}'
+                add(tar, name, content(number))
+                add(tar, f'{number:03}.cls', b'3')
+                (tmp_path / 'folder' / name).write_bytes(content(number))
+    return tmp_path
+
+
+def test_the_same_images_as_a_folder(shards: Path) -> None:
+    """With the same seeds also the same crops, to the bit."""
+    readers = [ShardDataset(str(shards), PIPELINE), UnlabelledFolder(str(shards / 'folder'), pipeline=PIPELINE)]
+    assert [len(reader) for reader in readers] == [COUNT, COUNT]
+    for index in range(COUNT):
+        pixels = []
+        for reader in readers:
+            np.random.seed(index)
+            pixels.append(reader[index]['inputs'])
+        assert torch.equal(*pixels)
+    path = readers[0].get_data_info(11)['img_path']
+    assert path == member_path(str(shards / 'train-000001.tar'), '011.png')
+
+
+def test_what_webdataset_writes(tmp_path: Path) -> None:
+    """Its own writer's shards, read by its own reader too."""
+    webdataset = pytest.importorskip('webdataset')
+    init_default_scope('mmpretrain')
+    with webdataset.ShardWriter(str(tmp_path / 'w-%06d.tar'), maxcount=10, verbose=0) as writer:
+        for number in range(COUNT):
+            writer.write({'__key__': f'sample{number:03}', ('jpg', 'png')[number % 2]: content(number), 'cls': 1})
+    pattern = str(tmp_path / 'w-{000000..000002}.tar')
+    ours = ShardDataset(pattern, [dict(type='mmpl.LoadImage')])
+    theirs = list(webdataset.WebDataset(pattern, shardshuffle=False))
+    assert len(ours) == len(theirs) == COUNT
+    for index, sample in enumerate(theirs):
+        image = next(sample[ending] for ending in ('jpg', 'png') if ending in sample)
+        pixels = np.asarray(Image.open(io.BytesIO(image)).convert('RGB')).astype(int)
+        assert np.abs(ours[index]['img'][..., ::-1] - pixels).max() <= 3  # two JPEG decoders
+
+
+def test_names_of_shards(shards: Path) -> None:
+    whole = [str(shards / f'train-{number:06}.tar') for number in range(3)]
+    for asked in (shards, f'{shards}/*.tar', f'{shards}/train-{{000000..000002}}.tar', whole[::-1], [shards, *whole]):
+        assert find_shards(asked) == whole
+    assert find_shards(f'{shards}/train-{{000001..000002}}.tar') == whole[1:]
+    with pytest.raises(FileNotFoundError, match='train-000003.tar'):
+        find_shards(f'{shards}/train-{{000000..000003}}.tar')
+
+
+class Numbered(GuardedDataset):
+    """Each sample is its index."""
+
+    def __getitem__(self, index: int) -> int:
+        assert super().__getitem__(index)['inputs'].shape == (3, 16, 16)
+        return int(index)
+
+
+@pytest.mark.dist
+def test_each_image_once_over_ranks_and_workers(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks with two workers each; resumed inside of an epoch, the rest of it."""
+    seen: list[int] = []
+    rest: list[int] = []
+    for rank in range(2):
+        monkeypatch.setattr('mmengine.dataset.sampler.get_dist_info', lambda rank=rank: (rank, 2))
+        dataset = Numbered(dict(type='mmpl.ShardDataset', shards=str(shards), pipeline=PIPELINE))
+        sampler = ResumableSampler(dataset, dict(type='DefaultSampler', shuffle=True), seed=0)
+        own = [i for batch in DataLoader(dataset, 4, sampler=sampler, num_workers=2) for i in batch.tolist()]
+        seen += own
+        sampler.skip = 5
+        loader = DataLoader(dataset, 4, sampler=sampler, num_workers=2, collate_fn=default_collate)
+        rest += [i for batch in loader for i in batch.tolist()]
+        assert rest[-len(own) + 5 :] == own[5:]
+    assert sorted(seen) == list(range(COUNT))
+
+
+@pytest.mark.slow
+def test_resumed_is_uninterrupted(shards: Path, tmp_path: Path) -> None:
+    data = dict(type='mmpl.ShardDataset', shards=str(shards), pipeline=PIPELINE)
+    loader = dict(dataset=data, num_workers=1, persistent_workers=True)
+    run(tmp_path / 'whole', checkpoint=EVERY, loader=loader)
+    stopped(tmp_path / 'cut', 9, checkpoint=EVERY, loader=loader)
+    run(tmp_path / 'cut', checkpoint=EVERY, loader=loader)
+    states = [final_state(tmp_path / name / 'epoch_3.pth') for name in ('whole', 'cut')]
+    assert differences(*states) == []
+    folder = dict(type='mmpl.UnlabelledFolder', data_root=str(shards / 'folder'), pipeline=PIPELINE)
+    run(tmp_path / 'folder_run', checkpoint=EVERY, loader=dict(loader, dataset=folder))
+    assert differences(states[0], final_state(tmp_path / 'folder_run' / 'epoch_3.pth')) == []
+
+
+def test_bad_members_are_replaced_and_found_by_the_check(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A JPEG that is cut off is one that OpenCV would fill with grey without a word."""
+    bad = shards / 'bad' / 'b.tar'
+    bad.parent.mkdir()
+    with tarfile.open(bad, 'w') as tar:
+        for number in range(12):
+            add(tar, f'{number:03}.{("jpg", "png")[number % 2]}', content(number)[: 400 if number == 4 else None])
+        add(tar, 'empty.jpg', b'')
+    report = shards / 'bad.jsonl'
+    dataset = GuardedDataset(dict(type='mmpl.ShardDataset', shards=str(bad), pipeline=PIPELINE), report=str(report))
+    for index in range(len(dataset)):
+        assert dataset[index]['inputs'].shape == (3, 16, 16)
+    text = report.read_text()
+    assert text.count('\n') == 2 and f'{member_path(str(bad), "004.jpg")}"' in text and 'truncated' in text
+    assert f'{member_path(str(bad), "empty.jpg")}"' in text and 'empty: 0 bytes' in text
+    config = shards / 'config.py'
+    config.write_text(
+        "default_scope = 'mmpretrain'\n"
+        f'train_dataloader = dict(dataset=dict(type="mmpl.ShardDataset", shards={str(bad)!r}, pipeline={PIPELINE}))\n'
+    )
+    assert check([str(config)]) == 1
+    said = capsys.readouterr().out
+    assert 'b.tar::004.jpg' in said and 'b.tar::empty.jpg' in said and '000.jpg' not in said
+
+
+@pytest.mark.parametrize(
+    ('name', 'said'),
+    [
+        ('cut', 'is no whole tar file|is truncated'),
+        ('compressed', 'is no whole tar file .*compressed'),
+        ('text', 'is no whole tar file'),
+        ('twice', "holds '000.jpg' twice"),
+        ('two images', "sample '000' has two images, '000.jpg' and '000.png'"),
+        ('no image', 'hold no image. Looked for .*; there are 1 .txt'),
+    ],
+)
+def test_what_is_refused(name: str, said: str, tmp_path: Path) -> None:
+    init_default_scope('mmpretrain')
+    path = tmp_path / 'a.tar'
+    with tarfile.open(path, 'w:gz' if name == 'compressed' else 'w') as tar:
+        names = {'twice': ['000.jpg', '000.jpg'], 'two images': ['000.jpg', '000.png'], 'no image': ['a.txt']}
+        for member in names.get(name, ['000.jpg', '001.jpg']):
+            add(tar, member, content(0))
+    if name == 'cut':
+        path.write_bytes(path.read_bytes()[:2000])
+    elif name == 'text':
+        path.write_text('no tar at all')
+    with pytest.raises(ValueError, match=said):
+        ShardDataset(str(path), PIPELINE)
+    assert issubclass(ShardError, ValueError)
+
+
+def test_a_mask_beside_an_image_is_none(tmp_path: Path) -> None:
+    init_default_scope('mmpretrain')
+    with tarfile.open(tmp_path / 'a.tar', 'w') as tar:
+        for member in ('x/000.jpg', 'x/000.seg.png', 'y/000.JPG'):
+            add(tar, member, content(0))
+    paths = [ShardDataset(str(tmp_path), PIPELINE).get_data_info(i)['img_path'] for i in range(2)]
+    assert [path.rpartition('::')[2] for path in paths] == ['x/000.jpg', 'y/000.JPG']
+
+
+def test_a_shard_that_changes_is_read_as_it_is(shards: Path) -> None:
+    """Its index is of the file as it was: one that was written anew is indexed anew, and what is gone is missed."""
+    dataset = DATASETS.build(dict(type='mmpl.ShardDataset', shards=str(shards), pipeline=PIPELINE))
+    path = shards / 'train-000000.tar'
+    with tarfile.open(path, 'w') as tar:
+        add(tar, 'new.txt', b'x' * 600)
+        add(tar, '001.png', content(7))
+    os.utime(path, ns=(1, 1))
+    (shards / 'folder' / '001.png').write_bytes(content(7))
+    folder = UnlabelledFolder(str(shards / 'folder'), pipeline=PIPELINE)
+    pixels = []
+    for reader in (dataset, folder):
+        np.random.seed(0)
+        pixels.append(reader[1]['inputs'])
+    assert torch.equal(*pixels)
+    with pytest.raises(FileNotFoundError, match=r"holds no '000.jpg': was it changed since the run started"):
+        dataset[0]
