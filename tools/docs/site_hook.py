@@ -1,7 +1,7 @@
 """Hook of mkdocs: what pages of ``docs/`` link to outside of that folder becomes a page of the site.
 
-On a code host ``[sdae.py](../mmpl/methods/sdae.py)`` shows the file; the site has no such neighbour, so each file that is
-linked gets a page with its text, under ``source/``.
+On a code host ``[sdae.py](../mmpl/methods/sdae.py)`` shows the file, and a link to a folder its list. The site has no such
+neighbours: each file that is linked gets a page with its text under ``source/``, each folder one with its files.
 """
 
 import os
@@ -11,42 +11,58 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-LINK = re.compile(r'\]\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)')
-LANGUAGES = {'.py': 'python', '.sh': 'bash', '.yml': 'yaml', '.json': 'json'}
+LINK = re.compile(r'\]\((?!\w+:|#|/)([^)#\s]+)((?:#[^)\s]*)?)\)')
+LANGUAGES = {'.py': 'python', '.sh': 'bash', '.yml': 'yaml', '.json': 'json', '.jinja': 'jinja'}
 
 
-def _linked(page: str, target: str) -> str | None:
-    """Path in the repository of what a page links to, if that lies outside of ``docs/``; None for what lies in it."""
+def _page_of(root: Path, page: str, target: str) -> str | None:
+    """Page of the site for a link that only the repository can follow; None for every other link."""
     path = os.path.normpath(os.path.join('docs', os.path.dirname(page), target))
-    return None if path.startswith('docs' + os.sep) else path
+    if path.startswith('..') or not (root / path).exists():
+        return None  # a link to nothing stays as it is, and ends the strict build
+    if path.startswith('docs' + os.sep) and not (root / path).is_dir():
+        return None
+    return f'source/{path}.md'
+
+
+def _text(root: Path, path: str) -> str:
+    """Markdown that shows a file, or the files of a folder."""
+    source = root / path
+    if source.is_dir():
+        files = sorted(file for file in source.iterdir() if file.suffix in LANGUAGES)
+        return f'# {path}\n\n' + '\n\n'.join(_block(file) for file in files)
+    return f'# {path}\n\n{_block(source, titled=False)}'
+
+
+def _block(source: Path, titled: bool = True) -> str:
+    title = f' title="{source.name}"' if titled else ''
+    text = source.read_text(encoding='utf-8').rstrip('\n')
+    return f'````{LANGUAGES.get(source.suffix, "text")}{title}\n{text}\n````\n'
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add a page for every file outside of ``docs/`` that a page links to."""
+    """Add the pages that links need."""
     root = Path(config.config_file_path).parent
-    wanted = set()
-    for file in files.documentation_pages():
-        for target, _ in LINK.findall(file.content_string):
-            if path := _linked(file.src_uri, target):
-                wanted.add(path)
-    for path in sorted(wanted):
-        source = root / path
-        if source.is_file():  # a link to nothing stays as it is, and ends the strict build
-            text = source.read_text(encoding='utf-8')
-            if source.suffix != '.md':
-                text = f'# {path}\n\n````{LANGUAGES.get(source.suffix, "text")}\n{text}````\n'
-            files.append(File.generated(config, f'source/{path}.md', content=text))
+    wanted = {
+        found
+        for file in files.documentation_pages()
+        for target, _ in LINK.findall(file.content_string)
+        if (found := _page_of(root, file.src_uri, target))
+    }
+    for uri in sorted(wanted):
+        content = _text(root, uri.removeprefix('source/').removesuffix('.md'))
+        files.append(File.generated(config, uri, content=content))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Point the links to these pages."""
+    root, here = Path(config.config_file_path).parent, page.file.src_uri
 
     def redirected(match: re.Match) -> str:
-        path = _linked(page.file.src_uri, match[1])
-        if path is None or files.get_file_from_path(f'source/{path}.md') is None:
+        uri = None if here.startswith('source/') else _page_of(root, here, match[1])
+        if uri is None:
             return match[0]
-        here = os.path.dirname(page.file.src_uri)
-        return f']({os.path.relpath(f"source/{path}.md", here or ".")})'
+        return f']({os.path.relpath(uri, os.path.dirname(here) or ".")}{match[2]})'
 
     return LINK.sub(redirected, markdown)
