@@ -26,5 +26,6 @@ export NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true
 if [ "${1:-}" = serve ]; then
     exec "$venv/bin/python" -m mkdocs serve --strict
 fi
-"$venv/bin/python" -m mkdocs build --strict --quiet "$@"
+# Not --quiet, which keeps --strict from seeing the warnings.
+"$venv/bin/python" -m mkdocs build --strict "$@"
 echo "mmpl: wrote site/index.html"
