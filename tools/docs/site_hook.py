@@ -1,7 +1,7 @@
 """Hook of mkdocs: what pages of ``docs/`` link to outside of that folder becomes a page of the site.
 
-On a code host ``[sdae.py](../mmpl/methods/sdae.py)`` shows the file, and a link to a folder its list. The site has no such
-neighbours: each file that is linked gets a page with its text under ``source/``, each folder one with its files.
+On a code host ``[sdae.py](../mmpl/methods/sdae.py)`` shows the file, and a link to a folder its list. The site has no
+such neighbours: each file that is linked gets a page with its text under ``source/``, each folder one with its files.
 """
 
 import os
