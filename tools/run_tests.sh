@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks style and types, then runs the tests (unit, slow, dist; full-size models only with `-m full`):
+# Checks style, types and the documentation site, then runs the tests (unit, slow, dist; full-size models only with `-m full`):
 #
 #   bash tools/run_tests.sh [arguments of pytest]
 #
@@ -15,13 +15,14 @@ source tools/setup_env.sh tests || exit 1
 failed=()
 check() {
     echo "== $*"
-    "$@" || failed+=("$3")
+    "$@" || failed+=("${3:-$2}")
 }
 if [ "${SKIP_LINT:-0}" != 1 ]; then
     check "$PYTHON" -m ruff check .
     check "$PYTHON" -m ruff format --check .
     check "$PYTHON" -m mypy
     check "$PYTHON" -m codespell_lib
+    check bash tools/build_docs.sh  # in an environment of its own
 fi
 if [ ${#failed[@]} -gt 0 ]; then
     echo "!! failed before the tests: ${failed[*]} (see above)" >&2
