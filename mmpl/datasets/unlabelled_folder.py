@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmcv.transforms import LoadImageFromFile
+from mmengine import fileio
 from mmengine.fileio import get_file_backend
 from mmengine.logging import print_log
 from mmpretrain.datasets import CustomDataset
 
 from mmpl.registry import DATASETS
 from mmpl.utils.fields import FieldTypeError
+from mmpl.utils.paths import check_annotated_paths
 
 from .listing import list_images
 from .transforms.load_image import LoadImage, check_channels
@@ -22,26 +24,30 @@ EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
 class UnlabelledFolder(CustomDataset):
     """All images below a folder, for self-supervised training.
 
-    Which these are says :func:`mmpl.datasets.listing.list_images`; the log says how many, and what was passed over.
-    ``LoadImageFromFile`` at the start of its pipeline is taken for :class:`mmpl.LoadImage`, which gives the same pixels
-    for ordinary pictures and reads more kinds of files.
+    Which these are says :func:`mmpl.datasets.listing.list_images`, or a list in ``ann_file``; the log says how many,
+    and what was passed over. ``LoadImageFromFile`` at the start of its pipeline is taken for :class:`mmpl.LoadImage`,
+    which gives the same pixels for ordinary pictures and reads more kinds of files.
 
     Args:
         data_root: The folder.
         data_prefix: Subfolder of ``data_root``.
+        ann_file: A text file with one path a line, relative to the folder: these images alone, in this order. Empty
+            lines and those that begin with ``#`` are left out. By default all images are taken.
         extensions: File endings that count as images, in either case.
         **kwargs: Of :class:`mmpretrain.datasets.CustomDataset`, such as ``pipeline`` and ``indices``.
 
     Raises:
         FileNotFoundError: The folder does not exist.
-        ValueError: It holds no image; no extension, or one without its leading dot; ``with_label=True``; an
-            ``ann_file``.
+        ValueError: It holds no image; no extension, or one without its leading dot; ``with_label=True``; the list names
+            a path twice, an absolute one or one of another ending.
+        PathOutsideRootError: The list names a path outside of the folder.
     """
 
     def __init__(
         self,
         data_root: str = '',
         data_prefix: str | dict = '',
+        ann_file: str = '',
         extensions: Sequence[str] = EXTENSIONS,
         **kwargs: Any,
     ) -> None:
@@ -57,11 +63,15 @@ class UnlabelledFolder(CustomDataset):
             raise ValueError(f"extensions={extensions!r} is not allowed: expected a list such as ['.jpg', '.png']")
         if kwargs.pop('with_label', False):
             raise ValueError('with_label=True is not allowed: use mmpretrain.CustomDataset for class folders')
-        if kwargs.get('ann_file'):
-            raise ValueError(f'ann_file={kwargs["ann_file"]!r} is not allowed: the folder itself is the list')
         super().__init__(
-            data_root=data_root, data_prefix=data_prefix, with_label=False, extensions=extensions, **kwargs
+            data_root=data_root,
+            data_prefix=data_prefix,
+            ann_file=ann_file,
+            with_label=False,
+            extensions=extensions,
+            **kwargs,
         )
+        check_annotated_paths(self)
         transforms = self.pipeline.transforms
         if transforms and _is_stock(transforms[0]):
             transforms[0] = LoadImage(transforms[0].color_type, backend_args=transforms[0].backend_args)
@@ -74,6 +84,10 @@ class UnlabelledFolder(CustomDataset):
         backend = get_file_backend(self.img_prefix, enable_singleton=True)
         if hasattr(backend, 'isdir') and not backend.isdir(self.img_prefix):
             raise FileNotFoundError(f'{where} is no folder. It should hold images ({looked_for})')
+        if self.ann_file:
+            names = _read_list(self.ann_file, self.extensions)
+            print_log(f'{len(names)} images below {self.img_prefix!r}, listed in {self.ann_file!r}', logger='current')
+            return [dict(img_path=backend.join_path(self.img_prefix, name)) for name in names]
         listing = list_images(self.img_prefix, self.extensions)
         others = listing.passed_over()
         if not listing.files:
@@ -84,6 +98,26 @@ class UnlabelledFolder(CustomDataset):
             logger='current',
         )
         return [dict(img_path=backend.join_path(self.img_prefix, name)) for name in listing.files]
+
+
+def _read_list(path: str, extensions: Sequence[str]) -> list[str]:
+    """The paths that a list names, in its order."""
+    lines: dict[str, int] = {}
+    for number, line in enumerate(fileio.get_text(path).splitlines(), 1):
+        name = line.strip()
+        if not name or name.startswith('#'):
+            continue
+        where = f'`ann_file` {path!r}, line {number}: {name!r}'
+        if name in lines:
+            raise ValueError(f'{where} stands in line {lines[name]} already')
+        if os.path.isabs(name):
+            raise ValueError(f'{where} must be relative to the folder')
+        if not name.lower().endswith(tuple(extensions)):
+            raise ValueError(f'{where} must end in one of `extensions` {", ".join(sorted(extensions))}')
+        lines[name] = number
+    if not lines:
+        raise ValueError(f'`ann_file` {path!r} names no image')
+    return list(lines)
 
 
 def _is_stock(transform: Any) -> bool:

@@ -131,7 +131,6 @@ def test_unlabelled_folder_rejects(tmp_path: Path) -> None:
         (dict(extensions=['.gif']), 'holds no image. Looked for extensions .gif'),
         (dict(extensions='.png'), "extensions='.png' is not allowed"),
         (dict(with_label=True), 'with_label=True'),
-        (dict(ann_file='list.txt'), 'ann_file'),
     ):
         with pytest.raises(ValueError, match=message):
             folder_dataset(tmp_path, **kwargs)

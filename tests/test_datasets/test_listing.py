@@ -108,3 +108,31 @@ def test_a_root_that_is_no_string_is_named(root: object) -> None:
         UnlabelledFolder(data_root=root, pipeline=[])
     with pytest.raises(ValueError, match="`data_root` must be the path of a folder, but got ''"):
         UnlabelledFolder(pipeline=[])
+
+
+def test_a_list_of_files(tmp_path: Path) -> None:
+    images(tmp_path, 'a.jpg', 'b/c.PNG', 'b/d.jpg')
+    (tmp_path / 'list.txt').write_text('# half of them\nb/c.PNG\n\n  a.jpg \n')
+    assert trained(tmp_path, ann_file='list.txt') == ['b/c.PNG', 'a.jpg']
+    assert trained(tmp_path, ann_file=str(tmp_path / 'list.txt')) == ['b/c.PNG', 'a.jpg']
+    (tmp_path / 'below.txt').write_text('d.jpg\n')
+    assert trained(tmp_path, ann_file='below.txt', data_prefix='b') == ['b/d.jpg']
+
+
+@pytest.mark.parametrize(
+    ('text', 'said'),
+    [
+        ('a.jpg\nb.jpg\na.jpg\n', r"list.txt', line 3: 'a.jpg' stands in line 1 already"),
+        ('/etc/a.jpg\n', r"line 1: '/etc/a.jpg' must be relative to the folder"),
+        ('../a.jpg\n', r'outside of'),
+        ('a.jpg\nnotes.txt\n', r"line 2: 'notes.txt' must end in one of `extensions`"),
+        ('# nothing\n', r'names no image'),
+    ],
+)
+def test_lists_that_are_refused(text: str, said: str, tmp_path: Path) -> None:
+    images(tmp_path / 'root', 'a.jpg', 'b.jpg')
+    (tmp_path / 'root' / 'list.txt').write_text(text)
+    with pytest.raises(ValueError, match=said):
+        trained(tmp_path / 'root', ann_file='list.txt')
+    with pytest.raises(FileNotFoundError):
+        trained(tmp_path / 'root', ann_file='nowhere.txt')
