@@ -2,6 +2,7 @@
 
 from .embedded import EmbeddedClassification, build_embedded
 from .guarded import GuardedDataset
+from .hugging_face import HuggingFaceDataset
 from .resumable_sampler import ResumableSampler
 from .shards import ShardDataset
 from .transforms import BoxedResizedCrop, LoadImage, LoadRandomResizedCrop, TwoViews
@@ -11,6 +12,7 @@ __all__ = [
     'BoxedResizedCrop',
     'EmbeddedClassification',
     'GuardedDataset',
+    'HuggingFaceDataset',
     'LoadImage',
     'LoadRandomResizedCrop',
     'ResumableSampler',

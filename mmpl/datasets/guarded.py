@@ -14,8 +14,8 @@ from mmpl.utils.seeds import derive_seed, seed_host
 from .bad_files import BadDataError, BadFileReport, losses
 from .decode import decoder_of, mark_said, say_once
 from .image_check import MAX_PIXELS, MIN_SIDE, ImageVerdict, inspect_image, look_for
+from .inside import is_inside
 from .resumable_sampler import SeededIndex
-from .tar_files import in_shard
 from .transforms.load_image import check_channels
 
 _ATTEMPTS = 16
@@ -117,7 +117,7 @@ class GuardedDataset(Dataset):
 
     def _try(self, index: int) -> tuple[str, Exception | None, Any]:
         path = self._path(index)
-        local = path if '://' not in path or in_shard(path) else ''
+        local = path if '://' not in path or is_inside(path) else ''
         if self._state[index] == 0 and local:
             reason = self._look(local)
             if reason:

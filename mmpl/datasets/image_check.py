@@ -10,7 +10,7 @@ from PIL import Image
 
 from .decode import AnyDecoder, Decoder, facts_of
 from .image_facts import ImageFacts, read_facts
-from .tar_files import ShardError, in_shard, member_size
+from .inside import is_inside, size_inside
 
 MAX_PIXELS = 100_000_000
 MIN_SIDE = 2
@@ -97,21 +97,21 @@ def inspect_image(
 
 
 def _opened(path: str) -> BinaryIO:
-    """A file, or a member of a shard, to read and seek in."""
-    return io.BytesIO(fileio.get(path)) if in_shard(path) else open(path, 'rb')
+    """A file, or an image inside of one, to read and seek in."""
+    return io.BytesIO(fileio.get(path)) if is_inside(path) else open(path, 'rb')
 
 
 def look_for(path: str) -> str:
     """Why there is nothing to load at a path; empty if there is something."""
     try:
-        if in_shard(path):
-            return '' if member_size(path) else 'empty: 0 bytes'
+        if is_inside(path):
+            return '' if size_inside(path) else 'empty: 0 bytes'
         if os.path.isdir(path):
             return 'no file: a folder'
         return '' if os.path.getsize(path) else 'empty: 0 bytes'
     except FileNotFoundError:
         return 'vanished: the link leads nowhere' if os.path.islink(path) else 'vanished: no such file'
-    except (OSError, ShardError) as error:
+    except (OSError, ValueError) as error:
         return f'unreadable: {error}'
 
 

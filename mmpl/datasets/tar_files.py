@@ -5,8 +5,7 @@ import os
 import tarfile
 from typing import BinaryIO, cast
 
-from mmengine.fileio import register_backend
-from mmengine.fileio.backends import BaseStorageBackend
+from .inside import InsideBackend, register_inside
 
 PREFIX, SEPARATOR = 'tar://', '::'
 
@@ -18,11 +17,6 @@ class ShardError(ValueError):
 def member_path(shard: str, member: str) -> str:
     """Path of a member of a shard."""
     return f'{PREFIX}{shard}{SEPARATOR}{member}'
-
-
-def in_shard(path: str) -> bool:
-    """Whether a path is one of a member of a shard."""
-    return path.startswith(PREFIX)
 
 
 @functools.cache
@@ -81,15 +75,8 @@ def _opened(path: str) -> tuple[BinaryIO, tuple[int, int]]:
     return cast(BinaryIO, file), place
 
 
-def member_size(path: str) -> int:
-    """Bytes of a member; a FileNotFoundError if there is none."""
-    file, (_, length) = _opened(path)
-    file.close()
-    return length
-
-
-class TarBackend(BaseStorageBackend):
-    """Reads members of shards for ``mmengine.fileio``; every read opens the shard anew, so processes share nothing."""
+class TarBackend(InsideBackend):
+    """Reads members of shards; every read opens the shard anew."""
 
     def get(self, filepath: str) -> bytes:
         """Content of ``tar://<shard>::<member>``.
@@ -105,9 +92,11 @@ class TarBackend(BaseStorageBackend):
             raise OSError(f'{filepath!r}: {len(content)} of {length} bytes could be read')
         return content
 
-    def get_text(self, filepath: str, encoding: str = 'utf-8') -> str:
-        """The same as text."""
-        return self.get(filepath).decode(encoding)
+    def size(self, filepath: str) -> int:
+        """Bytes of a member."""
+        file, (_, length) = _opened(str(filepath))
+        file.close()
+        return length
 
 
-register_backend('tar', TarBackend, prefixes='tar', force=True)
+register_inside('tar', TarBackend)

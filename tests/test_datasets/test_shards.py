@@ -1,4 +1,4 @@
-"""Shards hold the images that a folder holds, in any order, for any number of readers; what is no shard is refused."""
+"""Tar files as shards: names, bad members, shards that change, and what is refused."""
 
 import io
 import os
@@ -8,64 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import default_collate
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from mmpl.apis.check_dataset import main as check
-from mmpl.datasets import GuardedDataset, ResumableSampler, ShardDataset, UnlabelledFolder
+from mmpl.datasets import GuardedDataset, ShardDataset, UnlabelledFolder
 from mmpl.datasets.shards import find_shards
 from mmpl.datasets.tar_files import ShardError, member_path
-from tests.faults.runs import EVERY, differences, final_state, run, stopped
-
-CROP = dict(type='mmpl.LoadRandomResizedCrop', scale=16, crop_ratio_range=(0.4, 1.0), flip_prob=0.5)
-PIPELINE = [CROP, dict(type='PackInputs')]
-COUNT = 26
-
-
-def content(number: int) -> bytes:
-    """A JPEG or a PNG, each of its own colours."""
-    rng = np.random.default_rng(number)
-    image = Image.fromarray(rng.integers(0, 256, (6, 7, 3), dtype=np.uint8)).resize((42, 36), Image.BICUBIC)
-    file = io.BytesIO()
-    image.save(file, ('JPEG', 'PNG')[number % 2], **({} if number % 2 else dict(quality=95)))
-    return file.getvalue()
-
-
-def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(data)
-    tar.addfile(info, io.BytesIO(data))
+from tests.test_datasets.sources import COUNT, PIPELINE, add, content, write_folder, write_shards
 
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    """Three shards and a folder ``folder`` of the same images, in the same order."""
     init_default_scope('mmpretrain')
-    (tmp_path / 'folder').mkdir()
-    for shard in range(3):
-        with tarfile.open(tmp_path / f'train-{shard:06}.tar', 'w') as tar:
-            for number in range(shard * 10, min(COUNT, shard * 10 + 10)):
-                name = f'{number:03}.{("jpg", "png")[number % 2]}'
-                add(tar, name, content(number))
-                add(tar, f'{number:03}.cls', b'3')
-                (tmp_path / 'folder' / name).write_bytes(content(number))
-    return tmp_path
-
-
-def test_the_same_images_as_a_folder(shards: Path) -> None:
-    """With the same seeds also the same crops, to the bit."""
-    readers = [ShardDataset(str(shards), PIPELINE), UnlabelledFolder(str(shards / 'folder'), pipeline=PIPELINE)]
-    assert [len(reader) for reader in readers] == [COUNT, COUNT]
-    for index in range(COUNT):
-        pixels = []
-        for reader in readers:
-            np.random.seed(index)
-            pixels.append(reader[index]['inputs'])
-        assert torch.equal(*pixels)
-    path = readers[0].get_data_info(11)['img_path']
-    assert path == member_path(str(shards / 'train-000001.tar'), '011.png')
+    write_shards(tmp_path / 'shards')
+    return tmp_path / 'shards'
 
 
 def test_what_webdataset_writes(tmp_path: Path) -> None:
@@ -92,46 +49,6 @@ def test_names_of_shards(shards: Path) -> None:
     assert find_shards(f'{shards}/train-{{000001..000002}}.tar') == whole[1:]
     with pytest.raises(FileNotFoundError, match='train-000003.tar'):
         find_shards(f'{shards}/train-{{000000..000003}}.tar')
-
-
-class Numbered(GuardedDataset):
-    """Each sample is its index."""
-
-    def __getitem__(self, index: int) -> int:
-        assert super().__getitem__(index)['inputs'].shape == (3, 16, 16)
-        return int(index)
-
-
-@pytest.mark.dist
-def test_each_image_once_over_ranks_and_workers(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two ranks with two workers each; resumed inside of an epoch, the rest of it."""
-    seen: list[int] = []
-    rest: list[int] = []
-    for rank in range(2):
-        monkeypatch.setattr('mmengine.dataset.sampler.get_dist_info', lambda rank=rank: (rank, 2))
-        dataset = Numbered(dict(type='mmpl.ShardDataset', shards=str(shards), pipeline=PIPELINE))
-        sampler = ResumableSampler(dataset, dict(type='DefaultSampler', shuffle=True), seed=0)
-        own = [i for batch in DataLoader(dataset, 4, sampler=sampler, num_workers=2) for i in batch.tolist()]
-        seen += own
-        sampler.skip = 5
-        loader = DataLoader(dataset, 4, sampler=sampler, num_workers=2, collate_fn=default_collate)
-        rest += [i for batch in loader for i in batch.tolist()]
-        assert rest[-len(own) + 5 :] == own[5:]
-    assert sorted(seen) == list(range(COUNT))
-
-
-@pytest.mark.slow
-def test_resumed_is_uninterrupted(shards: Path, tmp_path: Path) -> None:
-    data = dict(type='mmpl.ShardDataset', shards=str(shards), pipeline=PIPELINE)
-    loader = dict(dataset=data, num_workers=1, persistent_workers=True)
-    run(tmp_path / 'whole', checkpoint=EVERY, loader=loader)
-    stopped(tmp_path / 'cut', 9, checkpoint=EVERY, loader=loader)
-    run(tmp_path / 'cut', checkpoint=EVERY, loader=loader)
-    states = [final_state(tmp_path / name / 'epoch_3.pth') for name in ('whole', 'cut')]
-    assert differences(*states) == []
-    folder = dict(type='mmpl.UnlabelledFolder', data_root=str(shards / 'folder'), pipeline=PIPELINE)
-    run(tmp_path / 'folder_run', checkpoint=EVERY, loader=dict(loader, dataset=folder))
-    assert differences(states[0], final_state(tmp_path / 'folder_run' / 'epoch_3.pth')) == []
 
 
 def test_bad_members_are_replaced_and_found_by_the_check(shards: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -210,6 +127,7 @@ def test_a_shard_that_changes_is_read_as_it_is(shards: Path) -> None:
         add(tar, 'new.txt', b'x' * 600)
         add(tar, '001.png', content(7))
     os.utime(path, ns=(1, 1))
+    write_folder(shards / 'folder')
     (shards / 'folder' / '001.png').write_bytes(content(7))
     folder = UnlabelledFolder(str(shards / 'folder'), pipeline=PIPELINE)
     pixels = []
