@@ -282,7 +282,7 @@ def loader_of(config: Mapping[str, Any]) -> dict[str, Any]:
     ``mmpl.LoadRandomResizedCrop`` decodes by the same fields as ``mmpl.LoadImage``, which also takes the place of the
     stock loader in ``mmpl.UnlabelledFolder``.
     """
-    dataset = _dataset_with_pipeline(config.get('train_dataloader')) or {}
+    dataset = dataset_with_pipeline(config.get('train_dataloader')) or {}
     for transform in dataset.get('pipeline', ()):
         if not isinstance(transform, Mapping):
             continue
@@ -298,14 +298,14 @@ def loader_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(type=_OWN_LOADER)
 
 
-def _dataset_with_pipeline(node: Any) -> Mapping[str, Any] | None:
+def dataset_with_pipeline(node: Any) -> Mapping[str, Any] | None:
     """The first config of a dataset that has a pipeline, however deep it is wrapped."""
     if isinstance(node, Mapping):
         if isinstance(node.get('pipeline'), list | tuple):
             return node
         node = list(node.values())
     for child in node if isinstance(node, list | tuple) else ():
-        if found := _dataset_with_pipeline(child):
+        if found := dataset_with_pipeline(child):
             return found
     return None
 

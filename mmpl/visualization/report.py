@@ -21,7 +21,7 @@ from mmpl.checkpoints.fit import check_state_dict
 from mmpl.compat import load_checkpoint, safe_loading
 from mmpl.evaluation import extract_features, knn_accuracy
 from mmpl.evaluation.evaluate import any_loads_weights, find_probe
-from mmpl.evaluation.extractor import loader_of
+from mmpl.evaluation.extractor import dataset_with_pipeline, loader_of
 from mmpl.evaluation.features import FeatureSet, evaluation_mode, pool_tokens
 from mmpl.utils.config_errors import read_config
 from mmpl.utils.fields import Count, check_device, check_field
@@ -144,7 +144,12 @@ class _WithoutClasses(Dataset):
         if cfg.model.backbone.get('in_channels', 3) in (1, 3):
             resize['backend'] = 'pillow'  # as FeatureExtractor; Pillow has no images of other channels
         steps = [loader_of(cfg.to_dict()), resize, dict(type='PackInputs')]
-        self.dataset = DATASETS.build(dict(cfg.train_dataloader.dataset, pipeline=steps))
+        dataset = cfg.train_dataloader.dataset
+        if dataset_with_pipeline(dataset) is None:
+            raise ValueError(
+                f'the images of `train_dataloader.dataset`, {dataset.type}, cannot be shown whole: it has no `pipeline`'
+            )
+        self.dataset = DATASETS.build(_with_pipeline(dataset, steps))
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -153,6 +158,13 @@ class _WithoutClasses(Dataset):
         item = self.dataset[index]
         item['data_samples'].set_gt_label(NO_CLASS)
         return item
+
+
+def _with_pipeline(node: Any, steps: list[dict]) -> Any:
+    """Config of a data set, however deep it is wrapped, with these transforms."""
+    if isinstance(node, Mapping):
+        return {name: steps if name == 'pipeline' else _with_pipeline(value, steps) for name, value in node.items()}
+    return [_with_pipeline(child, steps) for child in node] if isinstance(node, list | tuple) else node
 
 
 class _Split:

@@ -144,6 +144,11 @@ def test_it_trains_resumes_and_is_used(tmp_path: Path) -> None:
     lines = [json.loads(line) for path in place.rglob('scalars.json') for line in path.read_text().splitlines()]
     assert any(line.get('loss', 0) > 0 for line in lines)
     _check_report(place, features)
+    config = place / 'run.py'
+    cfg = Config.fromfile(config)
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[cfg.train_dataloader.dataset])
+    cfg.dump(config)
+    _check_report(place, features)
 
 
 def _check_report(place: Path, features: Features) -> None:

@@ -205,6 +205,7 @@ def test_the_report_charts_what_is_declared(name, run_method, tmp_path):
     charts = {figure.chart.title for key, figure in runner.model.figures.items() if key in logged}
     assert charts and not [title for title in charts if title not in text]
     assert set(runner.model.LOSSES) <= logged
+    assert 'of `train_dataloader.dataset`' in text and 'cannot be shown whole: it has no `pipeline`' in text
 
 
 VIEWS = """dict(type='mmpl.TwoViews', own_crop=False, strong=[dict(type='ColorJitter', brightness=0.4)],
