@@ -80,8 +80,8 @@ class GroupMixing(RandomMasking):
         # in mixed image r image i takes share i - r: there its own comes first, and then all others
         order = (turns[:, None, None] - turns[None, : self.num_masks, None] + turns) % self.group_size  # (G, R, G)
         ids = shares[:, order].reshape(batch_size * self.num_masks, num_patches)
-        num_visible = shares.shape[-1]
-        return Masks(ids[:, :num_visible], *[ids[:, num_visible:]] * 2, torch.argsort(ids, dim=1), self.num_masks)
+        keep, masked = ids.tensor_split([shares.shape[-1]], dim=1)
+        return Masks(keep, masked, masked, ids.argsort(dim=1), self.num_masks)
 
     def mix(self, tokens: Tensor) -> Tensor:
         """Put the images of a group together, (B·R, V, D) -> (X, N, D), source by source."""
@@ -198,10 +198,10 @@ class MixedAE(Method):
     """A masked autoencoder whose encoder sees several images mixed into one, and has to tell them apart.
 
     Places that MAE would leave empty show patches of other images. An embedding of the source is added to each patch.
-    In the encoder a patch attends to as many patches as its image shows, those that fit it best, and tokens of one image
-    are drawn together: the paper's homologous recognition. The decoder rebuilds each image by itself, from its own
-    visible patches, the mixed image's class token, and mask tokens elsewhere. It sees one source and gets no embedding
-    of it (our choice).
+    In the encoder a patch attends to as many patches as its image shows, those that fit it best, and tokens of one
+    image are drawn together: the paper's homologous recognition. The decoder rebuilds each image by itself, from its
+    own visible patches, the mixed image's class token, and mask tokens elsewhere. It sees one source and gets no
+    embedding of it (our choice).
 
     All this belongs to pre-training. The encoder is a plain :class:`mmpl.models.MaskedViT`: probes, features and
     exports have whole, unmixed images, attention to all patches, and no embedding of a source.
