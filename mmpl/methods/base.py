@@ -60,6 +60,9 @@ class Method(BaseSelfSupervisor):
     num_views: int = 1
     """How many views of an image :meth:`step` gets."""
 
+    group_size: int = 1
+    """How many images a step takes together: a batch must be whole groups."""
+
     @classmethod
     def tiny(cls) -> dict:
         """Config of the smallest model that does all that the method does, for tests: images of 16 x 16, 16 patches.

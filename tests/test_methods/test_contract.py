@@ -254,7 +254,8 @@ param_scheduler = []
     result = bench.execute(run)
     assert result == bench.load(run) and result['iterations'] == 3
     assert all(0 <= result[key] <= 100 for key in compare_methods.METRICS)
-    assert any(key.startswith('momentum_') for key in result['health'])
+    model = MODELS.build(METHODS[name].tiny())
+    assert result['health'].keys() >= set(model.scheduled(1.0)) and result['health'], 'momenta, if there are teachers'
     table = compare_methods.write_all(bench, tmp_path / 'out')
     assert f'| {name} |' in table
 
@@ -262,7 +263,7 @@ param_scheduler = []
 @every_method
 def test_the_speed_of_its_parts_is_measured(name, tmp_path):
     write_photos(tmp_path / 'photos', 8, (32, 32))
-    args = pretrain_speed.parse_args(['--threads', '1', '--views', '4', '--device', 'cpu'])
+    args = pretrain_speed.parse_args(['--threads', '1', '--views', '8', '--device', 'cpu'])
     side = pretrain_speed.Side(
         pretrain_speed.load_side(str(write_config(name, tmp_path / 'method.py'))), args, str(tmp_path / 'photos')
     )

@@ -82,6 +82,24 @@ def test_last_blocks():
     torch.testing.assert_close(model.layers[-1](blocks[-2]), blocks[-1])
 
 
+def test_blocks_with_another_attention():
+    """One that gives the values: the block is then linear in them, and the others are as they were."""
+    model, images = make(), torch.randn(2, 3, 16, 16)
+    tokens = model.embed(images)
+    assert torch.equal(model.transform(tokens)[0], model.encode(images)[0])
+    others = [None] * model.num_layers
+    others[1] = lambda query, key, value, dropout_p: value
+    _, blocks = model.transform(tokens, last_blocks=model.num_layers, attentions=others)
+    x, layer = blocks[0], model.layers[1]
+    value = layer.attn.qkv(layer.ln1(x)).chunk(3, dim=-1)[2]
+    x = x + layer.attn.proj(value)
+    torch.testing.assert_close(blocks[1], layer.ffn(layer.ln2(x), identity=x))
+    torch.testing.assert_close(model.layers[2](blocks[1]), blocks[2])
+    assert torch.equal(model.transform(tokens)[0], model.encode(images)[0]), 'and afterwards so are all'
+    with pytest.raises(ValueError, match='shorter'):
+        model.transform(tokens, attentions=[None])
+
+
 def test_the_order_of_patches_does_not_matter():
     model, images = make(), torch.randn(2, 3, 16, 16)
     ids = RandomMasking()(2, 16).ids_keep

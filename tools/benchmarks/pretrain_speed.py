@@ -286,13 +286,14 @@ class Side:
         """GFLOP of the matrix products, convolutions and attention of a step, an image.
 
         Attention is counted as the plain matrix products, whichever kernel runs it. Counted on two images, where there
-        are as many: some losses compare images with each other and refuse one.
+        are as many, as some losses compare images with each other and refuse one; or on a group of those that a method
+        takes together.
 
         Returns:
             ``total``, ``forward`` and ``backward``.
         """
         passes: dict[str, float] = {}
-        images, original = min(2, self.images), self.optim_wrapper.backward
+        images, original = min(max(2, getattr(self.inner, 'group_size', 1)), self.images), self.optim_wrapper.backward
 
         with FlopCounterMode(display=False) as counter, sdpa_kernel([SDPBackend.MATH]):
 

@@ -4,7 +4,6 @@
 """
 
 import argparse
-import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmpl.models import RandomMasking
+import mmpl.methods  # noqa: F401  (some bring masks of their own)
+from mmpl.registry import MODELS
 from mmpl.utils.run_length import resolve_length
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,11 +23,6 @@ NONE = '–'
 
 def _number(value: float) -> str:
     return f'{value:,}' if isinstance(value, int) else f'{value:.4g}'
-
-
-def _masking(model: Mapping, field: str) -> Any:
-    """A field of the masking, or its default."""
-    return model['masking'].get(field, inspect.signature(RandomMasking).parameters[field].default)
 
 
 def _encoder(arch: str | Mapping) -> str:
@@ -46,6 +41,7 @@ def recipe(path: Path) -> list[str]:
     cfg = Config.fromfile(path)
     resolve_length(cfg, path)
     model, backbone, neck = cfg.model, cfg.model.backbone, cfg.model.neck
+    masking = MODELS.build(dict(dict(type='mmpl.RandomMasking'), **model.masking))
     labels = model.get('label_head')
     prototypes = NONE
     if labels:
@@ -58,8 +54,7 @@ def recipe(path: Path) -> list[str]:
         _number(cfg.train_dataloader.batch_size),
         _rate(cfg),
         f'{_number(cfg.param_scheduler[0].end)} / {_number(cfg.train_cfg.max_epochs)}',
-        f'{_masking(model, "num_masks")} x {_number(float(_masking(model, "mask_ratio")))}, '
-        f'{_number(float(_masking(model, "predict_ratio")))}',
+        f'{masking.num_masks} x {_number(float(masking.mask_ratio))}, {_number(float(masking.predict_ratio))}',
         f'{neck.decoder_embed_dims} x {neck.depth}',
         prototypes,
     ]

@@ -1,5 +1,7 @@
 """The vision transformer that encodes any subset of an image's patches."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -115,18 +117,35 @@ class MaskedViT(MAEViT):
         Returns:
             Tokens after the final norm, (B·R, 1+L, D), and the raw outputs of the last blocks, each of the same shape.
         """
-        x = self._embed(images, ids)
+        return self.transform(self.embed(images, ids), last_blocks)
+
+    def transform(
+        self, x: Tensor, last_blocks: int = 0, attentions: Sequence[Callable[..., Tensor] | None] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Put the class token before embedded patches, (B, L, D), and run the blocks over them.
+
+        Args:
+            x: From :meth:`embed`.
+            last_blocks: How many of the last blocks' outputs to return.
+            attentions: For each block what it computes in place of ``scaled_dot_product_attention``, or None to keep
+                that. Give the same objects in every step: compiled blocks are compiled for them.
+
+        Returns:
+            As :meth:`encode`.
+        """
         cls_token = self.cls_token + self.pos_embed[:, :1, :]
         x = torch.cat((cls_token.expand(x.shape[0], -1, -1), x), dim=1)
         blocks = []
         recompute = self.with_cp and torch.is_grad_enabled()
-        for index, layer in enumerate(self.layers):
-            x = checkpoint(layer, x, use_reentrant=False) if recompute else layer(x)
+        others = [None] * len(self.layers) if attentions is None else attentions
+        for index, (layer, attention) in enumerate(zip(self.layers, others, strict=True)):
+            run = layer if attention is None else partial(_attending, layer, attention)
+            x = checkpoint(run, x, use_reentrant=False) if recompute else run(x)
             if index >= len(self.layers) - last_blocks:
                 blocks.append(x)
         return self.norm1(x), blocks
 
-    def _embed(self, images: Tensor, ids: Tensor | None) -> Tensor:
+    def embed(self, images: Tensor, ids: Tensor | None = None) -> Tensor:
         """Patch embedding plus position embedding, (B·R, L, D)."""
         height, width = images.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
@@ -142,3 +161,13 @@ class MaskedViT(MAEViT):
         projection = self.patch_embed.projection
         x = F.linear(gather_tokens(patches, ids), projection.weight.flatten(1), projection.bias)
         return x + gather_tokens(pos_embed, ids.flatten()[None]).view_as(x)
+
+
+def _attending(layer: nn.Module, attention: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """Run a block with another attention, and with all else that is its own."""
+    usual = layer.attn.scaled_dot_product_attention
+    layer.attn.scaled_dot_product_attention = attention
+    try:
+        return layer(x)
+    finally:
+        layer.attn.scaled_dot_product_attention = usual
