@@ -261,7 +261,8 @@ def _find_neighbours(
 def _splits(cfg: Config, options: ReportOptions) -> tuple[_Split, _Split]:
     """Images to search and to ask for: of the run's probe, or, of a run without labels, of its training set."""
     hooks = [str(hook.get('type', '')) for hook in cfg.get('custom_hooks') or [] if isinstance(hook, Mapping)]
-    if not any('FeatureProbeHook' in kind for kind in hooks) and 'train_dataloader' in cfg:
+    has_pipeline = 'pipeline' in cfg.get('train_dataloader', {}).get('dataset', {})
+    if not any('FeatureProbeHook' in kind for kind in hooks) and has_pipeline:
         dataset = _WithoutClasses(cfg)
         asked = min(max(options.queries, options.maps), len(dataset) // 2)
         val = _Split(dataset, 64, asked, cfg, options.seed)
