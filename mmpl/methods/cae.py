@@ -167,7 +167,7 @@ class CAE(Method):
         """With few codes."""
         cfg = super().tiny()
         del cfg['head'], cfg['masking']
-        return cfg | dict(regressor=dict(depth=2), neck=dict(depth=1), tokenizer=dict(num_codes=16, code_dims=4))
+        return cfg | dict(regressor=dict(depth=2), neck=dict(depth=1), tokenizer=dict(num_codes=16))
 
 
 # ---------------------------------------------------------------------- its parts

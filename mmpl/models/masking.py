@@ -255,8 +255,9 @@ class BlockMasking(RandomMasking):
         high = np.rint(np.sqrt(area * aspect)).clip(1, height)
         wide = np.rint(np.sqrt(area / aspect)).clip(1, width)
         top, left = np.floor(down * (height - high + 1)), np.floor(across * (width - wide + 1))
-        y, x = np.divmod(np.arange(count), width)
-        covered = (top <= y) & (y < top + high) & (left <= x) & (x < left + wide)  # (B·R, blocks, N)
+        y, x = np.arange(height), np.arange(width)
+        covered = ((top <= y) & (y < top + high))[..., None] & ((left <= x) & (x < left + wide))[:, :, None]
+        covered = covered.reshape(-1, blocks, count)  # (B·R, blocks, N)
         covered_by = np.where(covered.any(1), covered.argmax(1), blocks)  # first rectangle over each patch
 
         num_masked = count - self.split(count)[0]
