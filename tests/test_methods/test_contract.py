@@ -253,7 +253,9 @@ param_scheduler = []
     result = bench.execute(run)
     assert result == bench.load(run) and result['iterations'] == 3
     assert all(0 <= result[key] <= 100 for key in compare_methods.METRICS)
-    assert any(key.startswith('momentum_') for key in result['health'])
+    teachers = MODELS.build(METHODS[name].tiny()).teachers
+    momenta = {f'momentum_{teacher.removesuffix("_teacher")}' for teacher in teachers}
+    assert result['health'] and momenta <= set(result['health'])
     table = compare_methods.write_all(bench, tmp_path / 'out')
     assert f'| {name} |' in table
 
