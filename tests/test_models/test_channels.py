@@ -14,6 +14,7 @@ CASES = dict(
     plmae_pixel=dict(type='mmpl.PLMAE', head=dict(type='mmpl.TokenReconHead', target='pixel')),
     msa=dict(type='mmpl.MSA'),
     sdae=dict(type='mmpl.SdAE'),
+    cae=dict(type='mmpl.CAE'),
 )
 
 
