@@ -256,7 +256,8 @@ class CrossBlock(nn.Module):
         self.ln_mlp = nn.LayerNorm(embed_dims, eps=1e-6)
         self.mlp = mlp([embed_dims, hidden_dims, embed_dims])
         self.gamma1, self.gamma2 = (
-            LayerScale(embed_dims, layer_scale_init_value) if layer_scale_init_value else nn.Identity() for _ in '12'
+            LayerScale(embed_dims, layer_scale_init_value) if layer_scale_init_value else nn.Identity()
+            for _ in range(2)
         )
 
     def forward(self, x: Tensor, places: Tensor, context: Tensor, context_places: Tensor) -> Tensor:
