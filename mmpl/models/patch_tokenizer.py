@@ -73,10 +73,6 @@ class PatchTokenizer(BaseModule):
     Entropy: of the codes' shares of the patches, divided by log K. Accuracy: share of the patches whose code is
     predicted."""
 
-    FLAT = 0.01
-    """A standardised patch with no number above that is flat: only rounding errors are left of it, which must not
-    choose its code. One pixel that is one of 256 grey levels brighter is far above (our choice)."""
-
     quantise: Callable[[Tensor], Tensor]
     """Codes, (...), of patches, (..., C·p·p)."""
 
@@ -108,8 +104,7 @@ class PatchTokenizer(BaseModule):
             patches = F.pixel_unshuffle(images.float(), self.patch_size).flatten(2).transpose(1, 2)  # (B, N, C·p·p)
             patches = gather_tokens(patches, ids)
             if self.norm_pix:
-                patches = F.layer_norm(patches, patches.shape[-1:], eps=1e-6)
-                patches = patches * (patches.abs().amax(-1, keepdim=True) > self.FLAT)
+                patches = F.layer_norm(patches, patches.shape[-1:], eps=1e-6)  # 0 where a patch is flat: code 0
             return self.quantise(patches)
 
     @torch.no_grad()
