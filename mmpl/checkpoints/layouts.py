@@ -102,6 +102,24 @@ def plain_vit_keys(num_layers: int) -> set[str]:
     return {*PARAMETERS, *(f'{name}.{kind}' for name in modules for kind in ('weight', 'bias'))}
 
 
+def fold_layer_scale(encoder: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a plain ViT of mmpretrain that gives the same as one with layer scale, which is folded in.
+
+    A scale g of what a layer gives is a layer by itself: g (W x + b) = (diag(g) W) x + g b.
+    """
+    scaled = {'attn.gamma1.weight': 'attn.proj', 'ffn.gamma2.weight': 'ffn.layers.1'}
+    folded = dict(encoder)
+    for key, scale in encoder.items():
+        block, name = '.'.join(key.split('.')[:2]), '.'.join(key.split('.')[2:])
+        layer = f'{block}.{scaled.get(name)}'
+        if f'{layer}.weight' in folded:
+            for kind, factor in dict(weight=scale[:, None], bias=scale).items():
+                if f'{layer}.{kind}' in folded:
+                    folded[f'{layer}.{kind}'] = factor * folded[f'{layer}.{kind}']
+            del folded[key]
+    return folded
+
+
 def rename(encoder: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """Tensors of a plain ViT of mmpretrain, by the names of a library."""
     renamed = {}

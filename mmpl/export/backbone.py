@@ -5,6 +5,8 @@ otherwise, compared with the original: on random tensors, where no feature may d
 and on a picture file that goes through the target library's own preprocessing and through that of the training config,
 where none may by more than :data:`PICTURE_TOLERANCE`.
 
+An encoder with layer scale becomes one without that gives the same: the scales are multiplied into the layers.
+
 Libraries other than mmpretrain feed encoders with RGB: of one that was trained on BGR the first layer's channels are
 swapped, and so are mean and std.
 
@@ -29,7 +31,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmpl.checkpoints.encoders import STUDENT, read_checkpoint  # also makes mmpretrain importable beside transformers 5
-from mmpl.checkpoints.layouts import HUGGINGFACE, TIMM, rename
+from mmpl.checkpoints.layouts import HUGGINGFACE, TIMM, fold_layer_scale, rename
 from mmpl.utils.user_errors import UserError
 from mmpl.version import __version__
 
@@ -111,7 +113,7 @@ def build_reference(encoder: Mapping[str, Tensor], spec: EncoderSpec, config: Ma
 
     backbone = (config.get('model') or {}).get('backbone') or {}
     if backbone.get('type') is None:
-        model = _build_mmpretrain(spec)
+        model, encoder = _build_mmpretrain(spec), fold_layer_scale(encoder)
     else:
         kind = _scoped(str(backbone['type']).removeprefix('mmpretrain.models.'))
         raw = dict(out_type='raw') if kind.endswith('.VisionTransformer') else {}
@@ -406,11 +408,12 @@ def export_backbone(
         raise ExportError(f'out={out.name!r}: the .json beside the weights is for the arguments; name a .pth file')
     found = read_checkpoint(checkpoint)
     tensors = {key: value.detach().float().contiguous() for key, value in found.encoder(source).items()}
-    spec = infer_spec(tensors, found.config, num_heads)
+    plain = fold_layer_scale(tensors)
+    spec = infer_spec(plain, found.config, num_heads)
     fed = preprocessing(found.config, spec.in_channels)
     swapped = fed is not None and fed.bgr and to != 'mmpretrain'  # whose own config says the order
     first = 'patch_embed.projection.weight'
-    handed = dict(tensors, **{first: tensors[first].flip(1).contiguous()}) if swapped else tensors
+    handed = dict(plain, **{first: plain[first].flip(1).contiguous()}) if swapped else plain
     out.parent.mkdir(parents=True, exist_ok=True)
     library = LIBRARIES[to]
     files = library.write(_Encoder(handed, spec, source, fed), out)

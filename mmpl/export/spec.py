@@ -12,7 +12,7 @@ from mmpl.checkpoints.layouts import plain_vit_keys
 
 _SHOWN = 6
 _REASONS = {  # part of a key -> what a plain ViT does not have
-    'gamma': 'layer scale (layer_scale_init_value > 0)',
+    'gamma': 'layer scale (layer_scale_init_value > 0), which an export to mmpretrain folds into the layers',
     'ffn.w12': 'SwiGLU feed-forward (ffn_type="swiglu_fused")',
     'ffn.w3': 'SwiGLU feed-forward (ffn_type="swiglu_fused")',
     'pre_norm': 'pre_norm=True',
@@ -161,7 +161,7 @@ def _check_keys(encoder: Mapping[str, Tensor]) -> int:
         raise ExportError(
             f'{len(unmapped)} encoder keys cannot be mapped to a plain ViT: {_some(unmapped)}; '
             f'reason: {"; ".join(sorted(set(map(_reason, unmapped))))}. '
-            'Only a plain ViT (GELU MLP, no layer scale) can be exported'
+            'Only a plain ViT (GELU MLP) can be taken'
         )
     qkv_biases = {f'layers.{i}.attn.qkv.bias' for i in range(num_layers)}
     optional = set() if qkv_biases & set(encoder) else qkv_biases

@@ -259,9 +259,7 @@ class Method(BaseSelfSupervisor):
             ('head.in_channels', getattr(self.head, 'in_channels', channels), channels, 'the channels of `backbone`'),
             ('neck.out_dims', self.neck.out_dims, self.head.out_dims, f'what `head.target={self.head.target!r}` takes'),
         ]
-        for field, value, expected, reason in [*rows, *more]:
-            if value != expected:
-                raise ValueError(f'`{field}` must be {expected}, {reason}, but got {value}')
+        check_equal([*rows, *more])
 
     def _check_images(self, images: Tensor) -> None:
         check_channels(getattr(self.backbone, 'in_channels', images.shape[1]), images)
@@ -275,6 +273,13 @@ class Method(BaseSelfSupervisor):
 
 def _momentum_key(teacher: str) -> str:
     return f'momentum_{teacher.removesuffix("_teacher")}'
+
+
+def check_equal(rows: Iterable[tuple[str, object, object, str]]) -> None:
+    """Refuse sizes that do not fit: rows of a field, its value, what it must be, and why."""
+    for field, value, expected, reason in rows:
+        if value != expected:
+            raise ValueError(f'`{field}` must be {expected}, {reason}, but got {value}')
 
 
 def build_autoencoder(backbone: dict, neck: dict, head: dict) -> tuple[nn.Module, nn.Module, nn.Module]:

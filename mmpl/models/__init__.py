@@ -7,9 +7,10 @@ from .backbones import DenseViT, MaskedViT
 from .codebook import OnlineCodebook
 from .heads import AlignHead, CodebookTarget, FeatureTarget, PixelTarget, PseudoLabelHead, TokenReconHead
 from .label_teacher import LabelTeacher
-from .masking import Masks, RandomMasking, gather_tokens
+from .masking import BlockMasking, Masks, RandomMasking, gather_tokens
 from .matching import match_places
 from .necks import SimpleFPN, TokenDecoder
+from .patch_tokenizer import OnlineTokenizer, PatchTokenizer, RandomTokenizer
 from .preprocessor import BandPreprocessor
 from .teacher import MomentumSchedule, Teacher
 from .teacher_view import TeacherView
@@ -17,6 +18,7 @@ from .teacher_view import TeacherView
 __all__ = [
     'AlignHead',
     'BandPreprocessor',
+    'BlockMasking',
     'Centering',
     'CodebookTarget',
     'DenseViT',
@@ -26,10 +28,13 @@ __all__ = [
     'Masks',
     'MomentumSchedule',
     'OnlineCodebook',
+    'OnlineTokenizer',
+    'PatchTokenizer',
     'PixelTarget',
     'PseudoLabelHead',
     'PseudoLabels',
     'RandomMasking',
+    'RandomTokenizer',
     'SimpleFPN',
     'Sinkhorn',
     'Teacher',

@@ -1,5 +1,6 @@
 """Which patches the student sees, and which it has to predict."""
 
+from math import isqrt, log, prod
 from typing import Annotated, NamedTuple
 
 import numpy as np
@@ -158,19 +159,109 @@ class RandomMasking(BaseModule):
             )
         return num_visible, max(1, round((num_patches - num_visible) * self.predict_ratio))
 
-    def forward(self, batch_size: int, num_patches: int, device: torch.device | str = 'cpu') -> Masks:
-        """Draw the B·R masks of one step of B images with N patches, and count the step."""
-        num_visible, num_predict = self.split(num_patches)
-        rows = batch_size * self.num_masks
-        blocks = -(-num_patches // 4)  # Philox makes four numbers a count: a whole number of counts is one row
+    def forward(self, batch_size: int, num_patches: int | tuple[int, int], device: torch.device | str = 'cpu') -> Masks:
+        """Draw the B·R masks of one step, and count the step.
+
+        Args:
+            batch_size: B.
+            num_patches: N, or how many patches there are down and across.
+            device: Of the masks.
+        """
+        count = num_patches if isinstance(num_patches, int) else prod(num_patches)
+        num_visible, num_predict = self.split(count)
+        rows, draws = batch_size * self.num_masks, self.draws(count)
+        blocks = -(-draws // 4)  # Philox makes four numbers a count: a whole number of counts is one row
         philox = np.random.Philox(key=[self.seed, self._step], counter=get_rank() * rows * blocks)
-        noise = np.random.Generator(philox).random((rows, 4 * blocks))[:, :num_patches]
+        numbers = np.random.Generator(philox).random((rows, 4 * blocks))[:, :draws]
+        noise = self.noise(numbers, num_patches)
         self._step += 1
         self.step.add_(1)
         return Masks.from_noise(
             torch.from_numpy(noise).float().to(device), num_visible, num_predict, num_masks=self.num_masks
         )
 
+    def draws(self, count: int) -> int:
+        """How many random numbers the mask of an image of ``count`` patches takes."""
+        return count
+
+    def noise(self, numbers: np.ndarray, num_patches: int | tuple[int, int]) -> np.ndarray:
+        """Noise of each patch, (B·R, N), from numbers in [0, 1), (B·R, draws); the patches with the most are masked."""
+        return numbers
+
     def rewind(self, steps: int = 0) -> None:
         """Draw next what was drawn ``steps`` steps before where the buffer ``step`` stands."""
         self._step = max(0, int(self.step) - steps)
+
+
+@MODELS.register_module()
+class BlockMasking(RandomMasking):
+    """Masks of rectangles (BEiT, section 2.3), of the same number of patches in every image.
+
+    Rectangles of random area, aspect and place are laid one after another until enough patches are covered. The last
+    one covers too many: which of its patches stay visible is random. All images are drawn at once, with the generator
+    of :class:`RandomMasking`. BEiT draws the area of a rectangle up to what is still to be masked, and here it is up to
+    all that is (our choice: so no rectangle has to wait for the one before).
+
+    Args:
+        mask_ratio: Share of the patches that is hidden from the student, in (0, 1). 0.5 is CAE's.
+        min_block: Least area of a rectangle as a share of the patches, at most ``mask_ratio``; BEiT's 16 of 196.
+        max_aspect: Longest side of a rectangle over its shortest, at least 1; BEiT's 1 / 0.3.
+        num_masks: As in :class:`RandomMasking`.
+        predict_ratio: As in :class:`RandomMasking`.
+        seed: Seed of the masks.
+    """
+
+    BLOCKS = 16
+    """Rectangles that are drawn. Their mean area is at least half of what is to be masked, so the last ones are hardly
+    ever needed; what they leave to be masked is random (our choice)."""
+
+    @checked('masking')
+    def __init__(
+        self,
+        mask_ratio: Annotated[float, Interval(0, 1, open_low=True, open_high=True)] = 0.5,
+        min_block: Annotated[float, Interval(0, 1, open_low=True)] = 0.08,
+        max_aspect: Annotated[float, Interval(1)] = 3.3,
+        num_masks: Count = 1,
+        predict_ratio: Annotated[float, Interval(0, 1, open_low=True)] = 1.0,
+        seed: Natural = 0,
+    ) -> None:
+        super().__init__(mask_ratio, num_masks, predict_ratio, seed)
+        if min_block > mask_ratio:
+            raise ValueError(f'`masking.min_block` must be at most `mask_ratio` {mask_ratio}, but got {min_block}')
+        self.min_block = min_block
+        self.max_aspect = max_aspect
+
+    def draws(self, count: int) -> int:
+        """Four for each rectangle, and two for each patch."""
+        return 4 * self.BLOCKS + 2 * count
+
+    def noise(self, numbers: np.ndarray, num_patches: int | tuple[int, int]) -> np.ndarray:
+        """Noise that is 2 higher where a patch is to be masked; a number of patches is that of a square."""
+        if isinstance(num_patches, int):
+            side = isqrt(num_patches)
+            if side**2 != num_patches:
+                raise ValueError(
+                    '`num_patches` must be a square number, or say how many there are down and across, but got '
+                    f'{num_patches}'
+                )
+            num_patches = (side, side)
+        height, width = num_patches
+        count, blocks = height * width, self.BLOCKS
+        area, aspect, down, across = np.split(numbers[:, : 4 * blocks, None], 4, axis=1)  # each (B·R, blocks, 1)
+        late, noise = np.split(numbers[:, 4 * blocks :], 2, axis=1)  # each (B·R, N)
+
+        area = count * (self.min_block + (self.mask_ratio - self.min_block) * area)
+        aspect = np.exp((2 * aspect - 1) * log(self.max_aspect))  # as often upright as lying
+        high = np.rint(np.sqrt(area * aspect)).clip(1, height)
+        wide = np.rint(np.sqrt(area / aspect)).clip(1, width)
+        top, left = np.floor(down * (height - high + 1)), np.floor(across * (width - wide + 1))
+        y, x = np.arange(height), np.arange(width)
+        covered = ((top <= y) & (y < top + high))[..., None] & ((left <= x) & (x < left + wide))[:, :, None]
+        covered = covered.reshape(-1, blocks, count)  # (B·R, blocks, N)
+        covered_by = np.where(covered.any(1), covered.argmax(1), blocks)  # first rectangle over each patch
+
+        num_masked = count - self.split(count)[0]
+        masked = np.argsort(covered_by + late, axis=1, kind='stable')[:, :num_masked]
+        higher = np.zeros_like(noise)
+        np.put_along_axis(higher, masked, 2.0, axis=1)
+        return noise + higher

@@ -59,7 +59,7 @@ def test_builds_at_full_size(path):
     cfg = Config.fromfile(path)
     with torch.device('meta'):
         model = MODELS.build(cfg.model)
-    assert model.teachers or model.head.target == 'pixel'
+    assert model.teachers or hasattr(model, 'tokenizer') or model.head.target == 'pixel'  # there is something to learn
     teachers, fields = EXPECTED.get(path.stem, (None, {}))
     if teachers is not None:
         assert list(model.teachers) == [TEACHERS[letter] for letter in teachers]

@@ -15,7 +15,7 @@ from mmpl.checkpoints.strict_pretrained import StrictPretrained
 from mmpl.datasets.agreement import Findings
 from mmpl.engine.hooks.stride_check import check_strides, measured_strides
 from mmpl.export.spec import infer_spec
-from mmpl.methods import MSA, PLMAE, SdAE
+from mmpl.methods import CAE, MSA, PLMAE, SdAE
 from mmpl.models.backbones import DenseViT
 from mmpl.models.necks import SimpleFPN
 
@@ -123,7 +123,7 @@ def test_rectangles_of_the_dense_encoder(window) -> None:
     assert sizes == [(16, 24), (8, 12), (4, 6), (2, 3)]
 
 
-@pytest.mark.parametrize('method', [PLMAE, MSA, SdAE])
+@pytest.mark.parametrize('method', [PLMAE, MSA, SdAE, CAE])
 def test_pretraining_on_rectangles_is_refused_by_name(method) -> None:
     """Masks, decoder and positions are of squares."""
     init_default_scope('mmpretrain')

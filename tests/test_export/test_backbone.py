@@ -159,10 +159,28 @@ def test_missing_keys(tmp_path, models):
         export_backbone(path, tmp_path / 'o.pth')
 
 
+@pytest.mark.parametrize('to', LIBRARIES)
+@pytest.mark.parametrize('said', [True, False])
+def test_layer_scale_is_folded_in(tmp_path, to, said):
+    """The scales have values of their own; the exporter compares all features with the original's."""
+    model = make_vit(layer_scale_init_value=0.1)
+    cfg = CFG.replace('patch_size=4', 'patch_size=4, layer_cfgs=dict(layer_scale_init_value=0.1)') if said else None
+    path = save(tmp_path / 'c.pth', {'student': model}, cfg)
+    result = export_backbone(path, tmp_path / 'out.pth', to=to, num_heads=3)
+    assert result.max_difference < 1e-3
+    content = torch.load(tmp_path / 'out.pth', weights_only=True)['state_dict'] if to == 'mmpretrain' else {}
+    assert not [key for key in content if 'gamma' in key]
+    with pytest.raises(ExportError, match='layer scale .* which an export to mmpretrain folds into the layers'):
+        infer_spec(model.state_dict(), num_heads=3)
+    plain = make_vit()
+    plain.load_state_dict(layouts.fold_layer_scale(model.state_dict()))
+    images = torch.randn(2, 3, 24, 24)
+    torch.testing.assert_close(plain(images)[0], model(images)[0], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ('kwargs', 'reason'),
     [
-        (dict(layer_scale_init_value=0.1), 'layer scale'),
         (dict(layer_cfgs=dict(ffn_type='swiglu_fused')), 'SwiGLU'),
         (dict(pre_norm=True), 'pre_norm'),
     ],

@@ -15,6 +15,7 @@ CASES = dict(
     msa=dict(type='mmpl.MSA'),
     sdae=dict(type='mmpl.SdAE'),
     mixed_ae=dict(type='mmpl.MixedAE'),
+    cae=dict(type='mmpl.CAE'),
 )
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmpl.models import TeacherView
-from mmpl.models.masking import Masks, RandomMasking, gather_tokens
+from mmpl.models.masking import BlockMasking, Masks, RandomMasking, gather_tokens
 
 
 def test_masks_partition_the_patches():
@@ -124,3 +124,84 @@ def test_refuses_to_mask_a_single_patch():
 def test_refuses(field, value, error):
     with pytest.raises(error, match=f'`masking.{field}`'):
         RandomMasking(**{field: value})
+
+
+# ---------------------------------------------------------------------- blocks
+
+
+def painted(masking: BlockMasking, numbers: list[float], height: int, width: int) -> set[int]:
+    """Masked patches of one image, by laying one rectangle after another."""
+    blocks, count = masking.BLOCKS, height * width
+    boxes, late = numbers[: 4 * blocks], numbers[4 * blocks : 4 * blocks + count]
+    num_masked = count - masking.split(count)[0]
+    masked: list[int] = []
+    for block in range(blocks):
+        area, aspect, down, across = boxes[block::blocks]
+        area = count * (masking.min_block + area * (masking.mask_ratio - masking.min_block))
+        aspect = masking.max_aspect ** (2 * aspect - 1)
+        high = min(height, max(1, round((area * aspect) ** 0.5)))
+        wide = min(width, max(1, round((area / aspect) ** 0.5)))
+        top, left = int(down * (height - high + 1)), int(across * (width - wide + 1))
+        box = {y * width + x for y in range(top, top + high) for x in range(left, left + wide)}
+        masked += sorted(box - set(masked), key=late.__getitem__)
+    masked += sorted(set(range(count)) - set(masked), key=late.__getitem__)
+    return set(masked[:num_masked])
+
+
+@pytest.mark.parametrize('grid', [(14, 14), (4, 4), (2, 8), (6, 3)])
+@pytest.mark.parametrize('ratio', [0.1, 0.5, 0.75])
+def test_block_masks_equal_a_loop_over_rectangles(grid, ratio, monkeypatch):
+    drawn = []
+    original = BlockMasking.noise
+    monkeypatch.setattr(BlockMasking, 'noise', lambda self, *args: drawn.append(args[0]) or original(self, *args))
+    masking = BlockMasking(mask_ratio=ratio, num_masks=2)
+    masks = masking(8, grid)
+    assert masks.ids_masked.shape == (16, grid[0] * grid[1] - masking.split(grid[0] * grid[1])[0])
+    for numbers, masked in zip(drawn[0].tolist(), masks.ids_masked.tolist(), strict=True):
+        assert set(masked) == painted(masking, numbers, *grid)
+
+
+def neighbours(masks: Masks, side: int) -> float:
+    """Share of the patches right of and below a masked one that are masked."""
+    masked = torch.zeros(len(masks.ids_masked), side**2).scatter(1, masks.ids_masked, 1.0).view(-1, side, side)
+    pairs = (masked[:, 1:] * masked[:, :-1]).mean() + (masked[..., 1:] * masked[..., :-1]).mean()
+    return (pairs / (masked[:, :-1].mean() + masked[..., :-1].mean())).item()
+
+
+def test_block_masks_hide_connected_patches():
+    blocks, random = BlockMasking()(500, 196), RandomMasking(mask_ratio=0.5)(500, 196)
+    assert blocks.ids_keep.shape == random.ids_keep.shape == (500, 98)
+    assert neighbours(random, 14) == pytest.approx(0.5, abs=0.02)
+    assert neighbours(blocks, 14) > 0.8
+
+
+def test_what_is_predicted_of_a_block_mask_is_a_random_part_of_it():
+    """And not the first rectangle: its neighbours are as often predicted as any masked patch."""
+    masks = BlockMasking(predict_ratio=0.5)(500, 196)
+    predicted = masks._replace(ids_masked=masks.ids_predict)
+    assert neighbours(predicted, 14) == pytest.approx(0.5 * neighbours(masks, 14), abs=0.02)
+
+
+def test_block_masks_are_drawn_again_after_a_resume_and_are_slices_of_the_joint_batch(monkeypatch):
+    straight = BlockMasking(seed=3)
+    drawn = [straight(4, 36).ids_masked for _ in range(3)]
+    killed = BlockMasking(seed=3)
+    killed(4, 36)
+    resumed = BlockMasking(seed=3)
+    resumed.load_state_dict(killed.state_dict())
+    assert torch.equal(resumed(4, 36).ids_masked, drawn[1]) and not torch.equal(drawn[1], drawn[2])
+    resumed.rewind(1)
+    assert torch.equal(resumed(4, 36).ids_masked, drawn[1])
+    assert torch.equal(BlockMasking(seed=3)(4, (6, 6)).ids_masked, drawn[0])
+    for rank in (0, 1):
+        monkeypatch.setattr('mmpl.models.masking.get_rank', lambda rank=rank: rank)
+        assert torch.equal(BlockMasking(seed=3)(2, 36).ids_masked, drawn[0][2 * rank : 2 * rank + 2])
+
+
+def test_refuses_blocks_that_are_none():
+    with pytest.raises(ValueError, match='`masking.min_block` must be at most `mask_ratio` 0.05, but got 0.08'):
+        BlockMasking(mask_ratio=0.05)
+    with pytest.raises(ValueError, match=r'`masking.max_aspect` must be a number in \[1, inf\)'):
+        BlockMasking(max_aspect=0.5)
+    with pytest.raises(ValueError, match='`num_patches` must be a square number, or say .* down and across, but got 8'):
+        BlockMasking()(1, 8)

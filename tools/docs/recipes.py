@@ -47,6 +47,7 @@ def recipe(path: Path) -> list[str]:
     if labels:
         of_data = (model.get('data_label_head') or {}).get('num_prototypes', labels.num_prototypes)
         prototypes = f'{labels.num_prototypes:,} / {of_data:,}'
+    width = neck.get('decoder_embed_dims', "the encoder's")  # a decoder without one is as wide as the encoder
     return [
         f'[`{path.stem}`](../configs/{path.name})',
         _encoder(backbone.arch),
@@ -55,7 +56,7 @@ def recipe(path: Path) -> list[str]:
         _rate(cfg),
         f'{_number(cfg.param_scheduler[0].end)} / {_number(cfg.train_cfg.max_epochs)}',
         f'{masking.num_masks} x {_number(float(masking.mask_ratio))}, {_number(float(masking.predict_ratio))}',
-        f'{neck.decoder_embed_dims} x {neck.depth}',
+        f'{width} x {neck.depth}',
         prototypes,
     ]
 

@@ -1,0 +1,13 @@
+# CAE-style: codes of a frozen random projection, which need no weights; blocks of half of the patches. Untuned.
+_base_ = './_surfaces.py'
+
+model = dict(
+    type='mmpl.CAE',
+    data_preprocessor=_base_.data_preprocessor,
+    backbone=dict(type='mmpl.MaskedViT', embed_visible_only=True, **_base_.encoder),
+    masking=dict(type='mmpl.BlockMasking', mask_ratio=0.5),
+    regressor=dict(depth=2),
+    neck=dict(type='mmpl.CodeDecoder', depth=1),
+    tokenizer=dict(num_codes=256),
+)
+custom_hooks = [dict(type='mmpl.DualTeacherHook')]
