@@ -138,6 +138,8 @@ class _WithoutClasses(Dataset):
     """The images of a training set without labels, whole, at the size that the encoder takes."""
 
     def __init__(self, cfg: Config) -> None:
+        if 'pipeline' not in cfg.train_dataloader.dataset:
+            raise ValueError('the training set has no `pipeline` to show whole images by')
         size = cfg.model.backbone.img_size
         sides = (size, size) if isinstance(size, int) else tuple(size)[::-1]  # (width, height)
         resize = dict(type='Resize', scale=sides, interpolation='bicubic')
