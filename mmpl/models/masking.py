@@ -32,6 +32,11 @@ class Masks(NamedTuple):
     ids_restore: Tensor
     num_masks: int
 
+    def to(self, device: torch.device | str) -> 'Masks':
+        """The same on a device, without waiting for it."""
+        ids = {name: getattr(self, name).to(device, non_blocking=True) for name in self._fields if name != 'num_masks'}
+        return self._replace(**ids)
+
     @property
     def num_patches(self) -> int:
         """N, the number of patches of an image."""
@@ -162,14 +167,17 @@ class RandomMasking(BaseModule):
         """Draw the B·R masks of one step of B images with N patches, and count the step."""
         num_visible, num_predict = self.split(num_patches)
         rows = batch_size * self.num_masks
+        noise = self.draw(get_rank() * rows, rows, num_patches).to(device)
+        return Masks.from_noise(noise, num_visible, num_predict, num_masks=self.num_masks)
+
+    def draw(self, first: int, rows: int, num_patches: int) -> Tensor:
+        """Noise of the rows from the place ``first`` of this step on, (rows, N), uniform in [0, 1); count the step."""
         blocks = -(-num_patches // 4)  # Philox makes four numbers a count: a whole number of counts is one row
-        philox = np.random.Philox(key=[self.seed, self._step], counter=get_rank() * rows * blocks)
+        philox = np.random.Philox(key=[self.seed, self._step], counter=first * blocks)
         noise = np.random.Generator(philox).random((rows, 4 * blocks))[:, :num_patches]
         self._step += 1
         self.step.add_(1)
-        return Masks.from_noise(
-            torch.from_numpy(noise).float().to(device), num_visible, num_predict, num_masks=self.num_masks
-        )
+        return torch.from_numpy(noise).float()
 
     def rewind(self, steps: int = 0) -> None:
         """Draw next what was drawn ``steps`` steps before where the buffer ``step`` stands."""
