@@ -116,7 +116,7 @@ class FeatureExtractor:
         projection = getattr(getattr(self.encoder, 'patch_embed', None), 'projection', None)
         self.in_channels = int(getattr(projection, 'in_channels', 3))
         self.fed = normalisation_of(found.config, self.in_channels, mean, std, found.path)
-        self.patch_size = _pair(projection)
+        self.patch_size = _token_size(self.encoder, projection)
         self.image_size = self._checked_size(image_size)
 
     def _checked_size(self, size: Any) -> tuple[int, int] | Literal['own']:
@@ -347,8 +347,10 @@ def normalisation_of(
     return fed
 
 
-def _pair(projection: Any) -> tuple[int, int] | None:
-    """Patch size (height, width) of a convolution that embeds patches."""
+def _token_size(encoder: Any, projection: Any) -> tuple[int, int] | None:
+    """Pixels (height, width) of a token: what the encoder says, or those of the convolution that embeds patches."""
+    if hasattr(encoder, 'token_size'):
+        return encoder.token_size, encoder.token_size
     size = getattr(projection, 'kernel_size', None)
     return None if size is None else (int(size[0]), int(size[1]))
 
