@@ -30,8 +30,10 @@ def _masking(model: Mapping, field: str) -> Any:
     return model['masking'].get(field, inspect.signature(RandomMasking).parameters[field].default)
 
 
-def _encoder(arch: str | Mapping) -> str:
-    names = {'b': 'ViT-B', 'l': 'ViT-L', 'deit-s': 'ViT-S', 'deit-t': 'ViT-Ti'}
+def _encoder(backbone: Mapping) -> str:
+    arch, names = backbone['arch'], {'b': 'ViT-B', 'l': 'ViT-L', 'deit-s': 'ViT-S', 'deit-t': 'ViT-Ti'}
+    if backbone['type'] == 'mmpl.MaskedSwin':
+        names = dict(base='Swin-B')
     return names[arch] if isinstance(arch, str) else f'{arch["embed_dims"]} wide, {arch["num_layers"]} blocks'
 
 
@@ -53,7 +55,7 @@ def recipe(path: Path) -> list[str]:
         prototypes = f'{labels.num_prototypes:,} / {of_data:,}'
     return [
         f'[`{path.stem}`](../configs/{path.name})',
-        _encoder(backbone.arch),
+        _encoder(backbone),
         f'{backbone.img_size} / {backbone.patch_size}',
         _number(cfg.train_dataloader.batch_size),
         _rate(cfg),
