@@ -128,7 +128,7 @@ class FeatureExtractor:
             return 'own'
         given = size
         if size is None:
-            size = getattr(self.encoder, 'img_size', None)
+            size = _image_size(self.encoder, self.patch_size)
             if size is None:
                 raise ExtractorError(
                     f'`image_size` must be given: a {type(self.encoder).__name__} has no `img_size` of its own'
@@ -345,6 +345,13 @@ def normalisation_of(
     if min(fed.std) <= 0:
         raise ExtractorError(f'`std` must be positive, but got {list(fed.std)}')
     return fed
+
+
+def _image_size(encoder: Any, patch_size: tuple[int, int] | None) -> Any:
+    """The size that an encoder is for: what it says, or that of its grid of patches, as of mmpretrain's Swin."""
+    if hasattr(encoder, 'img_size') or patch_size is None or not hasattr(encoder, 'patch_resolution'):
+        return getattr(encoder, 'img_size', None)
+    return tuple(side * patch for side, patch in zip(encoder.patch_resolution, patch_size, strict=True))
 
 
 def _token_size(encoder: Any, projection: Any) -> tuple[int, int] | None:
