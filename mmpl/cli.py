@@ -448,7 +448,7 @@ def run_info(args: argparse.Namespace) -> int:
     from mmpl.compat import set_load_policy
     from mmpl.evaluation.extractor import ExtractorError, loader_of, normalisation_of
     from mmpl.export import ExportError
-    from mmpl.export.spec import infer_spec
+    from mmpl.export.spec import spec_of
 
     set_load_policy(args.trust)
     checkpoint = read_checkpoint(args.checkpoint)
@@ -463,12 +463,8 @@ def run_info(args: argparse.Namespace) -> int:
     for source in checkpoint.sources:
         tensors = checkpoint.encoder(source)
         try:
-            spec = infer_spec(tensors, config)
-            channels = spec.in_channels
-            text = (
-                f'ViT, {spec.num_layers} blocks of width {spec.embed_dims}, {spec.num_heads} heads, images '
-                f'{spec.img_size[0]} x {spec.img_size[1]}, patches {spec.patch_size[0]} x {spec.patch_size[1]}'
-            )
+            spec = spec_of(tensors, config)
+            channels, text = spec.in_channels, str(spec)
         except ExportError as error:
             text = f'architecture not told: {error}'
         print(f'encoder      {source}: {sum(value.numel() for value in tensors.values()):,} parameters; {text}')

@@ -41,6 +41,12 @@ methods = dict(
         pool=['avg'],
         **images_only,
     ),
+    green_mim=dict(
+        label='GreenMIM (Swin)',
+        config=_methods + 'green_mim.py',
+        finetune=_methods + 'finetune_simmim.py',
+        **images_only,
+    ),
     pl_mae=dict(label='PL-MAE', config=_methods + 'pl_mae.py'),
     msa=dict(label='MSA', config=_methods + 'msa.py', **images_only),
     mixed_ae=dict(label='MixedAE', config=_methods + 'mixed_ae.py', **images_only),

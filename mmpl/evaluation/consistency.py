@@ -29,16 +29,16 @@ def patch_consistency(encoder: Any, images: Tensor) -> float:
     of its image, the nearest by cosine is the one with the same pixels; what only tells the place never finds it.
 
     Args:
-        encoder: With ``encode(images)``, whose tokens are (B, 1+N, D), and ``patch_size``.
+        encoder: With ``encode(images)``, whose tokens are (B, E+N, D), ``num_extra_tokens`` (E) and ``token_size``.
         images: Normalised, (B, C, H + patch, W + patch).
 
     Returns:
         Percent of the patches that are in both views.
     """
-    patch = encoder.patch_size
+    patch, extra = encoder.token_size, encoder.num_extra_tokens
     first, second = images[..., patch:, patch:], images[..., :-patch, :-patch]
     rows, columns = (side // patch for side in first.shape[-2:])
-    before, after = (F.normalize(encoder.encode(view)[0][:, 1:].float(), dim=-1) for view in (first, second))
+    before, after = (F.normalize(encoder.encode(view)[0][:, extra:].float(), dim=-1) for view in (first, second))
     found = (before @ after.transpose(1, 2)).argmax(-1).view(-1, rows, columns)  # (B, rows, columns)
     places = torch.arange(rows * columns, device=images.device).view(rows, columns)
     # a place (i, j) of the first view shows what (i + 1, j + 1) of the second does

@@ -116,7 +116,7 @@ class FeatureExtractor:
         projection = getattr(getattr(self.encoder, 'patch_embed', None), 'projection', None)
         self.in_channels = int(getattr(projection, 'in_channels', 3))
         self.fed = normalisation_of(found.config, self.in_channels, mean, std, found.path)
-        self.patch_size = _pair(projection)
+        self.patch_size = _token_size(self.encoder, projection)
         self.image_size = self._checked_size(image_size)
 
     def _checked_size(self, size: Any) -> tuple[int, int] | Literal['own']:
@@ -128,7 +128,7 @@ class FeatureExtractor:
             return 'own'
         given = size
         if size is None:
-            size = getattr(self.encoder, 'img_size', None)
+            size = _image_size(self.encoder, self.patch_size)
             if size is None:
                 raise ExtractorError(
                     f'`image_size` must be given: a {type(self.encoder).__name__} has no `img_size` of its own'
@@ -347,8 +347,17 @@ def normalisation_of(
     return fed
 
 
-def _pair(projection: Any) -> tuple[int, int] | None:
-    """Patch size (height, width) of a convolution that embeds patches."""
+def _image_size(encoder: Any, patch_size: tuple[int, int] | None) -> Any:
+    """The size that an encoder is for: what it says, or that of its grid of patches, as of mmpretrain's Swin."""
+    if hasattr(encoder, 'img_size') or patch_size is None or not hasattr(encoder, 'patch_resolution'):
+        return getattr(encoder, 'img_size', None)
+    return tuple(side * patch for side, patch in zip(encoder.patch_resolution, patch_size, strict=True))
+
+
+def _token_size(encoder: Any, projection: Any) -> tuple[int, int] | None:
+    """Pixels (height, width) of a token: what the encoder says, or those of the convolution that embeds patches."""
+    if hasattr(encoder, 'token_size'):
+        return encoder.token_size, encoder.token_size
     size = getattr(projection, 'kernel_size', None)
     return None if size is None else (int(size[0]), int(size[1]))
 

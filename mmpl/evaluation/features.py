@@ -101,6 +101,11 @@ def _num_extra_tokens(encoder: Any) -> int | None:
     return None
 
 
+def pools_of(encoder: Any) -> tuple[str, ...]:
+    """Those of :data:`POOLS` that an encoder has: one without a class token, such as a Swin, has the mean alone."""
+    return POOLS if _num_extra_tokens(encoder) else POOLS[1:]
+
+
 def pool_tokens(tokens: Tensor, pool: str, num_extra_tokens: int | None = 1) -> Tensor:
     """Pool an encoder's output into one vector per image, (B, D).
 
@@ -220,7 +225,7 @@ def _gather_rows(rows: Tensor, chunk: int = 4096, keep: bool = True) -> Tensor:
 def extract_features(
     model: nn.Module,
     dataloader: DataLoader,
-    pool: str | Sequence[str] = POOLS,
+    pool: str | Sequence[str] | None = None,
     target: str = STUDENT,
     data_preprocessor: nn.Module | None = None,
     dst: int | None = None,
@@ -239,7 +244,7 @@ def extract_features(
             of them inside a DDP wrapper. It computes where it is.
         dataloader: Batches of ``dict(inputs, data_samples)``, collated by mmengine's ``pseudo_collate`` or
             ``default_collate``; ``inputs`` are raw images, ``data_samples[i].gt_label`` the class index.
-        pool: One or several of :data:`POOLS`.
+        pool: One or several of :data:`POOLS`; None: those that the encoder has.
         target: Whose features: 'student', or the attribute of a teacher.
         data_preprocessor: Used instead of the model's; a bare backbone needs one.
         dst: The rank that receives the features, the others get None; None: all of them.
@@ -248,9 +253,10 @@ def extract_features(
         ValueError: If labels are missing, images differ in shape, the sampler is endless or some samples are never
             visited (e.g. ``drop_last=True``).
     """
-    pools = check_pool(pool)
     model = unwrapped(model)
-    num_extra_tokens = _num_extra_tokens(find_encoder(model, target))
+    encoder = find_encoder(model, target)
+    pools = pools_of(encoder) if pool is None else check_pool(pool)
+    num_extra_tokens = _num_extra_tokens(encoder)
     preprocessor = data_preprocessor if data_preprocessor is not None else getattr(model, 'data_preprocessor', None)
     if preprocessor is None:
         raise ValueError(f'`data_preprocessor` must be given for {type(model).__name__}, which has none of its own')

@@ -17,7 +17,7 @@ from mmpl.checkpoints.encoders import STUDENT
 from mmpl.datasets.agreement import check_data, sides_of
 from mmpl.utils.fields import Count, Positive, checked
 
-from .features import POOLS, FeatureSet, check_pool, extract_features, find_encoder
+from .features import FeatureSet, check_pool, extract_features, find_encoder, pools_of
 from .knn import check_neighbours, knn_accuracy
 from .linear_probe import ProperShare, check_regularisation, linear_probe
 
@@ -30,7 +30,7 @@ class FeatureProbe:
             learns from. ``sampler`` defaults to mmengine's ``DefaultSampler`` without shuffling or padding. The
             pipeline should be deterministic and end with ``PackInputs``.
         val_dataloader: The same for the images to score.
-        pool: 'cls' (class token), 'avg' (mean of the patch tokens), or both.
+        pool: 'cls' (class token), 'avg' (mean of the patch tokens), or both; None: those that the encoder has.
         k: Number of neighbours, or several; the first one is the headline. Default 20, our choice.
         temperature: Temperature of the neighbours' weights; 0.07 as Wu et al., CVPR 2018.
         linear: Also train a linear probe, with ``C``, ``holdout``, ``max_iter`` and ``tol`` of
@@ -45,7 +45,7 @@ class FeatureProbe:
         self,
         train_dataloader: dict,
         val_dataloader: dict,
-        pool: str | Sequence[str] = POOLS,
+        pool: str | Sequence[str] | None = None,
         k: int | Sequence[int] = 20,
         temperature: Positive = 0.07,
         linear: bool = True,
@@ -65,7 +65,7 @@ class FeatureProbe:
                     raise ValueError(f'`{name}` must have the field `{field}`, but got only {sorted(loader)}')
         check_regularisation(C)
         self.ks = check_neighbours(k, max_train_images, '`max_train_images`')
-        self.pools = check_pool(pool)
+        self.pools = () if pool is None else check_pool(pool)  # () until the encoder is known
         self.temperature = temperature
         self.linear = linear
         self.linear_options: dict[str, Any] = dict(C=C, holdout=holdout, max_iter=max_iter, tol=tol, seed=seed)
@@ -84,7 +84,7 @@ class FeatureProbe:
         """
         if self._loaders:
             return
-        find_encoder(model, self.target)
+        encoder = find_encoder(model, self.target)
         loaders = {name: self._build_loader(name) for name in self._configs}
         train, val = (loader.dataset for loader in loaders.values())
         found = check_data(sides_of('train_dataloader.dataset', train) + sides_of('val_dataloader.dataset', val))
@@ -93,6 +93,7 @@ class FeatureProbe:
         if found.errors:
             raise ValueError(f'the probe cannot compare these images: {found.text()}')
         check_neighbours(self.ks, len(train), 'the number of training images')  # type: ignore[arg-type]
+        self.pools = self.pools or pools_of(encoder)
         self._loaders = loaders
 
     def _build_loader(self, name: str) -> DataLoader:

@@ -35,7 +35,7 @@ from mmpl.checkpoints.layouts import HUGGINGFACE, TIMM, fold_layer_scale, rename
 from mmpl.utils.user_errors import UserError
 from mmpl.version import __version__
 
-from .spec import EncoderSpec, ExportError, Preprocessing, infer_spec, preprocessing
+from .spec import EncoderSpec, ExportError, Preprocessing, Spec, SwinSpec, preprocessing, spec_of, swin_fields
 
 TOLERANCE = 1e-5
 """Largest absolute difference between features of the same tensors that counts as the same model."""
@@ -52,7 +52,7 @@ class ExportResult:
     """What :func:`export_backbone` did."""
 
     files: tuple[Path, ...]
-    spec: EncoderSpec
+    spec: Spec
     max_difference: float | None  # largest absolute difference of any feature; None if it was not verified
     from_picture: bool = False  # whether it is that of a picture file through both preprocessings
     channels_swapped: bool = False  # whether the first layer was turned from BGR to RGB
@@ -63,7 +63,7 @@ class _Encoder:
     """What is handed over: float32 tensors by mmpretrain's keys, and where they come from."""
 
     tensors: dict[str, Tensor]
-    spec: EncoderSpec
+    spec: Spec
     source: str
     fed: Preprocessing | None  # None: the config does not say
 
@@ -75,8 +75,10 @@ def _optional(name: str) -> Any:
         raise MissingLibraryError(f'this export needs the package {name!r}: pip install {name}') from error
 
 
-def mmpretrain_config(spec: EncoderSpec) -> dict[str, Any]:
-    """Config of the ``mmpretrain.VisionTransformer`` that holds the encoder and gives all its tokens."""
+def mmpretrain_config(spec: Spec) -> dict[str, Any]:
+    """Config of mmpretrain's backbone that holds the encoder and gives all its tokens, or the maps of its stages."""
+    if isinstance(spec, SwinSpec):
+        return dict(type='mmpretrain.SwinTransformer', **swin_fields(spec))
     return dict(
         type='mmpretrain.VisionTransformer',
         arch=dict(
@@ -94,7 +96,7 @@ def mmpretrain_config(spec: EncoderSpec) -> dict[str, Any]:
     )
 
 
-def _build_mmpretrain(spec: EncoderSpec, **options: Any) -> Any:
+def _build_mmpretrain(spec: Spec, **options: Any) -> Any:
     import mmpretrain.models  # noqa: F401  (registers the backbone)
     from mmengine.registry import MODELS
 
@@ -103,10 +105,10 @@ def _build_mmpretrain(spec: EncoderSpec, **options: Any) -> Any:
     return model
 
 
-def build_reference(encoder: Mapping[str, Tensor], spec: EncoderSpec, config: Mapping[str, Any]) -> nn.Module:
+def build_reference(encoder: Mapping[str, Tensor], spec: Spec, config: Mapping[str, Any]) -> nn.Module:
     """The original encoder as the checkpoint's config describes it, with the checkpoint's own keys, all of them used.
 
-    Without such a config it is mmpretrain's ``VisionTransformer`` of the architecture that the tensors tell.
+    Without such a config it is mmpretrain's backbone of the architecture that the tensors tell.
     """
     import mmpretrain.models  # noqa: F401  (registers the backbones)
     from mmengine.registry import MODELS
@@ -138,10 +140,20 @@ def _write_mmpretrain(encoder: _Encoder, out: Path) -> tuple[Path, ...]:
     return (out,)
 
 
-def _load_mmpretrain(files: tuple[Path, ...], spec: EncoderSpec) -> nn.Module:
+def _load_mmpretrain(files: tuple[Path, ...], spec: Spec) -> nn.Module:
     model = _build_mmpretrain(spec, init_cfg=dict(type='Pretrained', checkpoint=str(files[0]), prefix='backbone.'))
     model.init_weights()
     return model
+
+
+def _plain(spec: Spec, to: str) -> EncoderSpec:
+    """Refuse what is no ViT."""
+    if isinstance(spec, SwinSpec):
+        raise ExportError(
+            f'to={to!r}: a Swin transformer is exported to mmpretrain only; other libraries order the channels of its '
+            'merging otherwise'
+        )
+    return spec
 
 
 def _timm_args(spec: EncoderSpec) -> dict[str, Any]:
@@ -179,7 +191,7 @@ def _timm_transform(encoder: _Encoder) -> dict[str, Any] | None:
 
 
 def _write_timm(encoder: _Encoder, out: Path) -> tuple[Path, ...]:
-    args_file, spec = out.with_suffix('.json'), encoder.spec
+    args_file, spec = out.with_suffix('.json'), _plain(encoder.spec, 'timm')
     torch.save(rename(encoder.tensors, TIMM), out)
     content = dict(create_model=_timm_args(spec), norm_eps=spec.norm_eps, transform=_timm_transform(encoder))
     args_file.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
@@ -202,7 +214,7 @@ def load_timm(weights: str | Path) -> nn.Module:
 def _write_huggingface(encoder: _Encoder, out: Path) -> tuple[Path, ...]:
     transformers = _optional('transformers')
     safetensors = _optional('safetensors.torch')
-    spec = encoder.spec
+    spec = _plain(encoder.spec, 'huggingface')
     square = spec.img_size[0] == spec.img_size[1] and spec.patch_size[0] == spec.patch_size[1]
     out.mkdir(parents=True, exist_ok=True)
     transformers.ViTConfig(
@@ -239,7 +251,7 @@ def _write_huggingface(encoder: _Encoder, out: Path) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def _load_huggingface(files: tuple[Path, ...], spec: EncoderSpec) -> nn.Module:
+def _load_huggingface(files: tuple[Path, ...], spec: Spec) -> nn.Module:
     transformers = _optional('transformers')
     model, info = transformers.ViTModel.from_pretrained(
         files[0].parent, add_pooling_layer=False, output_loading_info=True
@@ -286,12 +298,12 @@ class _Library:
     Attributes:
         write: Writes its files.
         load: Loads them.
-        features: Of images, (B, 1 + N, D).
+        features: Of images, (B, 1 + N, D) or, of a Swin transformer, the last map (B, D, h, w).
         read: A picture file as its own preprocessing, which the exported files describe, feeds it to the model.
     """
 
     write: Callable[[_Encoder, Path], tuple[Path, ...]]
-    load: Callable[[tuple[Path, ...], EncoderSpec], nn.Module]
+    load: Callable[[tuple[Path, ...], Spec], nn.Module]
     features: Callable[[Any, Tensor], Tensor]
     read: Callable[[Path, tuple[Path, ...]], Tensor]
 
@@ -332,7 +344,7 @@ def _differ(ours: Tensor, theirs: Tensor, to: str, tolerance: float, of: str, hi
 
 
 @torch.no_grad()
-def compare_features(reference: nn.Module, exported: nn.Module, spec: EncoderSpec, to: str, swapped: bool) -> float:
+def compare_features(reference: nn.Module, exported: nn.Module, spec: Spec, to: str, swapped: bool) -> float:
     """Largest absolute difference of any token feature, over 4 images drawn from a standard normal distribution.
 
     Args:
@@ -354,7 +366,7 @@ def compare_features(reference: nn.Module, exported: nn.Module, spec: EncoderSpe
 
 @torch.no_grad()
 def compare_on_picture(
-    reference: nn.Module, fed: Preprocessing, exported: nn.Module, files: tuple[Path, ...], spec: EncoderSpec, to: str
+    reference: nn.Module, fed: Preprocessing, exported: nn.Module, files: tuple[Path, ...], spec: Spec, to: str
 ) -> float:
     """Largest absolute difference of any token feature of a colour picture that each side reads from a file.
 
@@ -371,7 +383,7 @@ def compare_on_picture(
 
 
 def _tokens(encoder: nn.Module, images: Tensor) -> Tensor:
-    """All tokens that an encoder gives, (B, 1 + N, D)."""
+    """All tokens that an encoder gives, (B, 1 + N, D), or its last map, (B, D, h, w)."""
     unmasked = {'mask': None} if 'mask' in inspect.signature(encoder.forward).parameters else {}
     output = encoder(images, **unmasked)
     return output[-1] if isinstance(output, list | tuple) else output
@@ -388,7 +400,7 @@ def export_backbone(
     """Export one encoder of a checkpoint to another library.
 
     Args:
-        checkpoint: Checkpoint file of any method with a ViT.
+        checkpoint: Checkpoint file of any method with a ViT, or with a Swin transformer (to mmpretrain only).
         out: The file to write (for ``'mmpretrain'`` and ``'timm'``, which adds a ``.json`` beside it), or the
             directory (for ``'huggingface'``).
         source: 'student', or the attribute of a teacher of the model that was saved.
@@ -409,7 +421,7 @@ def export_backbone(
     found = read_checkpoint(checkpoint)
     tensors = {key: value.detach().float().contiguous() for key, value in found.encoder(source).items()}
     plain = fold_layer_scale(tensors)
-    spec = infer_spec(plain, found.config, num_heads)
+    spec = spec_of(plain, found.config, num_heads)
     fed = preprocessing(found.config, spec.in_channels)
     swapped = fed is not None and fed.bgr and to != 'mmpretrain'  # whose own config says the order
     first = 'patch_embed.projection.weight'

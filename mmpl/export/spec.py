@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from mmpl.checkpoints.encoders import heads_of
+from mmpl.checkpoints.fit import CheckpointMismatchError, check_state_dict
 from mmpl.checkpoints.layouts import plain_vit_keys
+from mmpl.utils.seeds import preserve_rng_state
 
 _SHOWN = 6
 _REASONS = {  # part of a key -> what a plain ViT does not have
@@ -36,6 +38,102 @@ class EncoderSpec:
     in_channels: int
     qkv_bias: bool
     norm_eps: float  # of every LayerNorm
+
+    def __str__(self) -> str:
+        """In words."""
+        return (
+            f'ViT, {self.num_layers} blocks of width {self.embed_dims}, {self.num_heads} heads, images '
+            f'{self.img_size[0]} x {self.img_size[1]}, patches {self.patch_size[0]} x {self.patch_size[1]}'
+        )
+
+
+@dataclass(frozen=True)
+class SwinSpec:
+    """Architecture of a Swin transformer, by mmpretrain's names; stages in their order."""
+
+    embed_dims: int  # of the first stage
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+    window_size: int
+    img_size: tuple[int, int]
+    patch_size: tuple[int, int]
+    in_channels: int
+    out_indices: tuple[int, ...]  # stages that have a norm of their own
+    norm_eps: float = 1e-5
+
+    def __str__(self) -> str:
+        """In words."""
+        return (
+            f'Swin transformer, stages of {", ".join(map(str, self.depths))} blocks, the first {self.embed_dims} wide, '
+            f'windows {self.window_size} x {self.window_size}, images {self.img_size[0]} x {self.img_size[1]}, '
+            f'patches {self.patch_size[0]} x {self.patch_size[1]}'
+        )
+
+
+Spec = EncoderSpec | SwinSpec
+
+
+def spec_of(
+    encoder: Mapping[str, Tensor], config: Mapping[str, Any] | None = None, num_heads: int | None = None
+) -> Spec:
+    """Tell what an encoder is: a Swin transformer if it has stages, or else a plain ViT; see :func:`infer_spec`."""
+    if any(key.startswith('stages.') for key in encoder):
+        return infer_swin(encoder, config)
+    return infer_spec(encoder, config, num_heads)
+
+
+def infer_swin(encoder: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> SwinSpec:
+    """Tell the architecture of a Swin transformer from the shapes; only the image size needs the config.
+
+    Args:
+        encoder: Tensors by mmpretrain's keys without prefix.
+        config: The training config, of which ``model.backbone.img_size`` counts.
+
+    Raises:
+        ExportError: If a key or a shape is not that of such a Swin transformer, or the image size is not said.
+    """
+    from mmpretrain.models import SwinTransformer
+
+    blocks: dict[int, list[int]] = {}  # heads of each stage's blocks
+    window_size = 0
+    for key, value in encoder.items():
+        if key.startswith('stages.') and key.endswith('.relative_position_bias_table'):
+            blocks.setdefault(int(key.split('.')[1]), []).append(value.shape[1])
+            window_size = (math.isqrt(len(value)) + 1) // 2
+    given = _section(_section(config or {}, 'model'), 'backbone').get('img_size')
+    if given is None or not blocks or 'patch_embed.projection.weight' not in encoder:
+        lacks = 'the config in the checkpoint names no model.backbone.img_size' if blocks else 'it has no windows'
+        raise ExportError(f'the encoder has stages, but it cannot be told which Swin transformer it is: {lacks}')
+    embed_dims, in_channels, *patch_size = encoder['patch_embed.projection.weight'].shape
+    spec = SwinSpec(
+        embed_dims=embed_dims,
+        depths=tuple(len(blocks[stage]) for stage in sorted(blocks)),
+        num_heads=tuple(blocks[stage][0] for stage in sorted(blocks)),
+        window_size=window_size,
+        img_size=_pair(given, 'model.backbone.img_size'),
+        patch_size=(patch_size[0], patch_size[1]),
+        in_channels=in_channels,
+        out_indices=tuple(stage for stage in sorted(blocks) if f'norm{stage}.weight' in encoder),
+    )
+    with preserve_rng_state():  # which building draws from; Swin transformers cannot be built on torch's meta device
+        model = SwinTransformer(**swin_fields(spec))
+    try:
+        check_state_dict(model, encoder)
+    except CheckpointMismatchError as error:
+        raise ExportError(f'only a Swin transformer as mmpretrain makes it can be exported: {error}') from None
+    return spec
+
+
+def swin_fields(spec: SwinSpec) -> dict[str, Any]:
+    """Fields of mmpretrain's ``SwinTransformer``."""
+    return dict(
+        arch=dict(embed_dims=spec.embed_dims, depths=list(spec.depths), num_heads=list(spec.num_heads)),
+        img_size=spec.img_size,
+        patch_size=spec.patch_size,
+        in_channels=spec.in_channels,
+        window_size=spec.window_size,
+        out_indices=spec.out_indices,
+    )
 
 
 def infer_spec(

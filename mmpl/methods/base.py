@@ -23,6 +23,8 @@ from mmpl.registry import MODELS
 from mmpl.utils.fields import check_choice, check_number, check_part
 from mmpl.utils.figures import Figure, Sums
 
+_MASKS = {False: 'each image masks of its own', True: 'all images of a batch one mask'}
+
 
 class Step(NamedTuple):
     """What a method made of a batch.
@@ -43,6 +45,9 @@ class Method(BaseSelfSupervisor):
     A subclass builds its parts, sets :attr:`num_views`, and writes :meth:`step`. Decoder, head and masking may be left
     out. State-dict keys are the attributes' names; the student's encoder is ``backbone``, a teacher is called what it
     is for and ``_teacher``, such as ``label_teacher``, and holds its encoder as ``backbone`` too.
+
+    What an encoder has is asked of it: ``num_patches`` (N), ``token_size`` (side in pixels of what one token stands for
+    and is masked as), ``token_dims`` (D), ``num_extra_tokens`` (1 with a class token), ``in_channels``, ``img_size``.
 
     Args:
         backbone: The student's encoder.
@@ -253,9 +258,15 @@ class Method(BaseSelfSupervisor):
         """
         encoder, channels = self.backbone, self.backbone.in_channels
         self.masking.split(encoder.num_patches)
+        shared = [getattr(part, 'shares_mask', False) for part in (encoder, self.masking)]
+        if shared[0] != shared[1]:
+            raise ValueError(
+                f'`masking.type` {type(self.masking).__name__} gives {_MASKS[shared[1]]}, but `backbone.type` '
+                f'{type(encoder).__name__} takes {_MASKS[shared[0]]}'
+            )
         rows = [
             ('neck.num_patches', self.neck.num_patches, encoder.num_patches, 'the patches of `backbone`'),
-            ('neck.embed_dims', self.neck.embed_dims, encoder.embed_dims, 'the width of `backbone`'),
+            ('neck.embed_dims', self.neck.embed_dims, encoder.token_dims, 'the width of `backbone`'),
             ('head.in_channels', getattr(self.head, 'in_channels', channels), channels, 'the channels of `backbone`'),
             ('neck.out_dims', self.neck.out_dims, self.head.out_dims, f'what `head.target={self.head.target!r}` takes'),
         ]
@@ -287,11 +298,13 @@ def build_autoencoder(backbone: dict, neck: dict, head: dict) -> tuple[nn.Module
     for field, cfg in dict(backbone=backbone, neck=neck, head=head).items():
         check_part(field, cfg)
     encoder = MODELS.build(backbone)
-    of_encoder = dict(embed_dims=encoder.embed_dims, patch_size=encoder.patch_size)
+    of_encoder = dict(embed_dims=encoder.token_dims, patch_size=encoder.token_size)
     if head.get('target') == 'pixel':
         of_encoder.update(in_channels=encoder.in_channels)
     recon_head = MODELS.build(with_defaults(head, **of_encoder))
-    sizes = dict(embed_dims=encoder.embed_dims, num_patches=encoder.num_patches, out_dims=recon_head.out_dims)
+    sizes = dict(embed_dims=encoder.token_dims, num_patches=encoder.num_patches, out_dims=recon_head.out_dims)
+    if not encoder.num_extra_tokens:
+        sizes['with_cls_token'] = False
     return encoder, MODELS.build(with_defaults(neck, **sizes)), recon_head
 
 

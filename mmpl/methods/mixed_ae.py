@@ -63,7 +63,7 @@ class GroupMixing(RandomMasking):
             )
         return num_visible, num_patches - num_visible
 
-    def forward(self, batch_size: int, num_patches: int, device: torch.device | str = 'cpu') -> Masks:
+    def forward(self, batch_size: int, num_patches: int | tuple[int, int], device: torch.device | str = 'cpu') -> Masks:
         """Draw the sources of one step, as R masks of each of the B images, and count the step.
 
         Mask ``r`` of an image belongs to mixed image ``r`` of its group.
@@ -79,7 +79,7 @@ class GroupMixing(RandomMasking):
         turns = torch.arange(self.group_size, device=places.device)
         # in mixed image r image i takes share i - r: there its own comes first, and then all others
         order = (turns[:, None, None] - turns[None, : self.num_masks, None] + turns) % self.group_size  # (G, R, G)
-        ids = shares[:, order].reshape(batch_size * self.num_masks, num_patches)
+        ids = shares[:, order].reshape(batch_size * self.num_masks, -1)
         keep, masked = ids.tensor_split([shares.shape[-1]], dim=1)
         return Masks(keep, masked, masked, ids.argsort(dim=1), self.num_masks)
 

@@ -3,7 +3,7 @@
 from mmpl import compat  # noqa: F401  (first: it repairs what the imports below need)
 
 from .assignment import Centering, PseudoLabels, Sinkhorn
-from .backbones import DenseViT, MaskedViT
+from .backbones import DenseViT, MaskedSwin, MaskedViT
 from .codebook import OnlineCodebook
 from .heads import AlignHead, CodebookTarget, FeatureTarget, PixelTarget, PseudoLabelHead, TokenReconHead
 from .label_teacher import LabelTeacher
@@ -24,6 +24,7 @@ __all__ = [
     'DenseViT',
     'FeatureTarget',
     'LabelTeacher',
+    'MaskedSwin',
     'MaskedViT',
     'Masks',
     'MomentumSchedule',

@@ -33,6 +33,11 @@ class Masks(NamedTuple):
     ids_restore: Tensor
     num_masks: int
 
+    def to(self, device: torch.device | str) -> 'Masks':
+        """The same on a device, without waiting for it."""
+        ids = {name: getattr(self, name).to(device, non_blocking=True) for name in self._fields if name != 'num_masks'}
+        return self._replace(**ids)
+
     @property
     def num_patches(self) -> int:
         """N, the number of patches of an image."""
@@ -169,23 +174,30 @@ class RandomMasking(BaseModule):
         """
         count = num_patches if isinstance(num_patches, int) else prod(num_patches)
         num_visible, num_predict = self.split(count)
-        rows, draws = batch_size * self.num_masks, self.draws(count)
+        rows = batch_size * self.num_masks
+        noise = self.draw(get_rank() * rows, rows, num_patches).to(device)
+        return Masks.from_noise(noise, num_visible, num_predict, num_masks=self.num_masks)
+
+    def draw(self, first: int, rows: int, num_patches: int | tuple[int, int]) -> Tensor:
+        """Noise of the rows from the place ``first`` of this step on, (rows, N); count the step.
+
+        The patches with the most are masked.
+        """
+        draws = self.draws(num_patches if isinstance(num_patches, int) else prod(num_patches))
         blocks = -(-draws // 4)  # Philox makes four numbers a count: a whole number of counts is one row
-        philox = np.random.Philox(key=[self.seed, self._step], counter=get_rank() * rows * blocks)
+        philox = np.random.Philox(key=[self.seed, self._step], counter=first * blocks)
         numbers = np.random.Generator(philox).random((rows, 4 * blocks))[:, :draws]
         noise = self.noise(numbers, num_patches)
         self._step += 1
         self.step.add_(1)
-        return Masks.from_noise(
-            torch.from_numpy(noise).float().to(device), num_visible, num_predict, num_masks=self.num_masks
-        )
+        return torch.from_numpy(noise).float()
 
     def draws(self, count: int) -> int:
         """How many random numbers the mask of an image of ``count`` patches takes."""
         return count
 
     def noise(self, numbers: np.ndarray, num_patches: int | tuple[int, int]) -> np.ndarray:
-        """Noise of each patch, (B·R, N), from numbers in [0, 1), (B·R, draws); the patches with the most are masked."""
+        """Noise of each patch, (rows, N), from numbers in [0, 1), (rows, draws)."""
         return numbers
 
     def rewind(self, steps: int = 0) -> None:

@@ -128,14 +128,10 @@ def fault_cfg(
     else replaces a field of the config.
     """
     model_cfg, dataset_type, preprocessor = METHODS[method]
-    backbone = dict(
-        type='mmpl.MaskedViT',
-        arch=dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64),
-        img_size=16,
-        patch_size=4,
-        drop_path_rate=0.3,
-        drop_rate=0.1,
-    )
+    backbone = dict(drop_path_rate=0.3, drop_rate=0.1)
+    if model_cfg()['backbone']['type'] == 'mmpl.MaskedViT':
+        arch = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
+        backbone.update(arch=arch, img_size=16, patch_size=4)
     data_preprocessor = dict(type='SelfSupDataPreprocessor', **preprocessor)
     parts = dict(
         loader=dict(

@@ -208,7 +208,7 @@ def test_committed_tables_follow_from_committed_results(name, committed, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('method', ['random', 'mae', 'simmim', 'pl_mae', 'folds', 'msa'])
+@pytest.mark.parametrize('method', ['random', 'mae', 'simmim', 'green_mim', 'pl_mae', 'folds', 'msa'])
 def test_a_run_of_each_kind(method, tmp_path, monkeypatch):
     """The real configs, on the small build."""
     monkeypatch.chdir(tmp_path)

@@ -184,11 +184,13 @@ def make_data(name: str, folder: Path) -> None:
     }[name.split('/')[0]]()
 
 
-def pretrained_vitb(path: Path) -> str:
-    """A checkpoint with the keys that PL-MAE's student has, ViT-B/16 at 224."""
+def pretrained(name: str, path: Path) -> str:
+    """A checkpoint with the keys that PL-MAE's student has, ViT-B/16 at 224; or GreenMIM's, Swin-B."""
     from mmpretrain.models.backbones import VisionTransformer
 
-    state = VisionTransformer(arch='base', out_type='raw').state_dict()
+    from mmpl.models import MaskedSwin
+
+    state = (MaskedSwin() if 'swinb' in name else VisionTransformer(arch='base', out_type='raw')).state_dict()
     torch.save({'state_dict': {f'backbone.{k}': v for k, v in state.items()}}, path)
     return str(path)
 
@@ -235,7 +237,7 @@ def test_full_size_on_real_folder_formats(name, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     cfg = _load(name)
     make_data(name, tmp_path)
-    cfg.model.backbone.init_cfg.checkpoint = pretrained_vitb(tmp_path / 'pretrained.pth')
+    cfg.model.backbone.init_cfg.checkpoint = pretrained(name, tmp_path / 'pretrained.pth')
     cfg.work_dir = str(tmp_path / 'work')
     loader = cfg.train_dataloader
     loader.update(batch_size=1 if cfg.default_scope == 'mmdet' else 2, num_workers=0, persistent_workers=False)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmcv.transforms import BaseTransform
+from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
@@ -18,6 +19,7 @@ from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.evaluation import build_model, extract_features
 from mmpl.evaluation.extractor import ExtractorError, ImageError, loader_of
 from mmpl.export import export_backbone, load_timm
+from mmpl.methods import GreenMIM
 from mmpl.registry import TRANSFORMS
 from tests.test_evaluation.probe_helpers import LOAD, MEAN, PACK, RESIZE, STD, plmae_config, write_checkpoint
 
@@ -105,6 +107,23 @@ def test_an_export_has_the_same_features(place, tmp_path, to):
     with torch.no_grad():
         tokens = load_timm(tmp_path / 'vit.pth').forward_features(transform(Image.open(path))[None])[0].numpy()
     np.testing.assert_allclose(as_tokens(want), tokens, rtol=0, atol=1e-5)
+
+
+def test_an_encoder_without_class_token_gives_means_and_its_last_map(place, tmp_path):
+    """GreenMIM's Swin transformer, as it was trained and as mmpretrain gets it; tokens are of 2 x 2 pixels."""
+    preprocessor = dict(type='SelfSupDataPreprocessor', mean=MEAN, std=STD, bgr_to_rgb=True)
+    config = Config(dict(model=GreenMIM.tiny() | dict(data_preprocessor=preprocessor)))
+    write_checkpoint(tmp_path / 'green.pth', config)
+    path = place / 'images' / 'b.png'
+    features = mmpl.FeatureExtractor(tmp_path / 'green.pth', device='cpu')(path)
+    want = by_the_pipeline(config, tmp_path / 'green.pth', path)  # (D, 8, 8)
+    assert features.cls is None and features.patches.shape == (1, 8, 8, 32)
+    np.testing.assert_allclose(features.patches[0], want.transpose(1, 2, 0), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(features.mean[0], want.mean((1, 2)), rtol=0, atol=1e-5)
+    export_backbone(tmp_path / 'green.pth', tmp_path / 'swin.pth')
+    assert np.array_equal(mmpl.FeatureExtractor(tmp_path / 'swin.pth')(path).patches, features.patches)
+    with pytest.raises(ValueError, match=r'`image_size` must be a multiple of the patch size \(2, 2\), but got 17'):
+        mmpl.FeatureExtractor(tmp_path / 'green.pth', image_size=17)
 
 
 def test_other_image_sizes_interpolate_the_position_embedding(place):

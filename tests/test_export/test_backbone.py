@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mmpl.checkpoints import layouts
+from mmpl.checkpoints.encoders import read_checkpoint
 from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.export import ExportError, export_backbone
 from mmpl.export.backbone import LIBRARIES
@@ -191,14 +192,62 @@ def test_unmappable_architectures(tmp_path, kwargs, reason):
         export_backbone(save(tmp_path / 'c.pth', {'student': make_vit(**kwargs)}), tmp_path / 'o.pth', to='timm')
 
 
-def test_swin(tmp_path):
-    """Another backbone with the key that a ViT is told by is an encoder like any other, but is not exported."""
+SWIN = dict(arch=dict(embed_dims=8, depths=[2, 1], num_heads=[1, 2]), img_size=32, window_size=2, out_indices=(1,))
+
+
+def make_swin(**fields) -> nn.Module:
     from mmpretrain.models import SwinTransformer
 
-    arch = dict(embed_dims=8, depths=[1, 1], num_heads=[1, 1])
-    path = save(tmp_path / 'c.pth', {'student': SwinTransformer(arch=arch, img_size=32, out_indices=(1,))})
-    with pytest.raises(ExportError, match=r'no key "layers\.\*": it is not a ViT'):
-        export_backbone(path, tmp_path / 'o.pth')
+    torch.manual_seed(0)
+    model = SwinTransformer(**SWIN | fields)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def test_swin_goes_to_mmpretrain(tmp_path):
+    """What is told from the tensors is what it was made of; mmpretrain's builds from the file, and has its features."""
+    from mmengine.registry import MODELS
+
+    model = make_swin()
+    path = save(tmp_path / 'c.pth', {'student': model}, cfg='model = dict(backbone=dict(img_size=32))')
+    result = export_backbone(path, tmp_path / 'o.pth')
+    assert result.max_difference <= 1e-6
+    spec = result.spec
+    assert (spec.embed_dims, spec.depths, spec.num_heads, spec.window_size) == (8, (2, 1), (1, 2), 2)
+    assert (spec.img_size, spec.patch_size, spec.in_channels, spec.out_indices) == ((32, 32), (4, 4), 3, (1,))
+    content = read_checkpoint(tmp_path / 'o.pth')
+    built = MODELS.build(content.config['model']['backbone'])
+    built.load_state_dict(content.encoder())
+    images = torch.randn(2, 3, 32, 32)
+    for part in (model, built):
+        part.eval()
+    assert torch.equal(built(images)[0], model(images)[0])
+    for to in ('timm', 'huggingface'):
+        with pytest.raises(ExportError, match=f"to='{to}': a Swin transformer is exported to mmpretrain only"):
+            export_backbone(path, tmp_path / 'other.pth', to=to)
+    assert not (tmp_path / 'other.pth').exists()
+
+
+@pytest.mark.parametrize(
+    ('fields', 'cfg', 'message'),
+    [
+        ({}, None, r'the config in the checkpoint names no model.backbone.img_size'),
+        (
+            dict(use_abs_pos_embed=True),
+            'model = dict(backbone=dict(img_size=32))',
+            r'(?s)unexpected .* absolute_pos_embed',
+        ),
+        (
+            dict(stage_cfgs=dict(block_cfgs=dict(ffn_ratio=2))),
+            'model = dict(backbone=dict(img_size=32))',
+            r'(?s)only a Swin transformer as mmpretrain makes it .* of another shape',
+        ),
+    ],
+)
+def test_refuses_a_swin_that_it_cannot_tell(tmp_path, fields, cfg, message):
+    with pytest.raises(ExportError, match=message):
+        export_backbone(save(tmp_path / 'c.pth', {'student': make_swin(**fields)}, cfg=cfg), tmp_path / 'o.pth')
 
 
 @pytest.mark.parametrize('layout', [layouts.TIMM, layouts.HUGGINGFACE])

@@ -233,7 +233,7 @@ class Bench:
         bank, scored = (
             dict(batch_size=250, num_workers=0, dataset=self._images(run, name, base)) for name in ('train', split)
         )
-        pool = self.config.methods[run.method].get('pool', ['avg', 'cls'])
+        pool = self.config.methods[run.method].get('pool')  # None: what the encoder has
         return FeatureProbe(bank, scored, pool=pool, linear=linear, **self.config.probe, **options)
 
     def _accuracies(self, run: Run, model: nn.Module) -> dict[str, Any]:
@@ -241,7 +241,7 @@ class Bench:
         scores = {split: self._probe(run, split, linear=True).run(model) for split in ('val', 'test')}
         accuracies: dict[str, Any] = dict(scores=scores)
         for metric in ('knn', 'linear'):
-            pools = [key for key in scores['val'] if key.startswith(f'{metric}_top1_')] or [f'{metric}_top1']
+            pools = sorted(key for key in scores['val'] if key.startswith(f'{metric}_top1_'))  # of equal ones the mean
             accuracies[metric] = scores['test'][max(pools, key=lambda key: scores['val'][key])]
         return accuracies
 

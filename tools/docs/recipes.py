@@ -25,8 +25,10 @@ def _number(value: float) -> str:
     return f'{value:,}' if isinstance(value, int) else f'{value:.4g}'
 
 
-def _encoder(arch: str | Mapping) -> str:
-    names = {'b': 'ViT-B', 'l': 'ViT-L', 'deit-s': 'ViT-S', 'deit-t': 'ViT-Ti'}
+def _encoder(backbone: Mapping) -> str:
+    arch, names = backbone['arch'], {'b': 'ViT-B', 'l': 'ViT-L', 'deit-s': 'ViT-S', 'deit-t': 'ViT-Ti'}
+    if backbone['type'] == 'mmpl.MaskedSwin':
+        names = dict(base='Swin-B')
     return names[arch] if isinstance(arch, str) else f'{arch["embed_dims"]} wide, {arch["num_layers"]} blocks'
 
 
@@ -50,7 +52,7 @@ def recipe(path: Path) -> list[str]:
     width = neck.get('decoder_embed_dims', "the encoder's")  # a decoder without one is as wide as the encoder
     return [
         f'[`{path.stem}`](../configs/{path.name})',
-        _encoder(backbone.arch),
+        _encoder(backbone),
         f'{backbone.img_size} / {backbone.patch_size}',
         _number(cfg.train_dataloader.batch_size),
         _rate(cfg),

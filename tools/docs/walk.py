@@ -1,8 +1,8 @@
 """Run the commands of a page of the documentation, one after the other, as they stand there.
 
-    python tools/docs/walk.py FOLDER [--page docs/getting_started.md --heading "Your own images, from folder to detector"]
+    python tools/docs/walk.py FOLDER [--page docs/getting_started.md --heading "Your own images, from folder to ..."]
 
-In FOLDER, with the Python that runs this; where it holds no repository, the tools are those inside the installed package.
+In FOLDER, with the Python that runs this; where it holds no repository, ``tools/`` is what the installed package carries.
 ``--quick`` makes runs of one epoch on few images of it, to see whether every command works.
 """
 
@@ -32,7 +32,8 @@ def commands(page: Path, heading: str) -> list[list[str]]:
     if start is None:
         raise SystemExit(f'{page} has no heading {heading!r}')
     rest = text[start.end() :]
-    end = re.search(rf'^#{{1,{len(start[1])}}} ', re.sub(r'^```.*?^```', lambda m: '.' * len(m[0]), rest, flags=re.M | re.S), re.M)
+    prose = re.sub(r'^```.*?^```', lambda block: '.' * len(block[0]), rest, flags=re.M | re.S)  # as long, without `#`
+    end = re.search(rf'^#{{1,{len(start[1])}}} ', prose, re.M)
     found = []
     for language, block in re.findall(r'^```(\w+)\n(.*?)^```', rest[: end.start() if end else None], re.M | re.S):
         if language == 'bash':

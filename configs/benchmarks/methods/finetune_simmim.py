@@ -1,4 +1,4 @@
-# The same for SimMIM's Swin transformer.
+# The same for the Swin transformer of SimMIM and GreenMIM.
 _base_ = './finetune.py'
 
 model = dict(

@@ -1,6 +1,7 @@
 """Encoders."""
 
 from .dense_vit import DenseViT
+from .masked_swin import MaskedSwin
 from .masked_vit import MaskedViT
 
-__all__ = ['DenseViT', 'MaskedViT']
+__all__ = ['DenseViT', 'MaskedSwin', 'MaskedViT']

@@ -70,7 +70,8 @@ class MaskedViT(MAEViT):
             )
         kwargs['patch_cfg'] = patch_cfg
         super().__init__(arch=arch, img_size=img_size, patch_size=patch_size, **kwargs)
-        self.patch_size = patch_size
+        self.patch_size = self.token_size = patch_size
+        self.token_dims = self.embed_dims
         self.in_channels = said
         self.embed_visible_only = embed_visible_only
         self.with_cp = with_cp

@@ -28,6 +28,7 @@ class TokenDecoder(MAEPretrainDecoder):
         mlp_ratio: Hidden width of a block's MLP over the decoder's width.
         out_dims: C, width of a predicted token. None means ``embed_dims``, right for token targets; pixel targets want
             ``patch_size ** 2 * 3``.
+        with_cls_token: Whether the encoder's first token is a class token, which is decoded beside the others.
         norm_cfg: Normalisation layer.
         init_cfg: Initialisation.
     """
@@ -42,6 +43,7 @@ class TokenDecoder(MAEPretrainDecoder):
         num_heads: Count = 16,
         mlp_ratio: Positive = 4,
         out_dims: Count | None = None,
+        with_cls_token: bool = True,
         norm_cfg: dict = dict(type='LN', eps=1e-6),  # noqa: B006
         init_cfg: dict | None = None,
     ) -> None:
@@ -63,19 +65,21 @@ class TokenDecoder(MAEPretrainDecoder):
             predict_feature_dim=out_dims,
             init_cfg=init_cfg,
         )
+        self.num_extra_tokens = int(with_cls_token)
         self.embed_dims = embed_dims
         self.out_dims = out_dims
 
     def forward(self, latent: Tensor, masks: Masks) -> Tensor:
-        """Predict the tokens at ``masks.ids_predict``, in their order: (B·R, 1+V, D) -> (B·R, P, C)."""
-        if masks.predicts_all:
+        """Predict the tokens at ``masks.ids_predict``, in their order: (B·R, E+V, D) -> (B·R, P, C), E class tokens."""
+        extra = self.num_extra_tokens
+        if masks.predicts_all and extra:
             return gather_tokens(super().forward(latent, masks.ids_restore), masks.ids_predict)
         visible = self.decoder_embed(latent)
         ids = torch.cat((masks.ids_keep, masks.ids_predict), dim=1)
         pos_embed = self.decoder_pos_embed[0, 1:][ids]
         mask_tokens = self.mask_token.expand(*masks.ids_predict.shape, -1)
-        x = torch.cat((visible[:, 1:], mask_tokens), dim=1) + pos_embed
-        x = torch.cat((visible[:, :1] + self.decoder_pos_embed[:, :1], x), dim=1)
+        x = torch.cat((visible[:, extra:], mask_tokens), dim=1) + pos_embed
+        x = torch.cat((visible[:, :extra] + self.decoder_pos_embed[:, :extra], x), dim=1)
         for block in self.decoder_blocks:
             x = block(x)
         return self.decoder_pred(self.decoder_norm(x[:, -masks.ids_predict.shape[1] :]))
