@@ -2,7 +2,7 @@
 
     python tools/docs/walk.py FOLDER [--page docs/getting_started.md --heading "Your own images, from folder to ..."]
 
-In FOLDER, with the Python that runs this; where it holds no repository, ``tools/`` is what the installed package carries.
+In FOLDER, with the Python that runs this; where it holds no repository, ``tools/`` is that of the installed package.
 ``--quick`` makes runs of one epoch on few images of it, to see whether every command works.
 """
 
