@@ -1,7 +1,7 @@
 # Fine-tuning, Swin-B, ImageNet-1K, 100 epochs at 224 x 224: SimMIM's recipe, which GreenMIM takes (layer decay 0.9).
 #
 #   torchrun --nproc_per_node=8 tools/train.py configs/downstream/classification/swinb_finetune_100e_in1k.py \
-#       --launcher pytorch --cfg-options model.backbone.init_cfg.checkpoint=CHECKPOINT
+#       --launcher pytorch --amp --cfg-options model.backbone.init_cfg.checkpoint=CHECKPOINT
 #
 # Runs under mmpretrain's own tools/train.py too.
 # Cost: 1.2e19 FLOP (15.4 GMAC x 2 x 3 x 1.28 M x 100), some 26 A100 hours at 40 % utilisation: computed, not measured.
@@ -20,5 +20,6 @@ model = dict(
     )
 )
 
+optim_wrapper = dict(type='OptimWrapper')  # bf16 and the like are asked for by --amp
 auto_scale_lr = dict(base_batch_size=2048)  # 8 GPUs x 256, which the learning rate is for
 custom_hooks = [dict(type='mmpl.ClassCountHook')]
