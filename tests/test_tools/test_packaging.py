@@ -1,5 +1,6 @@
 """What ``pip install`` brings."""
 
+import configparser
 import re
 import subprocess
 import sys
@@ -21,6 +22,18 @@ def test_stacks_do_not_mix() -> None:
     assert not default & upstream
     metadata = (ROOT / 'setup.cfg').read_text().split('install_requires =')[1].split('[options.packages.find]')[0]
     assert not (default | upstream) & {line.strip().split('>=')[0] for line in metadata.splitlines()}
+
+
+@pytest.mark.parametrize(('extra', 'file'), [('onedl', 'requirements.txt'), ('upstream', 'requirements/upstream.txt')])
+def test_a_wheel_brings_what_is_tested(extra: str, file: str) -> None:
+    """With its stack as an extra; but for data of the demo, and for what holds two OpenCV distributions alike."""
+    options = configparser.ConfigParser()
+    options.read(ROOT / 'setup.cfg')
+    extras = options['options.extras_require']
+    lines = f'{options["options"]["install_requires"]}\n{extras[extra]}\n{extras["demo"]}'.splitlines()
+    named = {re.split(r'[<>=]', line)[0] for line in lines if line and not line.startswith('#')}
+    tested = requirement_names(ROOT / file) | requirement_names(ROOT / 'requirements' / 'runtime.txt')
+    assert {name for name in tested - named if not name.startswith('opencv')} <= {'setuptools'}
 
 
 def test_every_requirement_is_pinned() -> None:
