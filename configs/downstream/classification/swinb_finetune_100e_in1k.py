@@ -20,6 +20,10 @@ model = dict(
     )
 )
 
+collate = dict(_delete_=True, type='default_collate')  # not in mmpretrain's scope, where there is no such function
+train_dataloader = dict(collate_fn=collate)
+val_dataloader = dict(collate_fn=collate)
+test_dataloader = dict(collate_fn=collate)
 optim_wrapper = dict(type='OptimWrapper')  # bf16 and the like are asked for by --amp
 auto_scale_lr = dict(base_batch_size=2048)  # 8 GPUs x 256, which the learning rate is for
 custom_hooks = [dict(type='mmpl.ClassCountHook')]
