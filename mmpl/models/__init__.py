@@ -13,6 +13,7 @@ from .necks import SimpleFPN, TokenDecoder
 from .preprocessor import BandPreprocessor
 from .teacher import MomentumSchedule, Teacher
 from .teacher_view import TeacherView
+from .vqa import VQAClassifier, VQAPreprocessor
 
 __all__ = [
     'AlignHead',
@@ -36,6 +37,8 @@ __all__ = [
     'TeacherView',
     'TokenDecoder',
     'TokenReconHead',
+    'VQAClassifier',
+    'VQAPreprocessor',
     'gather_tokens',
     'match_places',
 ]
