@@ -1,4 +1,4 @@
-# The small sibling of vitb_finetune_10e_vqav2.py: easy-vqa (pip install easy-vqa), 64 patches of 8, 6 epochs.
+# The small sibling of vitb_finetune_10e_vqav2.py: easy-vqa (pip install easy-vqa), 64 patches of 8, 3 epochs.
 #
 #   python tools/train.py configs/downstream/vqa/vit_finetune_easy_vqa.py \
 #       --cfg-options model.backbone.init_cfg.checkpoint=CHECKPOINT
@@ -49,10 +49,10 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=True, begin=0, end=0.5, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', by_epoch=True, begin=0.5, end=6, eta_min=1e-6, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=0.5, end=3, eta_min=1e-6, convert_to_iter_based=True),
 ]
-train_cfg = dict(by_epoch=True, max_epochs=6, val_interval=2)
+train_cfg = dict(by_epoch=True, max_epochs=3, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
-default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=2, max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=1, max_keep_ckpts=1))
 auto_scale_lr = dict(enable=False, base_batch_size=64)
