@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.structures import DataSample
 from PIL import Image
 
 import transfer
 import vqa
+from bench.arguments import CONFIGS
 from mmpl.utils.user_errors import UserError
 from mmpl.visualization.predictions import draw_predictions
 from vqa import BLIND, VQABench, parse_args
@@ -40,6 +43,25 @@ def checkpoint(tmp_path):
     path = tmp_path / 'encoder.pth'
     torch.save({'state_dict': {'backbone.cls_token': torch.ones(1, 1, 4)}}, path)
     return str(path)
+
+
+@pytest.mark.parametrize('name', ['mae', 'pl_mae', 'msa'])
+def test_pretraining_configs_make_the_encoder_that_the_tasks_take(name):
+    pretraining = Config.fromfile(CONFIGS / 'benchmarks' / 'vqa' / f'{name}.py')
+    init_default_scope('mmpretrain')
+    with torch.device('meta'):
+        encoder = MODELS.build(pretraining.model).backbone
+    for task in vqa.TASKS.values():
+        cfg = Config.fromfile(CONFIGS / 'downstream' / task.config)
+        backbone = {key: value for key, value in cfg.model.backbone.items() if key != 'init_cfg'}
+        with torch.device('meta'):
+            wanted = MODELS.build(backbone).state_dict()
+        assert {key: value.shape for key, value in encoder.state_dict().items()} == {
+            key: value.shape for key, value in wanted.items()
+        }
+        for field in ('mean', 'std', 'bgr_to_rgb'):
+            assert cfg.model.data_preprocessor[field] == pretraining.model.data_preprocessor[field]
+    assert pretraining.train_dataloader.dataset.get('split', 'train') == 'train'
 
 
 def test_plan_has_the_controls_and_every_encoder(tmp_path, checkpoint):

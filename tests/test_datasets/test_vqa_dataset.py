@@ -69,7 +69,7 @@ def dataset_of(root: Path, **kwargs) -> VQADataset:
         ("girl's", "girl's"),
         ('2:50 pm', '2:50 pm'),
         ('dont', "don't"),
-        ('It isnt theirs', "it isn't theirs"),
+        ('Theyre red', "they're red"),
         ("couldnt've", "couldn't've"),
         ('its', 'its'),
         ('well', 'well'),

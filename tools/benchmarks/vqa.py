@@ -59,7 +59,8 @@ class VQABench(Runs):
                     f'got {len(paths)}'
                 )
             folders.add(_folder(name))
-            self.encoders[name] = [Path(path).resolve() for path in paths] * (len(args.seeds) // len(paths))
+            repeats = len(args.seeds) // len(paths)
+            self.encoders[name] = [Path(path).resolve() for _ in range(repeats) for path in paths]
         super().__init__(args, [path for paths in self.encoders.values() for path in paths if path])
 
     def plan(self) -> list[Run]:

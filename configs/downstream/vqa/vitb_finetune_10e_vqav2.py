@@ -1,5 +1,5 @@
-# Visual question answering, ViT-B/16 at 384, VQAv2, 10 epochs: the recipe of METER (Dou et al., CVPR 2022), whole network
-# trained.
+# Visual question answering, ViT-B/16 at 384, VQAv2, 10 epochs: the recipe of METER (Dou et al., CVPR 2022); the whole
+# network is trained.
 #
 #   torchrun --nproc_per_node=8 tools/train.py configs/downstream/vqa/vitb_finetune_10e_vqav2.py \
 #       --launcher pytorch --amp --cfg-options model.backbone.init_cfg.checkpoint=CHECKPOINT
