@@ -72,7 +72,7 @@ def test_full_size_model_and_its_rates(tmp_path, monkeypatch):
         model = MODELS.build(cfg.model)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    factors = {'backbone': 1, 'head': 50, 'fusion': 5, 'text': 50}
+    factors = {'backbone': 1, 'head': 50, 'fusion': 5, 'question': 50}
     for group in wrapper.optimizer.param_groups:
         for parameter in group['params']:
             assert group['lr'] == pytest.approx(5e-6 * factors[names[id(parameter)].partition('.')[0]])
@@ -88,7 +88,7 @@ def test_easy_vqa_from_first_use(tmp_path, monkeypatch):
         pytest.skip('easy-vqa is not installed')
     monkeypatch.chdir(tmp_path)
     config = str(FOLDER / 'vit_frozen_easy_vqa.py')
-    few = [f'{part}_dataloader.dataset.indices=64' for part in ('train', 'val', 'test')]
+    few = [f'{part}_dataloader.dataset.indices=192' for part in ('train', 'val', 'test')]
     more = ['--cfg-options', 'model.backbone.init_cfg=None', 'model.blind=True', 'train_cfg.max_epochs=1', *few]
     model = train([config, '--work-dir', 'work', *more])
     assert model.vocabulary.num_answers == 13

@@ -76,7 +76,7 @@ def test_loss_is_the_closed_form():
     loss = model(inputs, mode='loss')
     assert set(loss) == {'loss'} and float(loss['loss'].detach()) == pytest.approx(total / 4, rel=1e-5)
     loss['loss'].backward()
-    assert {n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0} <= {'text.words'}
+    assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
 
 
 def test_padding_changes_nothing():
@@ -84,8 +84,8 @@ def test_padding_changes_nothing():
     model, inputs = build(), batch()
     before = model(inputs)
     with torch.no_grad():
-        model.text.words.weight[0] += 100
-        model.text.places.weight[4:] *= -3
+        model.question.words.weight[0] += 100
+        model.question.places.weight[4:] *= -3
     after = model(inputs)
     short = torch.tensor([0, 2, 3])  # their questions end before the fifth place
     torch.testing.assert_close(after[short], before[short])

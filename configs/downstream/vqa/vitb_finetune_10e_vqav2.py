@@ -91,10 +91,7 @@ optim_wrapper = dict(
         custom_keys={
             'head.': dict(lr_mult=50.0),
             'fusion.': dict(lr_mult=5.0),
-            'text.words': dict(lr_mult=50.0),  # as the head, for they start at random, too (our choice)
-            'text.places': dict(lr_mult=50.0),
-            'text.blocks': dict(lr_mult=50.0),
-            'text.norm': dict(lr_mult=50.0),
+            'question.': dict(lr_mult=50.0),  # METER: 1; as the head here, for it starts at random (our choice)
         },
     ),
 )

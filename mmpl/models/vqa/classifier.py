@@ -96,7 +96,7 @@ class VQAClassifier(BaseModel):
         if blind:
             self.backbone.requires_grad_(False)
         block = (dims, num_heads, mlp_ratio, drop_rate)
-        self.text = nn.ModuleDict(
+        self.question = nn.ModuleDict(
             dict(
                 words=nn.Embedding(self.vocabulary.num_words, dims),
                 places=nn.Embedding(max_length, dims),
@@ -121,7 +121,7 @@ class VQAClassifier(BaseModel):
             nn.GELU(),
             nn.Linear(2 * dims, self.vocabulary.num_answers),
         )
-        for module in (*self.text.values(), *self.fusion.values()):
+        for module in (*self.question.values(), *self.fusion.values()):
             if isinstance(module, nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=_STD)
 
@@ -157,10 +157,10 @@ class VQAClassifier(BaseModel):
                 f'`max_length` is {self.max_length}, but the questions have {question.shape[1]} numbers: make it equal '
                 'to `max_length` of the data set'
             )
-        text = self.text.words(question) + self.text.places.weight[: question.shape[1]]
-        for block in self.text.blocks:
+        text = self.question.words(question) + self.question.places.weight[: question.shape[1]]
+        for block in self.question.blocks:
             text = block(text, mask)
-        return self.text.norm(text)
+        return self.question.norm(text)
 
     def _encode_image(self, image: Tensor) -> Tensor:
         """The encoder's tokens, (B, N, D); for the blind control one of zeros."""
