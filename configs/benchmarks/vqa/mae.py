@@ -9,4 +9,5 @@ model = dict(
     neck=dict(num_patches=64),
 )
 train_dataloader = dict(dataset=dict(_delete_=True, **_base_.easy_vqa_images))
+log_level = 'INFO'
 default_hooks = dict(checkpoint=_base_.easy_vqa_checkpoint)

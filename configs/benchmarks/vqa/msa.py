@@ -17,4 +17,5 @@ pipeline = [dict(type='LoadImageFromFile'), views, dict(type='PackInputs', meta_
 images = dict(_base_.easy_vqa_images)
 images.update(pipeline=pipeline)
 train_dataloader = dict(dataset=dict(_delete_=True, **images))
+log_level = 'INFO'
 default_hooks = dict(checkpoint=_base_.easy_vqa_checkpoint)
