@@ -121,7 +121,7 @@ def draw_predictions(samples: Sequence[Any], meta: Mapping[str, Any], folder: st
         elif 'pred_answer' in sample:
             drawn = {'image': _read(sample)[0]}
             entry['correct'] = sample.pred_answer in sample.answers
-            entry['caption'] = f'{textwrap.fill(sample.question, _CAPTION)}\n{sample.pred_answer}'
+            entry['caption'] = f'{textwrap.fill(sample.question, _CAPTION)}\n→ {sample.pred_answer}'
         else:
             raise TypeError(
                 f'{type(sample).__name__} holds none of pred_sem_seg, pred_instances, pred_label, pred_answer'

@@ -132,7 +132,7 @@ def test_questions_are_drawn_with_their_answers(tmp_path):
     for name, value in dict(known, pred_answer='no').items():
         sample.set_field(value, name, field_type='metainfo')
     (entry,) = draw_predictions([sample], {}, tmp_path / 'out')
-    assert entry['correct'] and re.sub(r'\s+', ' ', entry['caption']) == f'{known["question"]} no'
+    assert entry['correct'] and re.sub(r'\s+', ' ', entry['caption']) == f'{known["question"]} → no'
     assert max(map(len, entry['caption'].splitlines())) <= 15
     with Image.open(tmp_path / 'out' / entry['image']) as file:
         assert file.size == (288, 288)

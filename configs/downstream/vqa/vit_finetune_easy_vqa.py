@@ -4,7 +4,7 @@
 #       --cfg-options model.backbone.init_cfg.checkpoint=CHECKPOINT
 #
 # From random weights: model.backbone.init_cfg=None. Question only: model.blind=True besides.
-# Cost: minutes on two CPU cores.
+# Cost: 15 minutes of one CPU core.
 _base_ = [
     '../../_base_/default_runtime.py',
     '../../_base_/models/surfaces_encoder.py',

@@ -3,7 +3,7 @@
 #   python tools/train.py configs/downstream/vqa/vit_frozen_easy_vqa.py \
 #       --cfg-options model.backbone.init_cfg.checkpoint=CHECKPOINT
 #
-# From random weights: model.backbone.init_cfg=None. Cost: minutes on two CPU cores.
+# From random weights: model.backbone.init_cfg=None. Cost: 9 minutes of one CPU core.
 _base_ = './vit_finetune_easy_vqa.py'
 
 model = dict(backbone=dict(frozen_stages=4))
