@@ -5,19 +5,23 @@ from .guarded import GuardedDataset
 from .hugging_face import HuggingFaceDataset
 from .resumable_sampler import ResumableSampler
 from .shards import ShardDataset
-from .transforms import BoxedResizedCrop, LoadImage, LoadRandomResizedCrop, TwoViews
+from .transforms import BoxedResizedCrop, LoadImage, LoadRandomResizedCrop, PackVQA, TwoViews
 from .unlabelled_folder import UnlabelledFolder
+from .vqa import EasyVQADataset, VQADataset
 
 __all__ = [
     'BoxedResizedCrop',
+    'EasyVQADataset',
     'EmbeddedClassification',
     'GuardedDataset',
     'HuggingFaceDataset',
     'LoadImage',
     'LoadRandomResizedCrop',
+    'PackVQA',
     'ResumableSampler',
     'ShardDataset',
     'TwoViews',
     'UnlabelledFolder',
+    'VQADataset',
     'build_embedded',
 ]

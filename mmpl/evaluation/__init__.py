@@ -6,12 +6,14 @@ from .features import FeatureSet, extract_features
 from .knn import knn_accuracy, knn_predict
 from .linear_probe import LinearProbeResult, linear_probe
 from .probe import FeatureProbe
+from .vqa_metric import VQAMetric
 
 __all__ = [
     'FeatureExtractor',
     'FeatureProbe',
     'FeatureSet',
     'Features',
+    'VQAMetric',
     'LinearProbeResult',
     'build_model',
     'evaluate_features',

@@ -14,6 +14,7 @@ from .patch_tokenizer import OnlineTokenizer, PatchTokenizer, RandomTokenizer
 from .preprocessor import BandPreprocessor
 from .teacher import MomentumSchedule, Teacher
 from .teacher_view import TeacherView
+from .vqa import VQAClassifier, VQAPreprocessor
 
 __all__ = [
     'AlignHead',
@@ -42,6 +43,8 @@ __all__ = [
     'TeacherView',
     'TokenDecoder',
     'TokenReconHead',
+    'VQAClassifier',
+    'VQAPreprocessor',
     'gather_tokens',
     'match_places',
 ]

@@ -15,6 +15,7 @@ from .pictures import resize_nearest
 
 SCORE_THRESHOLD = 0.3
 """Detections below this confidence are not drawn (mmdet's default)."""
+_CAPTION = 15  # letters in a line below a picture
 _SIDE = 288  # pixels of the shorter side that is drawn on: the visualizers' lines and letters have fixed sizes
 
 
@@ -91,13 +92,14 @@ def draw_predictions(samples: Sequence[Any], meta: Mapping[str, Any], folder: st
     """Draw ground truth and prediction of each sample into a folder.
 
     Args:
-        samples: What ``model.test_step`` returned: data samples of mmpretrain, mmseg or mmdet, with ``img_path``.
+        samples: What ``model.test_step`` returned: data samples of mmpretrain, mmseg or mmdet, with
+            ``img_path``, or questions with their answers.
         meta: ``metainfo`` of the data set: ``classes`` and, for maps and instances, ``palette``.
         folder: Where to.
 
     Returns:
         One dict per sample with file names: ``image``; ``truth`` and ``prediction`` for maps and instances; ``caption``
-        and ``correct`` for classification.
+        and ``correct`` for classification and questions.
 
     Raises:
         TypeError: If a sample holds no prediction that can be drawn.
@@ -116,8 +118,14 @@ def draw_predictions(samples: Sequence[Any], meta: Mapping[str, Any], folder: st
             label = int(sample.pred_label)
             entry['caption'] = f'{_class_name(meta, label)}  {float(sample.pred_score[label]):.2f}'
             entry['correct'] = label == int(sample.gt_label)
+        elif 'pred_answer' in sample:
+            drawn = {'image': _read(sample)[0]}
+            entry['correct'] = sample.pred_answer in sample.answers
+            entry['caption'] = f'{textwrap.fill(sample.question, _CAPTION)}\n→ {sample.pred_answer}'
         else:
-            raise TypeError(f'{type(sample).__name__} holds none of pred_sem_seg, pred_instances, pred_label')
+            raise TypeError(
+                f'{type(sample).__name__} holds none of pred_sem_seg, pred_instances, pred_label, pred_answer'
+            )
         for what, pixels in drawn.items():
             entry[what] = f'{index}_{what}.png'
             Image.fromarray(pixels).save(folder / entry[what])
@@ -131,8 +139,8 @@ def draw_sheet(
     """Put the pictures of all tasks and encoders onto one sheet.
 
     A block has a row for each encoder. Maps and instances stand below their ground truth, one block beside the other;
-    below them stand classified images, with the predicted class and its probability, framed green if right and
-    orange-red if wrong.
+    below them stand classified images, with the predicted class and its probability, or the question and the answer,
+    framed green if right and orange-red if wrong.
 
     Args:
         blocks: Heading -> encoder -> folder of its pictures and what :func:`draw_predictions` returned. All encoders of

@@ -26,11 +26,11 @@ def test_stacks_do_not_mix() -> None:
 
 @pytest.mark.parametrize(('extra', 'file'), [('onedl', 'requirements.txt'), ('upstream', 'requirements/upstream.txt')])
 def test_a_wheel_brings_what_is_tested(extra: str, file: str) -> None:
-    """With its stack as an extra; but for data of the demo, and for what holds two OpenCV distributions alike."""
+    """With its stack and the data of demo and VQA as extras; but for what holds two OpenCV distributions alike."""
     options = configparser.ConfigParser()
     options.read(ROOT / 'setup.cfg')
     extras = options['options.extras_require']
-    lines = f'{options["options"]["install_requires"]}\n{extras[extra]}\n{extras["demo"]}'.splitlines()
+    lines = f'{options["options"]["install_requires"]}\n{extras[extra]}\n{extras["demo"]}\n{extras["vqa"]}'.splitlines()
     named = {re.split(r'[<>=]', line)[0] for line in lines if line and not line.startswith('#')}
     tested = requirement_names(ROOT / file) | requirement_names(ROOT / 'requirements' / 'runtime.txt')
     assert {name for name in tested - named if not name.startswith('opencv')} <= {'setuptools'}

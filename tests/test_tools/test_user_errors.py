@@ -22,6 +22,7 @@ EVALUATE, COMPARE = 'benchmarks/evaluate_features.py', 'benchmarks/compare_metho
 PRETRAIN_SPEED, DATA_SPEED = 'benchmarks/pretrain_speed.py', 'benchmarks/data_speed.py'
 DENSE_SPEED, DRILL = 'benchmarks/dense_vit_speed.py', 'benchmarks/fault_drill.py'
 SEEDS, TRANSFER = 'benchmarks/summarise_seeds.py', 'benchmarks/transfer.py'
+VQA = 'benchmarks/vqa.py'
 EXPORT, REPORT = 'model_converters/export_backbone.py', 'visualizations/report.py'
 IMPORT = 'model_converters/import_weights.py'
 
@@ -89,6 +90,7 @@ CASES = [
     (DENSE_SPEED, '--device cuda:99', CUDA),
     (DRILL, '--out file/x', 'file/x'),
     (SEEDS, 'no', 'no holds no work directory `seed_'),
+    (VQA, '--encoder MAE no.pth', NO_CHECKPOINT),
     (TRANSFER, 'no.pth', NO_CHECKPOINT),
     (TRANSFER, 'text.pth', TEXT),
     (TRANSFER, 'wrong.pth --pretrain-config no.py', r'pretrain_config no\.py does not exist'),

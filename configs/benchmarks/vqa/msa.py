@@ -1,0 +1,21 @@
+# MSA on the images of easy-vqa, for tools/benchmarks/vqa.sh:
+#
+#   python tools/train.py configs/benchmarks/vqa/msa.py --work-dir work_dirs/vqa_msa
+_base_ = ['../methods/msa.py', './_easy_vqa.py']
+
+model = dict(data_preprocessor=_base_.easy_vqa_pixels, backbone=dict(img_size=64))
+views = dict(
+    type='mmpl.TwoViews',
+    geometry=[
+        dict(type='mmpl.BoxedResizedCrop', scale=64, crop_ratio_range=(0.4, 1.0)),
+        dict(type='RandomFlip', prob=0.5),
+    ],
+    own_crop=True,
+    strong=[dict(type='ColorJitter', brightness=0.2, contrast=0.2)],  # colours are asked for: no hue, no saturation
+)
+pipeline = [dict(type='LoadImageFromFile'), views, dict(type='PackInputs', meta_keys=('view_boxes',))]
+images = dict(_base_.easy_vqa_images)
+images.update(pipeline=pipeline)
+train_dataloader = dict(dataset=dict(_delete_=True, **images))
+log_level = 'INFO'
+default_hooks = dict(checkpoint=_base_.easy_vqa_checkpoint)

@@ -1,0 +1,9 @@
+# PL-MAE on the images of easy-vqa, for tools/benchmarks/vqa.sh:
+#
+#   python tools/train.py configs/benchmarks/vqa/pl_mae.py --work-dir work_dirs/vqa_pl_mae
+_base_ = ['../methods/pl_mae.py', './_easy_vqa.py']
+
+model = dict(data_preprocessor=_base_.easy_vqa_pixels, backbone=dict(img_size=64))
+train_dataloader = dict(dataset=dict(_delete_=True, **_base_.easy_vqa_images))
+log_level = 'INFO'
+default_hooks = dict(checkpoint=_base_.easy_vqa_checkpoint)

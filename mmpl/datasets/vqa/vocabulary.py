@@ -1,0 +1,147 @@
+"""Words of questions and answers as numbers, made once from the training files."""
+
+import dataclasses
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmpl.datasets.embedded.build import GENERATOR, build_once
+from mmpl.registry import DATASETS
+from mmpl.utils.fields import Count, FieldTypeError, checked
+
+from .answers import normalise_answer
+from .files import read_annotations, read_questions
+
+PAD, UNKNOWN, START = range(3)
+"""Numbers of what is no word: behind the end of a question, words that are not known, before the first word."""
+_WORD = re.compile(r"\w+(?:'\w+)*")
+
+
+def split_words(question: str) -> list[str]:
+    """The words of a question, in lower case, without punctuation but the apostrophes inside of words."""
+    return _WORD.findall(question.lower())
+
+
+def most_common(items: Iterable[str], min_count: int) -> tuple[str, ...]:
+    """What occurs ``min_count`` times or more, the most frequent first, those of equal counts by their letters."""
+    counts = Counter(items)
+    return tuple(sorted((item for item, n in counts.items() if n >= min_count), key=lambda item: (-counts[item], item)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """Words and answers that a model knows.
+
+    Attributes:
+        words: Word ``i`` has the number ``i + 3``; before them are :data:`PAD`, :data:`UNKNOWN`, :data:`START`.
+        answers: Normalised; an answer's number is its place.
+    """
+
+    words: tuple[str, ...]
+    answers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, '_word_ids', {word: i for i, word in enumerate(self.words, START + 1)})
+        object.__setattr__(self, '_answer_ids', {answer: i for i, answer in enumerate(self.answers)})
+
+    @property
+    def num_words(self) -> int:
+        """How many numbers a place of a question may have."""
+        return len(self.words) + START + 1
+
+    @property
+    def num_answers(self) -> int:
+        """How many answers there are to choose from."""
+        return len(self.answers)
+
+    def encode(self, question: str, length: int) -> np.ndarray:
+        """Numbers of a question, (length,) int32: start, words, padding; what does not fit is cut off."""
+        ids = [START, *(self._word_ids.get(word, UNKNOWN) for word in split_words(question))][:length]  # type: ignore[attr-defined]
+        return np.array(ids + [PAD] * (length - len(ids)), dtype=np.int32)
+
+    def decode(self, ids: Iterable[int]) -> list[str]:
+        """Words of a question's numbers; unknown ones are ``'?'``."""
+        return ['?' if i == UNKNOWN else self.words[i - START - 1] for i in ids if i not in (PAD, START)]
+
+    def answer_id(self, answer: str) -> int | None:
+        """Number of a normalised answer, if it has one."""
+        return self._answer_ids.get(answer)  # type: ignore[attr-defined]
+
+    def to_json(self) -> str:
+        """Text that :meth:`from_json` reads, the same for the same vocabulary."""
+        return json.dumps(dict(words=self.words, answers=self.answers), ensure_ascii=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> 'Vocabulary':
+        """Inverse of :meth:`to_json`."""
+        content = json.loads(text)
+        return cls(tuple(content['words']), tuple(content['answers']))
+
+
+@DATASETS.register_module(name='VQAVocabulary')
+@checked('vocabulary')
+def vqa_vocabulary(
+    data_root: str,
+    question_files: Sequence[str],
+    ann_files: Sequence[str],
+    min_count: Count = 9,
+    min_word_count: Count = 2,
+    folder: str = 'vocabulary',
+) -> Vocabulary:
+    """The vocabulary of official files, read once and kept in a folder, from which all processes take it.
+
+    ``vocabulary=dict(type='mmpl.VQAVocabulary', ...)`` of model and data sets. A model's checkpoints hold it as well,
+    and are refused by a model with another one. Once it is made, the files it was made of may be missing.
+
+    Args:
+        data_root: The files are relative to it.
+        question_files: Of the training split, for the words.
+        ann_files: Of training and validation, for the answers.
+        min_count: Answers that are the ``multiple_choice_answer`` of fewer questions are left out; 9 is usual for VQAv2
+            and leaves some 3,130.
+        min_word_count: Words that occur less often are unknown; with 2 there are unknown words to learn from.
+        folder: Where it is kept, relative to ``data_root``.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A file is none of VQAv2; or no answer is frequent enough.
+    """
+    root = Path(data_root).expanduser()
+    for field, files in (('question_files', question_files), ('ann_files', ann_files)):
+        if isinstance(files, str) or not files:
+            raise FieldTypeError(f'`vocabulary.{field}` must be a list of files, but got {files!r}')
+    paths = [root / name for name in (*question_files, *ann_files)]
+    request: dict[str, Any] = dict(
+        generator=GENERATOR,
+        vocabulary_version=1,
+        question_files=[*question_files],
+        ann_files=[*ann_files],
+        min_count=min_count,
+        min_word_count=min_word_count,
+    )
+    if all(path.is_file() for path in paths):
+        request['sizes'] = [path.stat().st_size for path in paths]
+
+    def write(out: Path) -> None:
+        questions = [q['question'] for path in paths[: len(question_files)] for q in read_questions(path).values()]
+        answers = [a for path in paths[len(question_files) :] for a in read_annotations(path).values()]
+        made = Vocabulary(
+            most_common((word for question in questions for word in split_words(question)), min_word_count),
+            most_common((normalise_answer(a['multiple_choice_answer']) for a in answers), min_count),
+        )
+        if not made.answers:
+            raise ValueError(
+                f'`vocabulary.min_count` {min_count} leaves no answer of the {len(answers)} in {ann_files}'
+            )
+        (out / 'words').mkdir()
+        (out / 'words' / 'vocabulary.json').write_text(made.to_json(), encoding='utf-8')
+        meta = {**request, 'num_words': made.num_words, 'num_answers': made.num_answers, 'files': {'words': 1}}
+        (out / 'meta.json').write_text(json.dumps(meta, sort_keys=True), encoding='utf-8')
+
+    build_once(root / folder, request, write)
+    return Vocabulary.from_json((root / folder / 'words' / 'vocabulary.json').read_text(encoding='utf-8'))

@@ -1,0 +1,207 @@
+"""Visual question answering with a pre-trained encoder.
+
+Shape legend: B questions, L words, N image tokens, C width of the encoder, D width of text and fusion, A answers.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModel
+from mmpretrain.models.utils import SelfSupDataPreprocessor
+from torch import Tensor, nn
+
+from mmpl.checkpoints.fit import CheckpointMismatchError
+from mmpl.models.preprocessor import check_channels
+from mmpl.registry import DATASETS, MODELS
+from mmpl.utils.fields import Count, FieldTypeError, Part, Positive, Share, checked
+
+from .blocks import Block, CoAttention
+
+_PAD = 0  # number behind the end of a question
+_STD = 0.02  # of embeddings at the start, as usual for transformers
+
+
+@MODELS.register_module()
+class VQAPreprocessor(SelfSupDataPreprocessor):
+    """Normalises the images of :class:`mmpl.datasets.transforms.pack_vqa.PackVQA`; arguments as mmpretrain's."""
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Move everything to the device of the model, and normalise ``inputs['image']``."""
+        inputs = self.cast_data(data['inputs'])
+        done = super().forward(dict(inputs=inputs['image'], data_samples=data.get('data_samples')), training)
+        return dict(inputs={**inputs, 'image': done['inputs']}, data_samples=done['data_samples'])
+
+
+@MODELS.register_module()
+class VQAClassifier(BaseModel):
+    """Chooses the answer to a question about an image.
+
+    The encoder's tokens and those of a small text transformer pass through layers in which they look at each other
+    (METER, Dou et al., CVPR 2022, section 3); the first token of each, pooled, give a score to each answer. The loss is
+    the binary cross-entropy with soft scores, its mean over batch and answers times the number of answers (ibid.).
+
+    Args:
+        backbone: Encoder, ``dict(type='mmpretrain.VisionTransformer', out_type='raw', init_cfg=...)``; its
+            ``frozen_stages`` freezes it.
+        vocabulary: Words and answers, ``dict(type='mmpl.VQAVocabulary', ...)``; the data sets need the same.
+        dims: D.
+        num_heads: Attention heads of text and fusion, a divisor of D.
+        text_layers: Transformer blocks over the words before these meet the image.
+        fusion_layers: Layers of co-attention.
+        mlp_ratio: Hidden width of an MLP over D.
+        drop_rate: Dropout of text and fusion.
+        max_length: L, at least that of the data sets.
+        blind: Whether the image is not looked at: the control that answers from the question alone. In its place stands
+            one token of zeros, and all else is the same.
+        data_preprocessor: ``dict(type='mmpl.VQAPreprocessor', mean=..., std=..., bgr_to_rgb=True)``.
+        init_cfg: Initialisation.
+
+    Raises:
+        CheckpointMismatchError: When weights are loaded that were trained with another vocabulary.
+    """
+
+    @checked()
+    def __init__(
+        self,
+        backbone: Part,
+        vocabulary: Any,
+        dims: Count = 768,
+        num_heads: Count = 12,
+        text_layers: Count = 6,
+        fusion_layers: Count = 6,
+        mlp_ratio: Positive = 4,
+        drop_rate: Share = 0.0,
+        max_length: Count = 50,
+        blind: bool = False,
+        data_preprocessor: dict | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        if dims % num_heads:
+            raise ValueError(f'`dims` must be a multiple of `num_heads` {num_heads}, but got {dims}')
+        if backbone.get('out_type', 'raw') != 'raw':
+            raise ValueError(f"`backbone.out_type` must be 'raw', all tokens, but got {backbone['out_type']!r}")
+        super().__init__(data_preprocessor or dict(type='mmpl.VQAPreprocessor'), init_cfg)
+        self.vocabulary = DATASETS.build(dict(vocabulary)) if isinstance(vocabulary, Mapping) else vocabulary
+        if not hasattr(self.vocabulary, 'num_answers'):
+            raise FieldTypeError(
+                f"`vocabulary` must be a dict such as dict(type='mmpl.VQAVocabulary', ...), but got {vocabulary!r}"
+            )
+        text = self.vocabulary.to_json().encode()
+        self.register_buffer('vocabulary_text', torch.tensor(list(text), dtype=torch.uint8))  # of the checkpoint
+        self.max_length = max_length
+        self.blind = blind
+        self.backbone = MODELS.build(dict(backbone))
+        if blind:
+            self.backbone.requires_grad_(False)
+        block = (dims, num_heads, mlp_ratio, drop_rate)
+        self.question = nn.ModuleDict(
+            dict(
+                words=nn.Embedding(self.vocabulary.num_words, dims),
+                places=nn.Embedding(max_length, dims),
+                blocks=nn.ModuleList(Block(*block) for _ in range(text_layers)),
+                norm=nn.LayerNorm(dims),
+            )
+        )
+        self.fusion = nn.ModuleDict(
+            dict(
+                project=nn.Linear(self.backbone.embed_dims, dims),
+                kinds=nn.Embedding(2, dims),  # marks tokens as text or image
+                layers=nn.ModuleList(CoAttention(*block) for _ in range(fusion_layers)),
+                text_norm=nn.LayerNorm(dims),
+                image_norm=nn.LayerNorm(dims),
+                text_pool=nn.Linear(dims, dims),
+                image_pool=nn.Linear(dims, dims),
+            )
+        )
+        self.head = nn.Sequential(
+            nn.Linear(2 * dims, 2 * dims),
+            nn.LayerNorm(2 * dims),
+            nn.GELU(),
+            nn.Linear(2 * dims, self.vocabulary.num_answers),
+        )
+        for module in (*self.question.values(), *self.fusion.values()):
+            if isinstance(module, nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=_STD)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any) -> None:
+        found = state_dict.get(f'{prefix}vocabulary_text')
+        if found is not None and not torch.equal(found.cpu(), self.vocabulary_text.cpu()):
+            other = type(self.vocabulary).from_json(bytes(found.tolist()).decode())
+            raise CheckpointMismatchError(
+                f'the checkpoint was trained with another vocabulary, of {other.num_words} words and '
+                f'{other.num_answers} answers, than `vocabulary` makes, of {self.vocabulary.num_words} and '
+                f'{self.vocabulary.num_answers}: the same training files and counts are needed'
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def logits(self, image: Tensor, question: Tensor) -> Tensor:
+        """Score the answers: normalised images (B, C, H, W) and numbers of words (B, L) to (B, A)."""
+        mask = question != _PAD
+        text = self._encode_text(question, mask)
+        tokens = self._encode_image(image)
+        words, patches = text + self.fusion.kinds.weight[0], tokens + self.fusion.kinds.weight[1]
+        for layer in self.fusion.layers:
+            words, patches = layer(words, patches, mask)
+        pooled = (
+            self.fusion.text_pool(self.fusion.text_norm(words[:, 0])),
+            self.fusion.image_pool(self.fusion.image_norm(patches[:, 0])),
+        )
+        return self.head(torch.cat(pooled, dim=1).tanh())
+
+    def _encode_text(self, question: Tensor, mask: Tensor) -> Tensor:
+        """Words in their context, (B, L, D)."""
+        if question.shape[1] > self.max_length:
+            raise ValueError(
+                f'`max_length` is {self.max_length}, but the questions have {question.shape[1]} numbers: make it equal '
+                'to `max_length` of the data set'
+            )
+        text = self.question.words(question) + self.question.places.weight[: question.shape[1]]
+        for block in self.question.blocks:
+            text = block(text, mask)
+        return self.question.norm(text)
+
+    def _encode_image(self, image: Tensor) -> Tensor:
+        """The encoder's tokens, (B, N, D); for the blind control one of zeros."""
+        if self.blind:
+            return self.fusion.project.weight.new_zeros(image.shape[0], 1, self.fusion.project.out_features)
+        return self.fusion.project(self.backbone(image)[-1])
+
+    def targets(self, answer_ids: Tensor, answer_scores: Tensor) -> Tensor:
+        """Soft scores of all answers, (B, A), from those of the given ones, (B, 10)."""
+        zeros = answer_scores.new_zeros(answer_ids.shape[0], self.vocabulary.num_answers)
+        return zeros.scatter_add_(1, answer_ids, answer_scores)
+
+    def forward(
+        self,
+        inputs: dict[str, Tensor],
+        data_samples: list | None = None,
+        mode: Literal['tensor', 'loss', 'predict'] = 'tensor',
+    ) -> Any:
+        """Logits, losses, or the samples with their answers.
+
+        Args:
+            inputs: ``image`` (B, C, H, W), ``question`` (B, L), and for the loss ``answer_ids`` and ``answer_scores``
+                (B, 10).
+            data_samples: One a question, to write answers into.
+            mode: ``'tensor'`` gives logits (B, A), ``'loss'`` a dict with ``loss``, ``'predict'`` the samples with
+                ``pred_answer`` and ``pred_score``, its probability.
+        """
+        check_channels(self.backbone.patch_embed.projection.in_channels, inputs['image'])
+        logits = self.logits(inputs['image'], inputs['question'])
+        if mode == 'tensor':
+            return logits
+        if mode == 'loss':
+            if 'answer_ids' not in inputs:
+                raise ValueError('questions without answers cannot be trained on: `ann_file` of the data set is empty')
+            targets = self.targets(inputs['answer_ids'], inputs['answer_scores'])
+            loss = F.binary_cross_entropy_with_logits(logits.float(), targets.float())
+            return dict(loss=loss * self.vocabulary.num_answers)
+        if mode != 'predict':
+            raise ValueError(f"`mode` must be 'tensor', 'loss' or 'predict', but got {mode!r}")
+        best = logits.float().sigmoid().max(dim=1)
+        for sample, number, score in zip(data_samples or [], best.indices.tolist(), best.values.tolist(), strict=True):
+            sample.set_field(self.vocabulary.answers[number], 'pred_answer', field_type='metainfo')
+            sample.set_field(score, 'pred_score', field_type='metainfo')
+        return data_samples
