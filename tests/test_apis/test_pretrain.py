@@ -1,17 +1,20 @@
 """``mmpl pretrain``: what it chooses, the config that it writes, and the run."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmpretrain.registry import MODELS
 from PIL import Image
 
 import mmpl
 from mmpl.apis import pretrain as api
 from mmpl.apis.written import publish
+from mmpl.checkpoints import read_checkpoint
 from mmpl.cli import main
 from mmpl.evaluation.extractor import Features
 from mmpl.utils.user_errors import UserError
@@ -216,3 +219,73 @@ def test_continuing_is_guarded(factor: int, fires: bool, tmp_path: Path, monkeyp
     weight = vit.state_dict()['blocks.3.mlp.fc1.weight']
     assert not torch.equal(last['backbone.layers.3.ffn.layers.0.0.weight'], weight)
     assert first is None or torch.equal(first['state_dict']['backbone.layers.3.ffn.layers.0.0.weight'], weight)
+
+
+def timm_weights(path: Path) -> Path:
+    safetensors = pytest.importorskip('safetensors.torch')
+    vit = timm.create_model('vit_tiny_patch16_224', img_size=64, pretrained=False)
+    safetensors.save_file(vit.state_dict(), path / 'vit.safetensors')
+    return path / 'vit.safetensors'
+
+
+def mae_weights(path: Path) -> Path:
+    """Encoder and decoder, as MAE's code names them."""
+    vit = timm.create_model('vit_tiny_patch16_224', img_size=64, num_classes=0, pretrained=False)
+    decoder = timm.create_model('vit_tiny_patch16_224', img_size=64, embed_dim=96, depth=2, num_classes=768)
+    state = decoder.state_dict()
+    names = {
+        'head': 'decoder_pred',
+        'norm': 'decoder_norm',
+        'blocks': 'decoder_blocks',
+        'pos_embed': 'decoder_pos_embed',
+    }
+    named = {names.get(key.split('.')[0], '') + key[len(key.split('.')[0]) :]: value for key, value in state.items()}
+    named = {key: value for key, value in named.items() if key.startswith('decoder_')}
+    named |= {'mask_token': torch.zeros(1, 1, 96), 'decoder_embed.weight': torch.randn(96, 192) * 0.02}
+    named['decoder_embed.bias'] = torch.zeros(96)
+    torch.save({'model': vit.state_dict() | named}, path / 'mae_full.pth')
+    return path / 'mae_full.pth'
+
+
+def hugging_face_weights(path: Path, kind: str) -> Path:
+    transformers = pytest.importorskip('transformers')
+    sizes = dict(hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768, image_size=64)
+    config = getattr(transformers, 'ViTConfig' if kind == 'ViTModel' else 'ViTMAEConfig')(**sizes, patch_size=16)
+    getattr(transformers, kind)(config).save_pretrained(path / kind)
+    return path / kind
+
+
+def mmpretrain_weights(path: Path) -> Path:
+    """With the config of its training, as the files of mmpretrain's model zoo."""
+    cfg = dict(type='mmpretrain.VisionTransformer', arch='deit-t', img_size=64, patch_size=16)
+    vit = MODELS.build(cfg)
+    vit.init_weights()
+    state = {f'backbone.{key}': value for key, value in vit.state_dict().items()}
+    meta = dict(cfg=f"model = dict(type='ImageClassifier', backbone={cfg})")
+    torch.save(dict(meta=meta, state_dict=state), path / 'vit.pth')
+    return path / 'vit.pth'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('write', 'layout'),
+    [
+        (timm_weights, 'timm'),
+        (mae_weights, 'MAE'),
+        (partial(hugging_face_weights, kind='ViTModel'), 'Hugging Face'),
+        (partial(hugging_face_weights, kind='ViTMAEForPreTraining'), 'Hugging Face'),
+        (mmpretrain_weights, 'mmpretrain'),
+    ],
+)
+def test_it_continues_from_files_of_each_library(write, layout: str, tmp_path: Path) -> None:
+    """On photographs at 64 x 64. After one epoch at a low rate the encoder is near what the file holds."""
+    torch.manual_seed(0)
+    photographs(tmp_path / 'photos', 64)
+    start = write(tmp_path)
+    found = read_checkpoint(start)
+    assert layout in found.layout
+    asked = dict(image_size=64, batch_size=16, epochs=1, workers=0)
+    checkpoint = mmpl.pretrain(tmp_path / 'photos', start=start, work_dir=tmp_path / 'run', **asked, **IMAGENET)
+    trained, given = read_checkpoint(checkpoint).encoder(), found.encoder()
+    for key in ('layers.3.ffn.layers.0.0.weight', 'layers.11.attn.qkv.weight', 'patch_embed.projection.weight'):
+        assert given[key].std() > 0.005 and (trained[key] - given[key]).abs().max() < 1e-3
