@@ -286,7 +286,7 @@ def _num_heads(backbone: Mapping[str, Any], embed_dims: int, num_heads: int | No
     if num_heads is None:
         raise ExportError(
             'num_heads cannot be told from the weights, and the config in the checkpoint (meta["cfg"]) names no '
-            'model.backbone.arch to read it from:  takes --num-heads, and writes a file that says it'
+            'model.backbone.arch to read it from: `mmpl export` takes --num-heads, and writes a file that says it'
         )
     if num_heads < 1 or embed_dims % num_heads:
         raise ExportError(f'num_heads={num_heads} must divide embed_dims={embed_dims}')
