@@ -46,3 +46,8 @@ train_dataloader = dict(batch_size=64, num_workers=4, dataset=dict(pipeline=trai
 optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=3.0))  # for 64 images, two masks each
 auto_scale_lr = dict(base_batch_size=64)
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=5, max_keep_ckpts=2))
+param_scheduler = [
+    dict(_base_.param_scheduler[0], end=warmup_epochs),
+    dict(_base_.param_scheduler[1], begin=warmup_epochs, end=max_epochs),
+]
+train_cfg = dict(max_epochs=max_epochs)

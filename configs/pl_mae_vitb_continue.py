@@ -8,9 +8,6 @@
 #   optim_wrapper.constructor=mmpl.LayerDecayOptimWrapperConstructor optim_wrapper.paramwise_cfg.layer_decay_rate=0.75
 _base_ = './pl_mae_small_folder.py'
 
-max_epochs = 100
-warmup_epochs = 5
-
 model = dict(
     backbone=dict(arch='b', img_size=224, patch_size=16),  # of the weights; positions are interpolated to img_size
     neck=dict(decoder_embed_dims=384, num_heads=12),

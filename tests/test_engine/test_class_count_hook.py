@@ -84,8 +84,8 @@ def test_sound_configs_pass_without_a_word(project, root, monkeypatch) -> None:
 
 
 def test_every_downstream_config_has_the_hook() -> None:
-    """Also those that inherit."""
-    for path in FOLDER.rglob('*.py'):
+    """Also those that inherit; questions have no classes."""
+    for path in (path for path in FOLDER.rglob('*.py') if path.parent.name != 'vqa'):
         if path.parent.name != 'detection' or pytest.importorskip('mmdet'):
             hooks = [hook.type for hook in Config.fromfile(str(path)).custom_hooks]
             assert hooks.count('mmpl.ClassCountHook') == 1, path
