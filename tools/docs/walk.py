@@ -7,6 +7,7 @@ In FOLDER, with the Python that runs this; where it holds no repository, ``tools
 """
 
 import argparse
+import importlib.util
 import os
 import re
 import subprocess
@@ -54,13 +55,18 @@ def main() -> None:
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     env = dict(os.environ, PATH=f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}')
+    tools = 'tools'
+    if not (args.folder / tools).exists():
+        package = importlib.util.find_spec('mmpl')
+        if package is None or not package.submodule_search_locations:
+            raise SystemExit(f'mmpl is not installed for {sys.executable}')
+        tools = str(Path(package.submodule_search_locations[0], '.mim', 'tools'))
     times = []
     for words in commands(args.page, args.heading):
         text = words[-1]
         for pattern, instead in QUICK if args.quick else ():
             text = re.sub(pattern, instead, text)
-        if not (args.folder / 'tools').exists():
-            text = re.sub(r'\btools/', f'{_tools(env)}/', text)
+        text = re.sub(r'\btools/', f'{tools}/', text)
         print(f'$ {text.strip()}', flush=True)
         start = time.perf_counter()
         code = subprocess.run([*words[:-1], text], cwd=args.folder, env=env, check=False).returncode
@@ -70,13 +76,6 @@ def main() -> None:
     for seconds, text in times:
         print(f'{seconds:7.0f} s  {text}')
     print(f'{sum(seconds for seconds, _ in times):7.0f} s  in all, {len(times)} commands')
-
-
-def _tools(env: dict[str, str]) -> str:
-    """Folder of the tools that the installed package carries."""
-    code = 'import mmpl, pathlib; print(pathlib.Path(mmpl.__file__).parent / ".mim" / "tools")'
-    found = subprocess.run(['python', '-c', code], env=env, capture_output=True, text=True, check=True, cwd='/')
-    return found.stdout.strip()
 
 
 if __name__ == '__main__':
