@@ -299,7 +299,7 @@ class Bench(Runs):
 
     def __init__(self, args: argparse.Namespace) -> None:
         # Folders have no spaces: 'random_init' would share that of the random encoder.
-        if _folder(args.name) == _folder(RANDOM) or '/' in args.name or not args.name:
+        if folder_name(args.name) == folder_name(RANDOM) or '/' in args.name or not args.name:
             raise ValueError(
                 f"--name must be a word for the table other than {RANDOM!r} and without '/', but got {args.name!r}"
             )
@@ -318,7 +318,7 @@ class Bench(Runs):
         """All runs, in the order in which they are started."""
         ours = self.checkpoints * (len(self.args.seeds) // len(self.checkpoints))
         return [
-            Run(task, encoder, seed, paths[index], self.out / task / _folder(encoder) / f'seed_{seed}')
+            Run(task, encoder, seed, paths[index], self.out / task / folder_name(encoder) / f'seed_{seed}')
             for task in self.tasks
             for index, seed in enumerate(self.args.seeds)
             for encoder, paths in ((RANDOM, self.random), (self.args.name, ours))
@@ -333,7 +333,8 @@ class Bench(Runs):
         return with_gain(runs, columns)
 
 
-def _folder(encoder: str) -> str:
+def folder_name(encoder: str) -> str:
+    """Folder of the runs from an encoder: its name without spaces."""
     return encoder.replace(' ', '_')
 
 

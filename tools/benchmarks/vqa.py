@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.arguments import add_job_arguments, at_least
 from mmpl.compat import add_trust_argument, set_load_policy
 from mmpl.utils.user_errors import user_errors
-from transfer import RANDOM, Run, Runs, Task
+from transfer import RANDOM, Run, Runs, Task, folder_name
 
 BLIND = 'question only'
 """Name of the rows of the model that sees no image."""
@@ -46,9 +46,9 @@ class VQABench(Runs):
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.encoders: dict[str, list[Path | None]] = {name: [None] * len(args.seeds) for name in (BLIND, RANDOM)}
-        folders = {_folder(name) for name in self.encoders}  # names have no spaces there
+        folders = {folder_name(name) for name in self.encoders}  # names have no spaces there
         for name, *paths in args.encoder:
-            if not name or '/' in name or _folder(name) in folders:
+            if not name or '/' in name or folder_name(name) in folders:
                 raise ValueError(
                     f"--encoder must begin with a name of its own, without '/', other than {BLIND!r} and {RANDOM!r}, "
                     f'but got {name!r}'
@@ -58,7 +58,7 @@ class VQABench(Runs):
                     f'--encoder {name} must have one checkpoint, or one for each of the {len(args.seeds)} seeds, but '
                     f'got {len(paths)}'
                 )
-            folders.add(_folder(name))
+            folders.add(folder_name(name))
             repeats = len(args.seeds) // len(paths)
             self.encoders[name] = [Path(path).resolve() for _ in range(repeats) for path in paths]
         super().__init__(args, [path for paths in self.encoders.values() for path in paths if path])
@@ -66,7 +66,7 @@ class VQABench(Runs):
     def plan(self) -> list[Run]:
         """All runs, in the order in which they are started."""
         return [
-            Run(task, name, seed, paths[index], self.out / task / _folder(name) / f'seed_{seed}')
+            Run(task, name, seed, paths[index], self.out / task / folder_name(name) / f'seed_{seed}')
             for task in self.tasks
             for index, seed in enumerate(self.args.seeds)
             for name, paths in self.encoders.items()
@@ -77,10 +77,6 @@ class VQABench(Runs):
         if run.checkpoint:
             return super().start(run)
         return ['model.backbone.init_cfg=None', f'model.blind={run.encoder == BLIND}']
-
-
-def _folder(name: str) -> str:
-    return name.replace(' ', '_')
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
