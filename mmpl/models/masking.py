@@ -172,8 +172,7 @@ class RandomMasking(BaseModule):
             num_patches: N, or how many patches there are down and across.
             device: Of the masks.
         """
-        count = num_patches if isinstance(num_patches, int) else prod(num_patches)
-        num_visible, num_predict = self.split(count)
+        num_visible, num_predict = self.split(_count(num_patches))
         rows = batch_size * self.num_masks
         noise = self.draw(get_rank() * rows, rows, num_patches).to(device)
         return Masks.from_noise(noise, num_visible, num_predict, num_masks=self.num_masks)
@@ -183,7 +182,7 @@ class RandomMasking(BaseModule):
 
         The patches with the most are masked.
         """
-        draws = self.draws(num_patches if isinstance(num_patches, int) else prod(num_patches))
+        draws = self.draws(_count(num_patches))
         blocks = -(-draws // 4)  # Philox makes four numbers a count: a whole number of counts is one row
         philox = np.random.Philox(key=[self.seed, self._step], counter=first * blocks)
         numbers = np.random.Generator(philox).random((rows, 4 * blocks))[:, :draws]
@@ -203,6 +202,11 @@ class RandomMasking(BaseModule):
     def rewind(self, steps: int = 0) -> None:
         """Draw next what was drawn ``steps`` steps before where the buffer ``step`` stands."""
         self._step = max(0, int(self.step) - steps)
+
+
+def _count(num_patches: int | tuple[int, int]) -> int:
+    """N, which may be given as how many patches there are down and across."""
+    return num_patches if isinstance(num_patches, int) else prod(num_patches)
 
 
 @MODELS.register_module()
