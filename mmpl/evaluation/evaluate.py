@@ -21,6 +21,7 @@ from mmpl.compat.torch_load import safe_loading
 from mmpl.utils.cfg_options import merge_options
 from mmpl.utils.config_errors import read_config
 
+from .dense import DenseProbe
 from .features import find_encoder
 from .probe import FeatureProbe
 
@@ -143,7 +144,8 @@ def evaluate_features(
 
     Returns:
         ``checkpoint``, ``seed`` (None with a checkpoint), the options used and ``results``, accuracies in percent as
-        :meth:`FeatureProbe.run` names them.
+        :meth:`FeatureProbe.run` names them; where the hook has ``dense``, also what :class:`DenseProbe` scores, with
+        ``patch_`` before the names.
 
     Raises:
         ValueError: If there is no FeatureProbeHook; further errors as of :class:`FeatureProbe` and :func:`build_model`.
@@ -153,8 +155,14 @@ def evaluate_features(
         merge_options(cfg, cfg_options)
     given = {name: value for name, value in options.items() if value is not None}
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
-    probe = FeatureProbe(**find_probe(cfg if probe_config is None else _read(probe_config)) | given, linear=linear)
-    results = probe.run(build_model(cfg, checkpoint, probe.target, seed))
+    found = find_probe(cfg if probe_config is None else _read(probe_config))
+    dense = found.pop('dense', None)
+    probe = FeatureProbe(**found | given, linear=linear)
+    model = build_model(cfg, checkpoint, probe.target, seed)
+    results = probe.run(model)
+    if dense is not None:
+        patches = DenseProbe(**dict(target=probe.target) | dense | dict(linear=linear)).run(model)
+        results |= {f'patch_{name}': value for name, value in patches.items()}
     return dict(
         checkpoint=checkpoint,
         seed=seed if checkpoint is None else None,

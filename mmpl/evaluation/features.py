@@ -1,7 +1,7 @@
 """Frozen features of a dataset, each sample exactly once, on one process or many."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import all_gather, get_rank, get_world_size
+from mmengine.dist import all_gather, all_gather_object, get_rank, get_world_size
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -26,8 +26,8 @@ POOLS = ('cls', 'avg')
 class FeatureSet:
     """Features and labels of a dataset, in the dataset's order, on the CPU."""
 
-    features: dict[str, Tensor]  # (N, D) float32 for each pooling
-    labels: Tensor  # (N,) class indices
+    features: dict[str, Tensor]  # (N, D) float32 for each pooling; of patches (N, D, h, w)
+    labels: Tensor  # (N,) class indices, or (N, H, W) label maps
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -171,8 +171,8 @@ def _indexed_loader(loader: DataLoader) -> DataLoader:
     )
 
 
-def _unpack(batch: Any) -> tuple[Tensor, list[int]]:
-    """Get the images (B, C, H, W) and the labels of a collated batch."""
+def _unpack(batch: Any, of_map: bool) -> tuple[Tensor, Tensor]:
+    """Get the images (B, C, H, W) of a collated batch, and their class indices (B,) or label maps (B, H, W)."""
     if not isinstance(batch, dict) or 'inputs' not in batch or 'data_samples' not in batch:
         found = sorted(batch) if isinstance(batch, dict) else type(batch).__name__
         raise TypeError(f'a batch must be a dict with `inputs` and `data_samples` (PackInputs), but got {found}')
@@ -189,17 +189,31 @@ def _unpack(batch: Any) -> tuple[Tensor, list[int]]:
         raise ValueError(
             f'`inputs` must be one (C, H, W) image per sample ({len(samples)} samples), but got {tuple(inputs.shape)}'
         )
-    labels = []
-    for sample in samples:
-        label = getattr(sample, 'gt_label', None)
-        if label is None or label.numel() != 1:
-            name = getattr(sample, 'img_path', None)
-            raise ValueError(
-                f'`gt_label` must be one class index per image, but got {label} (image: {name}); features of images '
-                'without labels come from mmpl.FeatureExtractor(checkpoint)(images)'
-            )
-        labels.append(int(label))
-    return inputs, labels
+    read = _label_map if of_map else _class_index
+    return inputs, torch.stack([read(sample, inputs.shape[-2:]) for sample in samples])
+
+
+def _class_index(sample: Any, size: torch.Size) -> Tensor:
+    label = getattr(sample, 'gt_label', None)
+    if label is None or label.numel() != 1:
+        name = getattr(sample, 'img_path', None)
+        raise ValueError(
+            f'`gt_label` must be one class index per image, but got {label} (image: {name}); features of images '
+            'without labels come from mmpl.FeatureExtractor(checkpoint)(images)'
+        )
+    return label.view(()).long()
+
+
+def _label_map(sample: Any, size: torch.Size) -> Tensor:
+    label = getattr(sample, 'gt_sem_seg', None)
+    found = None if label is None else tuple(label.data.shape[-2:])
+    if label is None or found != tuple(size):
+        name = getattr(sample, 'img_path', None)
+        raise ValueError(
+            f'`gt_sem_seg` must be a label map of the size of its image, {tuple(size)}, but got {found} '
+            f'(image: {name}); a pipeline of mmseg ends with `LoadAnnotations` and `PackSegInputs`'
+        )
+    return label.data.view(found).to(torch.int16)  # 255 is a label, -1 none
 
 
 def _gather_rows(rows: Tensor, chunk: int = 4096, keep: bool = True) -> Tensor:
@@ -253,10 +267,63 @@ def extract_features(
         ValueError: If labels are missing, images differ in shape, the sampler is endless or some samples are never
             visited (e.g. ``drop_last=True``).
     """
-    model = unwrapped(model)
-    encoder = find_encoder(model, target)
+    encoder = find_encoder(unwrapped(model), target)
     pools = pools_of(encoder) if pool is None else check_pool(pool)
     num_extra_tokens = _num_extra_tokens(encoder)
+
+    def pooled(tokens: Tensor, images: Tensor) -> dict[str, Tensor]:
+        return {name: pool_tokens(tokens, name, num_extra_tokens) for name in pools}
+
+    return _extract(model, dataloader, pooled, False, target, data_preprocessor, dst)
+
+
+def extract_patches(
+    model: nn.Module,
+    dataloader: DataLoader,
+    target: str = STUDENT,
+    data_preprocessor: nn.Module | None = None,
+    dst: int | None = None,
+) -> FeatureSet | None:
+    """Extract the frozen features of every patch, with the images' label maps; all as :func:`extract_features`.
+
+    Args:
+        model: As there; its encoder takes images of any size that is a multiple of its patches.
+        dataloader: As there, but ``data_samples[i].gt_sem_seg`` is a label map as large as the image. All images of the
+            data set must have one size.
+        target: As there.
+        data_preprocessor: As there.
+        dst: As there.
+
+    Returns:
+        ``features['patches']``, (N, D, h, w), and ``labels``, (N, H, W).
+
+    Raises:
+        ValueError: If label maps are missing or of another size; further as :func:`extract_features`.
+    """
+    encoder = find_encoder(unwrapped(model), target)
+
+    def as_map(tokens: Tensor, images: Tensor) -> dict[str, Tensor]:
+        if tokens.ndim == 3:
+            patches = tokens[:, _num_extra_tokens(encoder) :]
+            height, width = images.shape[-2:]
+            rows = round((patches.shape[1] * height / width) ** 0.5)  # patches are square
+            tokens = patches.transpose(1, 2).unflatten(2, (rows, -1))
+        return dict(patches=tokens)
+
+    return _extract(model, dataloader, as_map, True, target, data_preprocessor, dst)
+
+
+def _extract(
+    model: nn.Module,
+    dataloader: DataLoader,
+    reduce: Callable[[Tensor, Tensor], dict[str, Tensor]],
+    of_map: bool,
+    target: str,
+    data_preprocessor: nn.Module | None,
+    dst: int | None,
+) -> FeatureSet | None:
+    """Show every image to the encoder, keep what ``reduce`` makes of its tokens and the image, and merge the ranks'."""
+    model = unwrapped(model)
     preprocessor = data_preprocessor if data_preprocessor is not None else getattr(model, 'data_preprocessor', None)
     if preprocessor is None:
         raise ValueError(f'`data_preprocessor` must be given for {type(model).__name__}, which has none of its own')
@@ -266,8 +333,8 @@ def extract_features(
     size = len(loader.dataset)  # type: ignore[arg-type]
     if size == 0:
         raise ValueError('`dataloader` must have at least one sample, but its dataset is empty')
-    collected: dict[str, list[Tensor]] = {name: [] for name in pools}
-    all_labels: list[int] = []
+    collected: dict[str, list[Tensor]] = {}
+    all_labels: list[Tensor] = []
     all_indices: list[int] = []
     with preserve_rng_state(), evaluation_mode(model), evaluation_mode(preprocessor):
         for indices, batch in loader:
@@ -275,7 +342,7 @@ def extract_features(
             if len(all_indices) > size:
                 name = type(getattr(dataloader.batch_sampler, 'sampler', dataloader.batch_sampler)).__name__
                 raise ValueError(f'`sampler` must visit a sample at most once, but {name} gave over {size} indices')
-            images, labels = _unpack(batch)
+            images, labels = _unpack(batch, of_map)
             data = preprocessor(dict(inputs=images.to(device), data_samples=None), False)
             if not isinstance(data['inputs'], Tensor):
                 raise TypeError(
@@ -283,14 +350,14 @@ def extract_features(
                     f'a {type(data["inputs"]).__name__}'
                 )
             tokens = _tokens(model, target, data['inputs'].to(device))
-            for name in pools:
-                collected[name].append(pool_tokens(tokens, name, num_extra_tokens).float().cpu())
-            all_labels.extend(labels)
+            for name, part in reduce(tokens, data['inputs']).items():
+                collected.setdefault(name, []).append(part.float().cpu())
+            all_labels.append(labels.cpu())
     return _merge(collected, all_labels, all_indices, size, dst)
 
 
 def _merge(
-    collected: dict[str, list[Tensor]], labels: list[int], indices: list[int], size: int, dst: int | None
+    collected: dict[str, list[Tensor]], labels: list[Tensor], indices: list[int], size: int, dst: int | None
 ) -> FeatureSet | None:
     """Put the ranks' samples together, each once and in the dataset's order."""
     every_index = _gather_rows(torch.tensor(indices, dtype=torch.long))
@@ -300,13 +367,22 @@ def _merge(
             f'`dataloader` must visit all {size} samples, but {size - len(first)} were never seen: '
             'check `drop_last`, `batch_sampler` and `num_batch_per_epoch`'
         )
-    # A rank that got no sample at all (fewer samples than ranks) learns the width from the others.
-    own_width = next(iter(collected.values()))[0].shape[1] if indices else 0
-    width = max(int(value) for value in all_gather(torch.tensor([own_width])))
-    rows = {name: torch.cat(parts) if parts else torch.zeros(0, width) for name, parts in collected.items()}
+    rows = {name: _joined(parts) for name, parts in dict(collected, labels=labels).items()}
+    if get_world_size() > 1:
+        # A rank that got no sample at all (fewer samples than ranks) learns from the others what there is.
+        empty = {name: part[:0] for name, part in rows.items()}
+        rows = next(found for found in all_gather_object(empty) if len(found) > 1) | (rows if indices else {})
     keep = dst is None or get_rank() == dst
-    every_label = _gather_rows(torch.tensor(labels, dtype=torch.long), keep=keep)
-    features = {name: _gather_rows(part, keep=keep) for name, part in rows.items()}
+    merged = {name: _gather_rows(part, keep=keep) for name, part in rows.items()}
     if not keep:
         return None
-    return FeatureSet({name: part[first] for name, part in features.items()}, every_label[first])
+    merged = {name: part[first] for name, part in merged.items()}
+    return FeatureSet(labels=merged.pop('labels'), features=merged)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Rows of all batches; images of several sizes have none in common."""
+    shapes = {tuple(part.shape[1:]) for part in parts}
+    if len(shapes) > 1:
+        raise ValueError(f'the images of a data set must have one size to compare patches, but got {sorted(shapes)}')
+    return torch.cat(parts) if parts else torch.zeros(0)

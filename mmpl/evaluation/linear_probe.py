@@ -36,8 +36,8 @@ def check_regularisation(C: float | Sequence[float]) -> list[float]:
     return sorted(map(float, candidates))
 
 
-def _fit(features: np.ndarray, labels: np.ndarray, c: float, max_iter: int, tol: float) -> tuple:
-    """Fit scaler and classifier; say whether the solver converged."""
+def fit_linear(features: np.ndarray, labels: np.ndarray, c: float, max_iter: int, tol: float) -> tuple:
+    """Fit scaler and classifier to features (N, D) and class indices (N,); say whether the solver converged."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -100,10 +100,10 @@ def linear_probe(
             train_x, train_y, test_size=holdout, random_state=seed, stratify=train_y
         )
         for value in candidates:
-            model, _ = _fit(fit_x, fit_y, value, max_iter, tol)
+            model, _ = fit_linear(fit_x, fit_y, value, max_iter, tol)
             scores[value] = 100.0 * float(np.mean(model.predict(out_x) == out_y))
     chosen = max(candidates, key=lambda value: (scores.get(value, 0.0), -value))
-    model, converged = _fit(train_x, train_y, chosen, max_iter, tol)
+    model, converged = fit_linear(train_x, train_y, chosen, max_iter, tol)
     predictions = model.predict(val_x)
     accuracy = 100.0 * float(np.mean(predictions == val_y))
     return LinearProbeResult(accuracy, predictions, chosen, scores, converged)

@@ -64,7 +64,8 @@ class FeatureProbe:
                 if field not in loader:
                     raise ValueError(f'`{name}` must have the field `{field}`, but got only {sorted(loader)}')
         check_regularisation(C)
-        self.ks = check_neighbours(k, max_train_images, '`max_train_images`')
+        self.ks = check_neighbours(k)
+        self._check_bank(max_train_images, '`max_train_images`')
         self.pools = () if pool is None else check_pool(pool)  # () until the encoder is known
         self.temperature = temperature
         self.linear = linear
@@ -92,7 +93,7 @@ class FeatureProbe:
             print_log(f'{type(self).__name__}: {warning}', logger='current', level=logging.WARNING)
         if found.errors:
             raise ValueError(f'the probe cannot compare these images: {found.text()}')
-        check_neighbours(self.ks, len(train), 'the number of training images')  # type: ignore[arg-type]
+        self._check_bank(len(train), 'the number of training images')  # type: ignore[arg-type]
         self.pools = self.pools or pools_of(encoder)
         self._loaders = loaders
 
@@ -133,7 +134,7 @@ class FeatureProbe:
         """
         self.build(model)
         train, val = (
-            extract_features(model, loader, pool=self.pools, target=self.target, dst=0)
+            self._extract(model, loader)
             for loader in (self._loaders['train_dataloader'], self._loaders['val_dataloader'])
         )
         message: list[Any] = [None]
@@ -151,6 +152,12 @@ class FeatureProbe:
         if isinstance(message[0], str):
             raise RuntimeError(f'rank 0 could not score the features: {message[0]}')
         return message[0]
+
+    def _check_bank(self, images: int | None, called: str) -> None:
+        check_neighbours(self.ks, images, called)
+
+    def _extract(self, model: nn.Module, loader: DataLoader) -> FeatureSet | None:
+        return extract_features(model, loader, pool=self.pools, target=self.target, dst=0)
 
     def _score(self, train: FeatureSet, val: FeatureSet, linear: bool, device: torch.device) -> dict[str, float]:
         scores: dict[str, float] = {}

@@ -16,9 +16,17 @@ _PROBES = Chart(
     'higher is better, and the first point is what the untrained encoder reaches.',
     'top-1 (%)',
 )
+_PATCHES = Chart(
+    'Frozen features of patches',
+    'How well single patches of the frozen encoder tell what is there, by nearest neighbours and by a linear head, on '
+    'held-out images; higher is better, and the first point is what the untrained encoder reaches.',
+    'mIoU (%)',
+)
 PROBE_FIGURES = {
     'probe/linear_top1': Figure('linear probe', _PROBES),
     'probe/knn_top1': Figure('kNN', _PROBES),
+    'probe/patch_linear_miou': Figure('linear head', _PATCHES),
+    'probe/patch_knn_miou': Figure('kNN', _PATCHES),
 }
 
 

@@ -6,13 +6,30 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
 from mmpl.engine.hooks import FeatureProbeHook, SafeCheckpointHook
-from mmpl.evaluation import FeatureProbe, extract_features, knn_accuracy, linear_probe
+from mmpl.evaluation import (
+    DenseProbe,
+    FeatureProbe,
+    evaluate_features,
+    extract_features,
+    knn_accuracy,
+    linear_probe,
+)
 from mmpl.registry import HOOKS
-from tests.test_evaluation.probe_helpers import build_mae, loader_cfg, mae_cfg, run_script, write_images, write_roots
+from tests.test_evaluation.probe_helpers import (
+    build_mae,
+    loader_cfg,
+    mae_cfg,
+    run_script,
+    scenes_cfg,
+    write_images,
+    write_roots,
+    write_scenes,
+)
 
 
 @pytest.fixture(scope='module')
@@ -100,6 +117,23 @@ def test_training_is_bit_identical_and_everything_is_logged(roots, tmp_path, by_
     assert {f'probe/{name}': value for name, value in probe.run(plain.model).items()} == {
         name: value for name, value in found[-1].items() if name.startswith('probe/')
     }
+
+
+def test_patches_are_scored_too(roots, tmp_path):
+    scenes = [write_scenes(tmp_path / name, 4, seed, size=(16, 16)) for seed, name in enumerate(('train', 'val'))]
+    dense = dict(zip(('train_dataloader', 'val_dataloader'), map(scenes_cfg, scenes), strict=True), k=3)
+    runner = make_runner(roots, tmp_path / 'run', hook_cfg(roots, interval=3, dense=dense))
+    runner.train()
+    found = scalars(tmp_path / 'run')
+    expected = DenseProbe(**dense).run(runner.model)
+    assert set(expected) == {'knn_miou', 'linear_miou'} and len(found) == 2
+    assert {name: found[-1][f'probe/patch_{name}'] for name in expected} == expected
+    config = Config(dict(model=mae_cfg(), default_scope='mmpretrain', custom_hooks=[hook_cfg(roots, dense=dense)]))
+    torch.save(dict(state_dict=runner.model.state_dict()), tmp_path / 'mae.pth')
+    results = evaluate_features(config, str(tmp_path / 'mae.pth'), linear=True)['results']
+    assert {name: results[f'patch_{name}'] for name in expected} == pytest.approx(expected)
+    with pytest.raises(TypeError, match='`dense` must be a dict'):
+        HOOKS.build(hook_cfg(roots, dense=True))
 
 
 def test_refuses_epochs_in_an_iteration_based_loop(roots, tmp_path):

@@ -13,6 +13,8 @@ MEAN, STD = [120.0, 110.0, 100.0], [60.0, 55.0, 50.0]
 LOAD = dict(type='LoadImageFromFile')
 RESIZE = dict(type='Resize', scale=(16, 16), backend='pillow', interpolation='bicubic')
 PACK = dict(type='PackInputs')
+SCENE_CLASSES = ('sky', 'sea', 'sand')
+SCENE_COLOURS = np.array([(40, 60, 220), (20, 160, 90), (210, 190, 60)])
 
 
 def run_script(script, *arguments, processes=1):
@@ -48,6 +50,35 @@ def loader_cfg(root, batch_size=4, **kwargs):
     pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
     dataset = dict(type='mmpretrain.CustomDataset', data_root=str(root), pipeline=pipeline)
     return dict(batch_size=batch_size, num_workers=0, dataset=dataset, **kwargs)
+
+
+def write_scenes(root, count, seed, size=(16, 24), noise=25):
+    """Scenes of 4 x 4 blocks of one class each, with noise; the last rows of pixels are ignored."""
+    rng = np.random.default_rng(seed)
+    for name in ('images', 'maps'):
+        (root / name).mkdir(parents=True)
+    for index in range(count):
+        blocks = rng.integers(0, 3, (size[0] // 4, size[1] // 4))
+        labels = blocks.repeat(4, 0).repeat(4, 1).astype(np.uint8)
+        pixels = SCENE_COLOURS[labels] + rng.normal(0, noise, (*size, 3))
+        labels[-2:] = 255
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / 'images' / f'{index}.png')
+        Image.fromarray(labels).save(root / 'maps' / f'{index}.png')
+    return root
+
+
+def scenes_cfg(root, **kwargs):
+    """Dataloader config of scenes with label maps, as a mmseg user writes it."""
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations'), dict(type='mmseg.PackSegInputs')]
+    dataset = dict(
+        type='mmseg.BaseSegDataset',
+        data_root=str(root),
+        data_prefix=dict(img_path='images', seg_map_path='maps'),
+        img_suffix='.png',
+        metainfo=dict(classes=SCENE_CLASSES),
+        pipeline=pipeline,
+    )
+    return dict(batch_size=3, num_workers=0, dataset=dataset, **kwargs)
 
 
 def mae_cfg():

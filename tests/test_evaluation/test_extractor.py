@@ -65,6 +65,11 @@ def test_a_file_has_the_features_of_the_configs_own_pipeline(place, kind, target
     assert np.abs(other.mean - features.mean).max() > 0.1 and features.paths == [str(path)]
 
 
+def assert_same_rows(features):
+    """All images of a batch are the same; on some processors their last bits depend on the row."""
+    np.testing.assert_allclose(features, np.broadcast_to(features[:1], features.shape), rtol=0, atol=1e-5)
+
+
 def test_an_image_in_memory_has_the_features_of_its_file(place):
     path = place / 'images' / 'b.png'
     image = Image.open(path)
@@ -73,13 +78,13 @@ def test_an_image_in_memory_has_the_features_of_its_file(place):
     for kind in ('rgb', 'bgr'):
         extractor = mmpl.FeatureExtractor(place / f'{kind}.pth')
         features = extractor([image, array, tensor, tensor.float(), str(path), array[None], path])
-        assert np.array_equal(features.patches, np.broadcast_to(features.patches[:1], features.patches.shape))
+        assert_same_rows(features.patches)
         assert features.paths == [None] * 4 + [str(path), None, str(path)]
     turned = image.getexif()
     turned[0x0112] = 6
     image.save(place / 'turned.png', exif=turned)
     features = extractor([place / 'turned.png', Image.open(place / 'turned.png'), image.rotate(-90, expand=True)])
-    assert np.array_equal(features.mean[0], features.mean[1]) and np.array_equal(features.mean[0], features.mean[2])
+    assert_same_rows(features.mean)
 
 
 def test_a_folder_is_listed_and_batches_change_nothing(place):

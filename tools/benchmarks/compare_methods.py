@@ -43,10 +43,11 @@ from tqdm import tqdm
 from bench.arguments import CONFIGS, add_job_arguments
 from bench.jobs import Ended, Job, run_jobs
 from bench.own_data import class_folders
+from bench.reporting_sets import make
 from bench.results import batch_size, fingerprint, num_masks, write_json
 from bench.tables import as_markdown, mean_sd
 from mmpl.compat import forbid_unsafe_load
-from mmpl.evaluation import FeatureProbe
+from mmpl.evaluation import DenseProbe, FeatureProbe
 from mmpl.utils.config_errors import read_config
 from mmpl.utils.dist import unwrapped
 from mmpl.utils.figures import Figure
@@ -55,7 +56,13 @@ from mmpl.utils.user_errors import user_errors
 
 BUDGETS = dict(images='equal images seen', wall='equal time')
 HEALTH = 'health.'  # columns of figures of health, in a frame of results
-METRICS = dict(knn='kNN (%)', linear='linear (%)', finetune='fine-tuned, 10 % of labels (%)')
+METRICS = dict(
+    knn='kNN (%)',
+    linear='linear (%)',
+    finetune='fine-tuned, 10 % of labels (%)',
+    patch_knn='patch kNN (mIoU, %)',
+    patch_linear='patch linear (mIoU, %)',
+)
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,8 @@ class Bench:
     """A comparison as its config describes it.
 
     Args:
-        config: ``data`` (name to fields of the embedded data set and its ``mean`` and ``std``, or to what
-            :func:`bench.own_data.class_folders` gives), ``methods`` (name to
+        config: ``data`` (name to fields of the embedded data set, its ``mean`` and ``std`` and whether patches are
+            scored on its ``scenes``, or to what :func:`bench.own_data.class_folders` gives), ``methods`` (name to
             ``label``, ``config``, and where they differ ``finetune``, ``pool``, ``images``, ``data`` and ``budgets``),
             ``reference``, ``seeds``, ``images``, ``curve_points``, ``curve`` and ``probe`` (options of
             :class:`mmpl.evaluation.FeatureProbe`). Files are named absolutely, as by
@@ -216,6 +223,7 @@ class Bench:
         cfg.resume = False
         cfg.model.data_preprocessor.mean, cfg.model.data_preprocessor.std = [data.mean] * 3, [data.std] * 3
         cfg.train_dataloader.dataset = self._images(run, 'train', cfg.train_dataloader.dataset)
+        fit_images(cfg, data.get('side'))
         stretch(cfg, iterations)
         return cfg
 
@@ -243,7 +251,29 @@ class Bench:
         for metric in ('knn', 'linear'):
             pools = sorted(key for key in scores['val'] if key.startswith(f'{metric}_top1_'))  # of equal ones the mean
             accuracies[metric] = scores['test'][max(pools, key=lambda key: scores['val'][key])]
+        if self.config.data[run.data].get('scenes'):
+            patches = self._dense_probe(run).run(model)
+            accuracies |= dict(patch_knn=patches['knn_miou'], patch_linear=patches['linear_miou'])
         return accuracies
+
+    def _dense_probe(self, run: Run) -> DenseProbe:
+        """Of the scenes of an embedded data set, which no choice is made with."""
+        steps = ('LoadImageFromFile', 'mmseg.LoadAnnotations', 'mmseg.PackSegInputs')
+        bank, scored = (
+            dict(
+                batch_size=50,
+                num_workers=0,
+                dataset=dict(
+                    type='mmpl.EmbeddedSegDataset',
+                    split=split,
+                    pipeline=[dict(type=step) for step in steps],
+                    **self.config.data[run.data].dataset,
+                ),
+            )
+            for split in ('train', 'val')
+        )
+        options = {name: self.config.probe[name] for name in ('k', 'temperature', 'max_iter')}
+        return DenseProbe(bank, scored, **options)
 
     def _finetune(self, run: Run, config: str, checkpoint: Path) -> float:
         """Top-1 accuracy on test of the whole encoder trained with a tenth of the labels."""
@@ -256,6 +286,7 @@ class Bench:
         cfg.model.backbone.init_cfg.checkpoint = str(checkpoint)
         for split, loader in dict(few=cfg.train_dataloader, val=cfg.val_dataloader, test=cfg.test_dataloader).items():
             loader.dataset = self._images(run, split, loader.dataset)
+        fit_images(cfg, data.get('side'))
         runner = Runner.from_cfg(cfg)
         runner.train()
         return round(runner.test()['accuracy/top1'], 2)
@@ -305,6 +336,26 @@ def stretch(cfg: Config, iterations: int) -> None:
             if field in scheduler:
                 scheduler[field] = round(scheduler[field] * ratio)
     cfg.param_scheduler = [s for s in cfg.param_scheduler if s.get('end', 1) > s.get('begin', 0)]
+
+
+def fit_images(cfg: Config, side: int | None) -> None:
+    """Fit a config, in place, to square images of another side than its own: as many patches, in proportion larger."""
+    own = cfg.model.backbone.img_size
+    if side is None or side == own:
+        return
+
+    def fit(part: Any) -> Any:
+        if isinstance(part, list):
+            return [fit(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        scaled = {'patch_size': lambda size: size * side // own}
+        scaled |= dict.fromkeys(('img_size', 'scale'), lambda size: side if size == own else size)
+        return {key: scaled.get(key, fit)(value) for key, value in part.items()}
+
+    for field in ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if cfg.get(field):
+            cfg[field] = fit(cfg[field].to_dict())
 
 
 @functools.cache
@@ -368,7 +419,8 @@ def table(bench: Bench, runs: pd.DataFrame) -> pd.DataFrame:
     """One row a method, mean ± standard deviation (of the sample) over the seeds."""
     groups = runs.groupby('method', sort=False)
     columns = {'method': groups['label'].first()}
-    columns |= {heading: groups[metric].agg(mean_sd) for metric, heading in METRICS.items()}
+    measured = {metric: heading for metric, heading in METRICS.items() if metric in runs and runs[metric].notna().any()}
+    columns |= {heading: groups[metric].agg(mean_sd) for metric, heading in measured.items()}
     for field, heading in dict(images='images', views='masked views').items():
         columns[heading] = groups[field].mean().map('{:,.0f}'.format)
     for field, heading in dict(seconds='time (s)', peak_memory_mib='memory (MiB)').items():
@@ -384,7 +436,7 @@ def table(bench: Bench, runs: pd.DataFrame) -> pd.DataFrame:
 def write_csv(runs: pd.DataFrame, path: Path) -> None:
     """One line a run."""
     columns = ['data', 'budget', 'method', 'seed', 'iterations', 'images', 'views', 'seconds', 'peak_memory_mib']
-    columns += [*METRICS, *sorted(runs.filter(like=HEALTH))]
+    columns += [*(metric for metric in METRICS if metric in runs), *sorted(runs.filter(like=HEALTH))]
     header = [name.removeprefix(HEALTH) for name in columns]
     runs[columns].to_csv(path, header=header, index=False, lineterminator='\r\n')  # as RFC 4180 has it
 
@@ -480,6 +532,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the bench; returns the number of runs that failed."""
     args = parse_args(argv)
     config = read_config(args.config)
+    add_reporting_sets(config, Path('work_dirs') / 'reporting_sets')
     add_own_data(config, args.data, args.out / 'data')
     bench = Bench(config, args.out / 'runs', Path('work_dirs') / args.config.stem)
     plan = {run.key: run for run in bench.plan()}
@@ -499,6 +552,13 @@ def main(argv: list[str] | None = None) -> int:
     elif not failed:
         raise FileNotFoundError(f'no result in {bench.results} is one of {args.config} as it is now')
     return failed
+
+
+def add_reporting_sets(config: Config, cache: Path) -> None:
+    """Make the data sets of a comparison that are ``reporting`` ones, and fill in their folders and statistics."""
+    for name, fields in config.data.items():
+        if 'reporting' in fields:
+            fields.update(class_folders(name, make(fields.reporting, cache), fields.side, cache), label=fields.label)
 
 
 def add_own_data(config: Config, given: Sequence[str], cache: Path) -> None:
@@ -527,7 +587,7 @@ def run_all(bench: Bench, wanted: Sequence[Run], command: Sequence[str], args: a
             if run.result is None:
                 bar.write(f'{run.job.key} FAILED ({run.code}): see {run.job.log}')
             else:
-                figures = '  '.join(f'{metric} {run.result[metric]:.1f}' for metric in METRICS)
+                figures = '  '.join(f'{name} {run.result[name]:.1f}' for name in METRICS if name in run.result)
                 bar.write(f'{run.job.key}: {figures}  {run.result["seconds"]:.0f} s')
             bar.update()
             if len(ended) % 5 == 0:

@@ -120,7 +120,7 @@ def _write(out: Path, chosen: EmbeddedSet, request: dict[str, Any], progress: bo
         'palette': chosen.palette,
         'cls_train_mean': mean.round(3).tolist(),
         'cls_train_std': np.sqrt(square - mean**2).round(3).tolist(),
-        'files': _count_files(out),
+        'files': count_files(out),
     }
     write_json(out / 'meta.json', meta)
 
@@ -176,10 +176,10 @@ def _read_meta(target: Path) -> dict[str, Any]:
 def _is_complete(target: Path, request: dict[str, Any]) -> bool:
     meta = _read_meta(target)
     same = all(meta.get(key) == value for key, value in request.items())
-    return same and meta.get('files') == _count_files(target)
+    return same and meta.get('files') == count_files(target)
 
 
-def _count_files(target: Path) -> dict[str, int]:
+def count_files(target: Path) -> dict[str, int]:
     """Number of files in every folder below ``target`` that has any, but for ``target`` itself."""
     counts = {Path(folder).relative_to(target).as_posix(): len(files) for folder, _, files in os.walk(target)}
     return {folder: count for folder, count in sorted(counts.items()) if count and folder != '.'}

@@ -6,10 +6,11 @@ from typing import Any, Literal
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
+from mmpl.evaluation.dense import DenseProbe
 from mmpl.evaluation.probe import FeatureProbe
 from mmpl.registry import HOOKS
 from mmpl.utils.dist import unwrapped
-from mmpl.utils.fields import Count, checked
+from mmpl.utils.fields import Count, check_part, checked
 from mmpl.utils.seeds import preserve_rng_state
 
 
@@ -36,6 +37,8 @@ class FeatureProbeHook(Hook):
         before_train: Also probe before the first step: the baseline of random initialisation. Not repeated on resume.
         linear: True: a linear probe each time; 'last': only at the start (``before_train``) and at the end; False: kNN
             only.
+        dense: Options of :class:`mmpl.evaluation.DenseProbe`, to score single patches by label maps too:
+            ``probe/patch_knn_miou`` and ``probe/patch_linear_miou`` (percent).
         **probe: Further options of :class:`mmpl.evaluation.FeatureProbe`.
     """
 
@@ -50,6 +53,7 @@ class FeatureProbeHook(Hook):
         by_epoch: bool = True,
         before_train: bool = True,
         linear: Literal[True, False, 'last'] = True,
+        dense: dict | None = None,
         **probe: Any,
     ) -> None:
         self.interval = interval
@@ -57,6 +61,10 @@ class FeatureProbeHook(Hook):
         self.probe_before_train = before_train
         self.linear = linear
         self.probe = FeatureProbe(train_dataloader, val_dataloader, linear=bool(linear), **probe)
+        self.probes = {'': self.probe}
+        if dense is not None:
+            check_part('dense', dense, 'dict(train_dataloader=..., val_dataloader=...)')
+            self.probes['patch_'] = DenseProbe(**dict(linear=bool(linear), target=self.probe.target) | dense)
 
     def before_train(self, runner: Runner) -> None:
         """Build the dataloaders, so that a fault in them shows at once, and probe the untrained model."""
@@ -64,7 +72,8 @@ class FeatureProbeHook(Hook):
             raise ValueError('`by_epoch` must be False in an iteration-based training loop, but got True')
         model = unwrapped(runner.model)
         with preserve_rng_state():
-            self.probe.build(model)
+            for probe in self.probes.values():
+                probe.build(model)
         if self.probe_before_train and runner.iter == 0:
             self._run(runner, epoch=0, iteration=0, edge=True)
 
@@ -89,8 +98,11 @@ class FeatureProbeHook(Hook):
     def _run(self, runner: Runner, epoch: int, iteration: int, edge: bool) -> None:
         linear = edge if self.linear == 'last' else bool(self.linear)
         with preserve_rng_state():
-            scores = self.probe.run(unwrapped(runner.model), linear=linear)
-        scalars = {f'probe/{name}': value for name, value in scores.items()}
+            scalars = {
+                f'probe/{prefix}{name}': value
+                for prefix, probe in self.probes.items()
+                for name, value in probe.run(unwrapped(runner.model), linear=linear).items()
+            }
         for name, value in scalars.items():
             runner.message_hub.update_scalar(name, value)
         text = '  '.join(f'{name}: {value:.2f}' for name, value in scalars.items())
