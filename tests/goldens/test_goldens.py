@@ -1,11 +1,18 @@
 """What the package computes stays the same to the bit; see ``run.py`` for what is pinned and how values are written.
 
 Every value is a test with its own id. A selection runs in CI; all others with ``pytest -m full tests/goldens``.
+
+Some processors round otherwise, whatever the environment asks for. There mmpretrain's MAE, of which no line is ours, has
+other bits too: then losses are compared within a bound, and what has no losses is skipped. To see on such a machine
+whether a change keeps the bits, write the values of the commit before it into a copy of the repository.
 """
 
 import pytest
 
 from tests.goldens import run
+
+CANARY = 'train/benchmarks/methods/mae/fp32/1'
+BOUND = 1e-2  # of a loss, after twenty steps that began with a difference of one bit; 4e-5 was seen
 
 SELECTION = (
     'train/pl_mae_demo/fp32/1',
@@ -45,7 +52,7 @@ def goldens() -> dict[str, dict]:
 def found(request, goldens) -> dict[str, dict]:
     """All that the chosen tests of this file ask for, measured together: the import is paid once."""
     ids = [item.callspec.params['golden'] for item in request.session.items if 'found' in item.fixturenames]
-    return run.measure(golden for golden in dict.fromkeys(ids) if golden in goldens)
+    return run.measure(golden for golden in dict.fromkeys([CANARY, *ids]) if golden in goldens)
 
 
 def test_no_value_is_stale(goldens):
@@ -74,5 +81,14 @@ def test_a_difference_is_explained():
 
 @pytest.mark.parametrize('golden', [pytest.param(golden, marks=_marks(golden)) for golden in run.read_goldens()])
 def test_golden(golden, goldens, found):
-    if goldens[golden] != found[golden]:
-        pytest.fail(f'{golden} is not what it was:\n{run.explain(goldens[golden], found[golden])}')
+    old, new = goldens[golden], found[golden]
+    if old == new:
+        return
+    difference = f'{golden} is not what it was:\n{run.explain(old, new)}'
+    if 'error' in new or golden.startswith('embedded/') or goldens[CANARY] == found[CANARY]:
+        pytest.fail(difference)
+    if 'losses' not in old:
+        pytest.skip("this processor rounds otherwise: mmpretrain's MAE has other bits too")
+    for before, now in zip(old['losses'], new['losses'], strict=True):
+        assert now == pytest.approx(before, rel=BOUND), difference
+    assert old['children'].keys() == new['children'].keys(), difference
