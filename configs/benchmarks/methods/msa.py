@@ -1,5 +1,5 @@
 # MSA: pixels of the weak view, alignment with the teacher's tokens of the strong view, which has a crop of its own; two
-# masks an image share the teacher's work. What each choice gained: docs/evidence.md, 'What was tried'.
+# masks an image share the teacher's work. What each choice gained: docs/evidence/tried.md.
 _base_ = './_surfaces.py'
 
 model = dict(

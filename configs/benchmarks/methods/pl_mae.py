@@ -1,5 +1,5 @@
 # PL-MAE: two teachers, class labels and data labels, token targets; two masks an image share the teachers' work.
-# What each choice gained: docs/evidence.md, 'What was tried'.
+# What each choice gained: docs/evidence/tried.md.
 _base_ = './_surfaces.py'
 
 model = dict(
