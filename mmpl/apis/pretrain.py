@@ -295,8 +295,8 @@ def _chosen(
         std=list(std),
         mean_text=mean_text,
         bgr=bgr,
-        momentum_label=round(1 - 1 / max(10, 0.008 * steps), 5),
-        momentum_recon=round(1 - 1 / max(20, 0.08 * steps), 5),
+        horizon_label=float(f'{min(1, max(0.008, 10 / steps)):.2g}'),  # ten steps at least
+        horizon_recon=float(f'{min(1, max(0.08, 20 / steps)):.2g}'),
         batch_size=batch,
         workers=min(8, os.cpu_count() or 1) if workers is None else workers,
         dtype='bfloat16' if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else 'float32',

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mmpl.checkpoints.fit import CheckpointMismatchError, check_state_dict
 from mmpl.models.preprocessor import check_channels, fit_preprocessor
-from mmpl.models.teacher import MOMENTUM, Teacher
+from mmpl.models.teacher import INIT_SHARE, MOMENTUM, Teacher
 from mmpl.registry import MODELS
 from mmpl.utils.fields import check_choice, check_number, check_part
 from mmpl.utils.figures import Figure, Sums
@@ -147,13 +147,20 @@ class Method(BaseSelfSupervisor):
     def figures(self) -> dict[str, Figure]:
         """Declarations of all that is logged beside the losses, by key; a subclass adds those of its parts."""
         return {
-            _momentum_key(name): dataclasses.replace(MOMENTUM, label=name.replace('_', ' '), part=name)
+            f'{key}_{name.removesuffix("_teacher")}': dataclasses.replace(
+                figure, label=name.replace('_', ' '), part=name
+            )
             for name in self.teachers
+            for key, figure in dict(momentum=MOMENTUM, init_share=INIT_SHARE).items()
         }
 
     def scheduled(self, progress: float) -> dict[str, float]:
         """Figures that follow a schedule, when a share ``progress`` of the run, in [0, 1], is done."""
         return {_momentum_key(name): teacher.momentum(progress) for name, teacher in self.teachers.items()}
+
+    def init_shares(self, progress: float) -> dict[str, float]:
+        """How much of its start each teacher still is, by teacher; needs :meth:`set_length`."""
+        return {name: teacher.momentum.init_share(progress) for name, teacher in self.teachers.items()}
 
     # ------------------------------------------------------------------ what follows the steps
 
@@ -178,6 +185,11 @@ class Method(BaseSelfSupervisor):
     def detach_updater(self) -> None:
         """Take the promise back."""
         self._updater = None
+
+    def set_length(self, steps: int, epochs: int) -> None:
+        """Say how many optimizer steps and epochs the run has; momenta by ``horizon`` follow it."""
+        for teacher in self.teachers.values():
+            teacher.momentum.fit(steps if teacher.momentum.every == 'step' else epochs)
 
     def set_progress(self, progress: float) -> None:
         """Say which share of the run, in [0, 1], is done; schedules inside of the model follow it."""

@@ -21,6 +21,17 @@ MOMENTUM = Figure(
 )
 
 
+INIT_SHARE = Figure(
+    'of its start',
+    Chart(
+        'What is left of the start of the teachers',
+        'The share of its weights that a teacher still has from the start of the run. A start at random teaches noise: '
+        'it should be gone long before the middle of the run.',
+        'share',
+    ),
+)
+
+
 class MomentumSchedule:
     """Momentum of a teacher over a run.
 
@@ -30,26 +41,78 @@ class MomentumSchedule:
         curve: ``'cosine'`` (BYOL, section 3.3), ``'linear'`` or ``'constant'`` (then ``end`` must be ``start``).
         every: When the teacher moves: after each optimizer ``'step'``, or after the one that ends an ``'epoch'``
             (SdAE, section 3.3).
+        horizon: Instead of ``start``: how far the teacher looks back at the start, as a share of the run in (0, 1]. In
+            a run of n moves ``start`` is 1 - 1 / (horizon * n), at least 0: whatever the length of the run and the size
+            of the batch, the teacher follows the run alike (our choice).
         name: How error messages call the field.
     """
 
     def __init__(
-        self, start: float, end: float = 1.0, curve: str = 'cosine', every: str = 'step', name: str = 'momentum'
+        self,
+        start: float | None = None,
+        end: float = 1.0,
+        curve: str = 'cosine',
+        every: str = 'step',
+        horizon: float | None = None,
+        name: str = 'momentum',
     ) -> None:
-        check_number(f'{name}.start', start, 0, 1)
+        if (start is None) == (horizon is None):
+            raise ValueError(
+                f'`{name}` must have one of `start` and `horizon`, but got start={start} and horizon={horizon}'
+            )
         check_number(f'{name}.end', end, 0, 1)
         check_choice(f'{name}.curve', curve, ('cosine', 'linear', 'constant'))
         check_choice(f'{name}.every', every, ('step', 'epoch'))
-        if start > end:
-            raise ValueError(f'`{name}.start` must be at most `{name}.end` {end}, but got {start}')
-        if curve == 'constant' and start != end:
-            raise ValueError(f"`{name}.end` must be `start` {start} with curve='constant', but got {end}")
+        if start is not None:
+            check_number(f'{name}.start', start, 0, 1)
+            if start > end:
+                raise ValueError(f'`{name}.start` must be at most `{name}.end` {end}, but got {start}')
+            if curve == 'constant' and start != end:
+                raise ValueError(f"`{name}.end` must be `start` {start} with curve='constant', but got {end}")
+        else:
+            check_number(f'{name}.horizon', horizon, 0, 1, open_minimum=True)
         self.start, self.end, self.curve, self.every = start, end, curve, every
+        self.horizon, self.name = horizon, name
+        self.moves: int | None = None
+
+    def fit(self, moves: int) -> None:
+        """Say how often the teacher moves in the run."""
+        self.moves = moves
+        if self.horizon is not None:
+            self.start = max(0.0, 1 - 1 / (self.horizon * moves))
+            if self.curve == 'constant':
+                self.end = self.start
+            if self.start > self.end:
+                raise ValueError(
+                    f'`{self.name}.end` must be at least {self.start}, what `horizon` {self.horizon} means in a run of '
+                    f'{moves} moves, but got {self.end}'
+                )
 
     def __call__(self, progress: float) -> float:
-        """The momentum when a share ``progress`` of the run, in [0, 1], is done."""
+        """The momentum when a share ``progress`` of the run, in [0, 1], is done.
+
+        Raises:
+            RuntimeError: There is a horizon, and nobody said how long the run is.
+        """
+        if self.start is None:
+            raise RuntimeError(
+                f'`{self.name}.horizon` is a share of the run, but nobody said how long it is: a training loop of your '
+                'own calls `model.set_length(steps, epochs)` before it starts'
+            )
         risen = (1 - math.cos(math.pi * progress)) / 2 if self.curve == 'cosine' else progress
         return self.start + (self.end - self.start) * risen
+
+    def init_share(self, progress: float, points: int = 256) -> float:
+        """Share of the teacher's start that is left when a share ``progress`` of the run, in [0, 1], is done.
+
+        The product of all momenta so far, by the integral of their logarithm over ``points`` points.
+        """
+        if self.moves is None:
+            raise RuntimeError('`init_share` needs the length of the run: call `fit` before')
+        momenta = [self(progress * (index + 0.5) / points) for index in range(points)]
+        if min(momenta) <= 0:
+            return 0.0
+        return math.exp(self.moves * progress * math.fsum(map(math.log, momenta)) / points)
 
 
 class Teacher(nn.Module):

@@ -2,8 +2,8 @@
 
 Every value is a test with its own id. A selection runs in CI; all others with ``pytest -m full tests/goldens``.
 
-Some processors round otherwise, whatever the environment asks for. There mmpretrain's MAE, of which no line is ours, has
-other bits too: then losses are compared within a bound, and what has no losses is skipped. To see on such a machine
+Some processors round otherwise, whatever the environment asks for. There mmpretrain's MAE, of which no line is ours,
+has other bits too: then losses are compared within a bound, and what has no losses is skipped. To see on such a machine
 whether a change keeps the bits, write the values of the commit before it into a copy of the repository.
 """
 

@@ -59,8 +59,8 @@ def test_the_config_says_what_was_asked(tmp_path: Path) -> None:
     assert cfg.model.neck.decoder_embed_dims == 96 and cfg.model.label_head.num_prototypes == 256
     assert cfg.train_cfg.max_epochs == 30 and cfg.param_scheduler[1]['end'] == 30
     steps = 30 * (40 // 16)
-    assert cfg.model.momentum_label.start == pytest.approx(1 - 1 / max(10, 0.008 * steps), abs=1e-5)
-    assert cfg.model.momentum_recon.start == pytest.approx(1 - 1 / max(20, 0.08 * steps), abs=1e-5)
+    assert cfg.model.momentum_label == dict(horizon=pytest.approx(max(0.008, 10 / steps), rel=0.1))
+    assert cfg.model.momentum_recon == dict(horizon=pytest.approx(max(0.08, 20 / steps), rel=0.1))
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(1e-3 * (16 / 64) ** 0.5)
     assert cfg.auto_scale_lr.base_batch_size == cfg.train_dataloader.batch_size == 16
     warmup = cfg.param_scheduler[0]['end'] * (40 // 16)

@@ -75,6 +75,31 @@ def test_both_teachers_follow_their_schedules_after_optimizer_steps(tmp_path, ac
     assert moved > 1e-4, 'a teacher that equals its student would prove nothing'
 
 
+def test_a_horizon_follows_the_length_of_the_run_and_the_start_is_watched(tmp_path, caplog):
+    """Steps of two batches; in the log is the product of the momenta that the teachers moved with."""
+    cfg = run_cfg(
+        tmp_path,
+        model=dict(momentum_label=dict(horizon=0.2, curve='constant'), momentum_recon=dict(start=0.99)),
+        train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=20),
+        optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3), accumulative_counts=2),
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1000)),
+    )
+    runner = Runner.from_cfg(cfg)
+    with caplog.at_level('WARNING'):
+        runner.train()
+    steps = runner.max_iters // 2
+    hub = runner.message_hub
+    label = 1 - 1 / (0.2 * steps)
+    assert set(hub.get_scalar('train/momentum_label').data[0].round(12)) == {round(label, 12)}
+    assert hub.get_scalar('train/init_share_label').current() == pytest.approx(label**steps, rel=1e-6)
+    left = math.prod(0.99 + 0.01 * (1 - math.cos(math.pi * step / steps)) / 2 for step in range(1, steps + 1))
+    assert hub.get_scalar('train/init_share_recon').current() == pytest.approx(
+        left, rel=1e-2
+    )  # 40 steps, summed as an integral
+    (warning,) = [record.getMessage() for record in caplog.records if 'those of the start' in record.getMessage()]
+    assert warning.startswith('recon_teacher: ')
+
+
 def test_msas_teacher_follows_its_schedule_after_optimizer_steps(tmp_path):
     cfg = run_cfg(
         tmp_path,

@@ -1,6 +1,7 @@
 """When the teachers move, and when the log looks at the health of a method."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ from mmpl.registry import HOOKS
 from mmpl.utils.dist import unwrapped
 from mmpl.utils.fields import Count, check_choice, check_number, checked
 from mmpl.utils.figures import Figure, measured
+
+MOST_OF_START = 0.05  # of a teacher, in the middle of a run (our choice)
 
 
 class LabelCollapseError(RuntimeError):
@@ -70,6 +73,7 @@ class DualTeacherHook(Hook):
         self._unhealthy_looks: dict[str, int] = {}  # in a row, by part
         self._handles: list = []
         self._stepped = False
+        self._start_was_watched = False
         self._missing: list[str] = []
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -97,6 +101,11 @@ class DualTeacherHook(Hook):
         wrappers = runner.optim_wrapper
         wrappers = list(wrappers.values()) if isinstance(wrappers, OptimWrapperDict) else [wrappers]
         self._handles = [wrapper.optimizer.register_step_post_hook(self._note_step) for wrapper in wrappers]
+        steps, epochs = (
+            math.ceil(runner.max_iters / count)
+            for count in (getattr(wrappers[0], '_accumulative_counts', 1), len(runner.train_dataloader))
+        )
+        model.set_length(steps, epochs)
 
     def _declarations(self, model: Any) -> dict[str, Figure]:
         declared: dict[str, Figure] = model.figures
@@ -135,8 +144,24 @@ class DualTeacherHook(Hook):
             health = measured(model.last_figures)
             scalars |= health
             self._watch(runner, health)
+            shares = model.init_shares(progress)
+            scalars |= {f'init_share_{name.removesuffix("_teacher")}': share for name, share in shares.items()}
+            self._watch_start(runner, progress, shares)
         for name, value in scalars.items():
             runner.message_hub.update_scalar(f'train/{name}', value)
+
+    def _watch_start(self, runner: Runner, progress: float, shares: Mapping[str, float]) -> None:
+        """Warn once, in the middle of the run, of teachers that still are much of what they started as."""
+        if progress < 0.5 or self._start_was_watched:
+            return
+        self._start_was_watched = True
+        for name, share in shares.items():
+            if share > MOST_OF_START:
+                runner.logger.warning(
+                    f'{name}: {share:.0%} of its weights are still those of the start, at {progress:.0%} of the run; a '
+                    'start at random teaches noise. Lower the `start` of its momentum, or give a `horizon` instead, as '
+                    'a share of the run such as 0.05'
+                )
 
     def _note_step(self, *args: Any, **kwargs: Any) -> None:
         self._stepped = True
