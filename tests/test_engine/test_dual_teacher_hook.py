@@ -92,6 +92,7 @@ def test_a_horizon_follows_the_length_of_the_run_and_the_start_is_watched(tmp_pa
     label = 1 - 1 / (0.2 * steps)
     assert set(hub.get_scalar('train/momentum_label').data[0].round(12)) == {round(label, 12)}
     assert hub.get_scalar('train/init_share_label').current() == pytest.approx(label**steps, rel=1e-6)
+    # 40 steps, which the figure sums as an integral
     left = math.prod(0.99 + 0.01 * (1 - math.cos(math.pi * step / steps)) / 2 for step in range(1, steps + 1))
     assert hub.get_scalar('train/init_share_recon').current() == pytest.approx(
         left, rel=1e-2
