@@ -119,9 +119,7 @@ PIECES = {
     ('README.md', 'backbone = dict('): Piece(after=_LOAD),
     ('docs/data.md', '_base_'): Piece(file='shards.py', command='python tools/train.py shards.py'),
     ('docs/data.md', 'train_dataloader = dict('): Piece(_TINY, file='rows.py', command='python tools/train.py rows.py'),
-    ('docs/data.md', 'images = dict('): Piece(
-        _TINY, 'train_dataloader = dict(dataset=dataset)\n', 'folders.py', 'python tools/train.py folders.py'
-    ),
+    ('docs/data.md', 'images = dict('): Piece(_TINY, file='folders.py', command='python tools/train.py folders.py'),
     ('docs/migration.md', 'custom_hooks'): Piece(
         after='from mmengine.registry import HOOKS\nHOOKS.build(custom_hooks[0])\n'
     ),
@@ -209,6 +207,7 @@ def prepare(folder: Path, env: dict[str, str]) -> list[Path]:
         (folder / name).mkdir()
         for number, path in enumerate(files):
             (folder / name / f'{number}.png').symlink_to(path)
+    (folder / 'few_images' / 'list.txt').write_text('# three of them\n0.png\n3.png\n5.png\n')
     (folder / 'my_coco_folder').symlink_to(surfaces / 'coco')
     write_annotated(folder / 'data' / 'mine')
     _write_thermal(folder / 'thermal')
