@@ -36,6 +36,11 @@ BASES = dict(
     segmentation='downstream/segmentation/upernet_vitb_160k_ade20k.py',
     detection='downstream/detection/mask_rcnn_vitb_1x_coco.py',
 )
+SWIN = dict(
+    classification='configs/downstream/classification/swinb_finetune_100e_in1k.py',
+    segmentation='configs/downstream/segmentation/upernet_swinb_160k_ade20k.py',
+    detection='configs/downstream/detection/mask_rcnn_swinb_1x_coco.py',
+)
 BATCH = dict(classification=64, segmentation=8, detection=4)
 # Learning rate of an encoder 192 wide for so many images; narrower for wider ones by the root of the width, and for
 # other batches by the root of their share. Our choice, from the small siblings in configs/downstream.
@@ -132,7 +137,14 @@ def finetune(
         raise FileNotFoundError(f'{str(data)!r} is no folder')
     set_load_policy(trust)
     found = read_checkpoint(os.fspath(checkpoint))
-    spec = infer_spec(found.encoder(source), found.config)
+    encoder = found.encoder(source)
+    if any(key.startswith('stages.') for key in encoder):
+        raise FinetuneError(
+            f'{found.path}: its encoder is a Swin transformer, and `mmpl finetune` writes configs of plain ViTs. '
+            f'{SWIN[task]} takes it: `python tools/train.py` with `--cfg-options '
+            'model.backbone.init_cfg.checkpoint=...`, and your data in a config that inherits from it'
+        )
+    spec = infer_spec(encoder, found.config)
     if spec.patch_size[0] != spec.patch_size[1] or spec.img_size[0] != spec.img_size[1] or spec.in_channels != 3:
         raise FinetuneError(f'{found.path}: square images and patches of 3 channels are needed, but it has {spec}')
     fed = normalisation_of(found.config, 3, mean, std, found.path)
@@ -217,6 +229,8 @@ def _sizes_cls(spec: EncoderSpec, annotated: Annotated, image_size: int | None) 
 
 def _sizes_seg(spec: EncoderSpec, annotated: Annotated, image_size: int | None) -> dict[str, Any]:
     patch = spec.patch_size[0]
+    if spec.num_layers < 4:
+        raise FinetuneError(f'segmentation takes the outputs of 4 blocks, but the encoder has {spec.num_layers}')
     rescales = [4, 2, 1, 0.5] if patch >= 8 else [2, 1, 0.5, 0.25]  # strides of 2 to 16 pixels at least
     coarsest = int(patch / rescales[-1])
     _check_multiple(image_size, coarsest, 'the stride of the coarsest map')

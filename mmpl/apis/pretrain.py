@@ -310,7 +310,10 @@ def _chosen(
 
 def _size_of(found: Checkpoint, arch: str | None, patch_size: int | None) -> tuple[Size, int, float | None]:
     """Size, patch and epsilon of the norms of the encoder that a run starts from; what was asked for must agree."""
-    spec = infer_spec(found.encoder(STUDENT), found.config)
+    encoder = found.encoder(STUDENT)
+    if any(key.startswith('stages.') for key in encoder):
+        raise PretrainError(f'{found.path}: its encoder is a Swin transformer, but `mmpl pretrain` trains plain ViTs')
+    spec = infer_spec(encoder, found.config)
     if spec.patch_size[0] != spec.patch_size[1] or spec.in_channels != 3:
         raise PretrainError(f'{found.path}: square patches of 3 channels are needed, but it has {spec}')
     if patch_size not in (None, spec.patch_size[0]):

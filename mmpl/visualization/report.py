@@ -237,7 +237,7 @@ def class_attention(model: nn.Module, images: Tensor) -> np.ndarray | str:
     Mean over the heads of softmax(q k^T / sqrt(d)); what the class token attends to itself is missing from a sum of 1.
     """
     layers = getattr(model.backbone, 'layers', None)
-    attention = getattr(layers[-1], 'attn', None) if isinstance(layers, nn.ModuleList) and len(layers) else None
+    attention: Any = getattr(layers[-1], 'attn', None) if isinstance(layers, nn.ModuleList) and len(layers) else None
     if getattr(model.backbone, 'cls_token', None) is None:
         return 'Attention maps: the encoder has no class token.'
     if type(attention) is not MultiheadAttention:  # others have biases, windows ...

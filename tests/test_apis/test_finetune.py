@@ -1,6 +1,7 @@
 """``mmpl finetune``: the configs that it writes train, and the inferencers of the three projects use what comes out."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -201,3 +202,22 @@ def test_classification_is_used_by_its_inferencer(tmp_path: Path, checkpoint: Pa
     inferencer = ImageClassificationInferencer(config, pretrained=weights, device='cpu')
     assert inferencer(picture)[0]['pred_class'] == 'washer'
     assert inferencer(picture[..., ::-1].copy())[0]['pred_class'] == 'bolt'
+
+
+@pytest.mark.parametrize('task', DATA)
+def test_encoders_that_no_config_is_written_for(task: str, tmp_path: Path, checkpoint: Path) -> None:
+    """A Swin transformer is refused by name, with a config that takes it; so are two blocks where four are needed."""
+    scenes(tmp_path)
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save(dict(content, state_dict={'backbone.stages.0.x': torch.ones(1)}), tmp_path / 'swin.pth')
+    with pytest.raises(
+        api.FinetuneError, match=r'swin.pth: its encoder is a Swin transformer.*configs/\S+swinb\S+ takes'
+    ) as end:
+        config_of(task, tmp_path, tmp_path / 'swin.pth')
+    (named,) = re.findall(r'configs/\S+\.py', str(end.value))
+    assert 'checkpoint=' in (Path(__file__).parents[2] / named).read_text()
+    if task == 'segmentation':
+        state = {k: v for k, v in content['state_dict'].items() if 'layers.2.' not in k and 'layers.3.' not in k}
+        torch.save(dict(content, state_dict=state), tmp_path / 'two.pth')
+        with pytest.raises(api.FinetuneError, match='outputs of 4 blocks, but the encoder has 2'):
+            config_of(task, tmp_path, tmp_path / 'two.pth')

@@ -51,7 +51,7 @@ SMALL = (  # page or '*', pattern, what stands in its place
     ('*', r'(mmpl pretrain my_images)(?! .*--from)', r'\1 --batch-size 16 --workers 0 --image-size 32'),
     ('*', r'(mmpl pretrain my_images)(?= .*--from)', r'\1 --batch-size 16 --workers 0 --image-size 64 --epochs 1'),
     ('*', r'(mmpl finetune .*?)( --epochs 1)?$', r'\1 --epochs 1 --batch-size 8 --image-size 64 --workers 0'),
-    ('*', r'bash tools/demo.sh .*', 'CONFIG=small_demo.py SEEDS=0 bash tools/demo.sh'),
+    ('*', r'^bash tools/demo\.sh.*', 'CONFIG=small_demo.py SEEDS=0 bash tools/demo.sh'),
     ('*', r'CONFIG=configs/pl_mae_surfaces.py bash', 'CONFIG=small_surfaces.py SEEDS=0 bash'),
     ('*', r'configs/pl_mae_vitb(_folder)?\.py 8', 'tiny.py 2'),
     ('*', r'arch=.b.,', "arch='deit-t',"),
