@@ -170,9 +170,9 @@ def _label_maps(data: ReportData) -> list[Panel]:
 
 
 def _heat(picture: Picture, shares: np.ndarray) -> np.ndarray:
-    """An image with (h, w) numbers of at least 0 laid over it, the largest the lightest."""
+    """Numbers (h, w) of at least 0 as a picture of an image's size, the largest the lightest."""
     colours = (colormaps['inferno'](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
-    return overlay_labels(picture.pixels, np.rint(255 * shares / shares.max()).astype(int), colours, alpha=0.7)
+    return overlay_labels(picture.pixels, np.rint(255 * shares / shares.max()).astype(int), colours, alpha=1)
 
 
 def _row(picture: Picture, images: dict[str, np.ndarray], columns: int) -> Panel:
