@@ -51,7 +51,7 @@ SMALL = (  # page or '*', pattern, what stands in its place
     ('*', r'(mmpl pretrain my_images)(?! .*--from)', r'\1 --batch-size 16 --workers 0 --image-size 32'),
     ('*', r'(mmpl pretrain my_images)(?= .*--from)', r'\1 --batch-size 16 --workers 0 --image-size 64 --epochs 1'),
     ('*', r'(mmpl finetune .*?)( --epochs 1)?$', r'\1 --epochs 1 --batch-size 8 --image-size 64 --workers 0'),
-    ('*', r'^bash tools/demo\.sh.*', 'CONFIG=small_demo.py SEEDS=0 bash tools/demo.sh'),
+    ('*', r'^bash tools/demo.sh.*', 'CONFIG=small_demo.py SEEDS=0 bash tools/demo.sh'),
     ('*', r'CONFIG=configs/pl_mae_surfaces.py bash', 'CONFIG=small_surfaces.py SEEDS=0 bash'),
     ('*', r'configs/pl_mae_vitb(_folder)?\.py 8', 'tiny.py 2'),
     ('*', r'arch=.b.,', "arch='deit-t',"),
@@ -186,12 +186,13 @@ train_cfg = dict(max_epochs=1)
 """
 
 
-def prepare(folder: Path, env: dict[str, str]) -> list[Path]:
+def prepare(folder: Path, env: dict[str, str], checkpoint: bool) -> list[Path]:
     """Make what the pages take for granted: folders of images, annotations, public weights, a checkpoint.
 
     Args:
         folder: Where; must not be there.
         env: Of the commands.
+        checkpoint: Whether one is needed, which takes a short run.
 
     Returns:
         What every page finds in its folder: this, and the repository's folders.
@@ -199,8 +200,7 @@ def prepare(folder: Path, env: dict[str, str]) -> list[Path]:
     from mmpl.datasets import build_embedded
 
     folder.mkdir()
-    for variant in ('plain', 'surfaces'):
-        build_embedded(folder / 'data' / 'mmpl_embedded', 'test', variant, progress=False)
+    build_embedded(folder / 'data' / 'mmpl_embedded', 'test', 'surfaces', progress=False)
     surfaces = folder / 'data' / 'mmpl_embedded' / 'test_surfaces'
     pictures = sorted((surfaces / 'cls' / 'train').rglob('*.png'))[::5]
     for name, files in dict(my_images=pictures, many_images=pictures[:48], few_images=pictures[48:]).items():
@@ -221,9 +221,9 @@ def prepare(folder: Path, env: dict[str, str]) -> list[Path]:
     names = ('configs', 'tools', 'tests', 'requirements', 'requirements.txt', 'pyproject.toml')
     for name in names:
         (folder / name).symlink_to(ROOT / name)
-    subprocess.run(
-        [sys.executable, 'tools/train.py', 'small_demo.py', '--work-dir', 'run'], cwd=folder, env=env, check=True
-    )
+    if checkpoint:
+        command = [sys.executable, 'tools/train.py', 'small_demo.py', '--work-dir', 'run']
+        subprocess.run(command, cwd=folder, env=env, check=True)
     return sorted(folder.iterdir())
 
 

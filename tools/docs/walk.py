@@ -107,10 +107,11 @@ def walk(found: Iterable[Command], folder: Path, env: dict[str, str]) -> list[tu
 def walk_all(folder: Path, wanted: Iterable[str], env: dict[str, str]) -> list[tuple[float, str]]:
     """Run the blocks of pages; see the module."""
     env = dict(env, PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), env.get('PYTHONPATH', '')])))
-    made = blocks.prepare(folder / 'prepared', env)
+    plans = {page: plan(page) for page in wanted}
+    checkpoint = any(re.search(r'\brun/epoch_1', text) for run, _ in plans.values() for _, text in run)
+    made = blocks.prepare(folder / 'prepared', env, checkpoint)
     times = []
-    for page in wanted:
-        run, left = plan(page)
+    for page, (run, left) in plans.items():
         here = folder / page.removesuffix('.md').replace('/', '_')
         here.mkdir()
         for path in made:
