@@ -79,7 +79,8 @@ SMALL = (  # page or '*', pattern, what stands in its place
     ('docs/robustness.md', r'DATA_FOLDER_OR_CONFIG', 'tiny.py'),
     ('docs/training.md', r'/path/to/images', 'my_images'),
     ('docs/training.md', r'configs/pl_mae_demo\.py', 'small_demo.py'),
-    ('docs/transfer.md', r'work_dirs/pl_mae_(demo|surfaces)/seed_\*/epoch_\d+', r'work_dirs/small_\1/seed_*/epoch_1'),
+    ('docs/transfer.md', r'work_dirs/pl_mae_demo/seed_\*/epoch_\d+', 'run/epoch_1'),
+    ('docs/transfer.md', r'work_dirs/pl_mae_surfaces/seed_\*/epoch_\d+', 'work_dirs/small_surfaces/seed_*/epoch_1'),
     (
         'docs/transfer.md',
         r'(transfer\.sh [^#]*)',
