@@ -45,6 +45,7 @@ NOT_RUN = {
 }
 
 _FEW = 'default_hooks.checkpoint.interval=3 default_hooks.logger.interval=1'
+_QUESTIONS = ' '.join(f'{split}_dataloader.dataset.indices=250' for split in ('train', 'val', 'test'))
 SMALL = (  # page or '*', pattern, what stands in its place
     ('*', r'--epochs \d+', '--epochs 1'),
     ('*', r'(?<=pretrain_my_images/)epoch_\d+', 'epoch_1'),
@@ -88,8 +89,9 @@ SMALL = (  # page or '*', pattern, what stands in its place
     ),
     ('docs/vqa.md', r'(vqa/(mae|pl_mae)\.py .*?)(#.*)?$', rf'\1 --cfg-options train_cfg.max_iters=3 {_FEW}'),
     ('docs/vqa.md', r'iter_600', 'iter_3'),
-    ('docs/vqa.md', r'(vqa\.sh .*)', r'\1 --seeds 0 --cfg-options train_cfg.max_epochs=1'),
-    ('docs/vqa.md', r'CHECKPOINT', 'work_dirs/vqa_mae/iter_3.pth train_cfg.max_epochs=1'),
+    ('docs/vqa.md', r'(vqa\.sh .*)', rf'\1 --seeds 0 --cfg-options train_cfg.max_epochs=1 {_QUESTIONS}'),
+    ('docs/vqa.md', r'CHECKPOINT', f'work_dirs/vqa_mae/iter_3.pth train_cfg.max_epochs=1 {_QUESTIONS}'),
+    ('docs/vqa.md', r'(tools/test\.py .*)', rf'\1 --cfg-options {_QUESTIONS}'),
     ('docs/vqa.md', r'vqa/epoch_3', 'vqa/epoch_1'),
     ('docs/vqa.md', r'epoch_10\.pth', 'work_dirs/vqa/epoch_1.pth'),
 )
