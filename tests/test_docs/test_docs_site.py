@@ -276,6 +276,7 @@ def test_quick_pages_run(tmp_path: Path) -> None:
     """What `python tools/docs/walk.py FOLDER --all` does for all pages."""
     pages = ('docs/data.md', 'docs/own_images.md', 'docs/api/index.md')
     command = [sys.executable, str(ROOT / 'tools/docs/walk.py'), str(tmp_path / 'walk'), '--all', *pages]
-    run = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
+    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
+    run = subprocess.run(command, capture_output=True, text=True, env=env)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
     assert '9 commands' in run.stdout.splitlines()[-1]
