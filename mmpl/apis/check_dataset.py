@@ -4,7 +4,7 @@ import argparse
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from mmpl.datasets.decode import AnyDecoder, Decoder, decoder_of
 from mmpl.datasets.guarded import build_filled
 from mmpl.datasets.image_check import MAX_PIXELS, MIN_SIDE, ImageVerdict, inspect_image, look_for
 from mmpl.datasets.unlabelled_folder import UnlabelledFolder
+from mmpl.utils.cfg_options import HELP, CfgOptions, merge_options
 from mmpl.utils.config_errors import read_config
 from mmpl.utils.paths import check_annotated_paths
 from mmpl.utils.user_errors import user_errors
@@ -54,14 +55,22 @@ def files_of(source: str) -> list[str]:
     return read_source(source).files
 
 
-def read_source(source: str) -> Source:
-    """Files, as :func:`files_of`, and how training will look at them."""
+def read_source(source: str, cfg_options: Mapping[str, Any] | None = None) -> Source:
+    """Files, as :func:`files_of`, and how training will look at them.
+
+    Args:
+        source: Folder or config.
+        cfg_options: Fields of the config to override, as of ``tools/train.py``.
+    """
     path, limits = Path(source), {}
     if path.is_dir():
+        if cfg_options:
+            raise ValueError(f'--cfg-options is for configs, but {source!r} is a folder')
         dataset: Any = UnlabelledFolder(data_root=source)
         decoder: AnyDecoder | None = Decoder()
     elif path.is_file():
         cfg = read_config(path)
+        merge_options(cfg, cfg_options or {})
         init_default_scope(cfg.get('default_scope', 'mmpretrain'))
         if not cfg.get('train_dataloader', {}).get('dataset'):
             raise ValueError(f'{source!r} has no `train_dataloader.dataset`')
@@ -145,8 +154,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('--min-side', type=int, help=f"less: too small (default: the config's, or {MIN_SIDE})")
     parser.add_argument('--max-share', type=float, default=0.01, help='share of bad files to accept (default: 0.01)')
     parser.add_argument('--out', help='write the bad files there, one JSON object a line')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help=HELP)
     options = parser.parse_args(argv)
-    source = read_source(options.source)
+    source = read_source(options.source, options.cfg_options)
     limits = dict(source.limits)
     limits |= {name: value for name in ('max_pixels', 'min_side') if (value := getattr(options, name)) is not None}
     if source.decoder is None:

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from mmpl.checkpoints import read_checkpoint
 from mmpl.checkpoints.encoders import STUDENT
 from mmpl.compat import set_load_policy
-from mmpl.datasets.listing import list_images
+from mmpl.datasets.listing import list_images, read_lines
 from mmpl.datasets.unlabelled_folder import EXTENSIONS
 from mmpl.evaluation.extractor import normalisation_of
 from mmpl.export.spec import EncoderSpec, Preprocessing, infer_spec
@@ -36,6 +36,11 @@ BASES = dict(
     segmentation='downstream/segmentation/upernet_vitb_160k_ade20k.py',
     detection='downstream/detection/mask_rcnn_vitb_1x_coco.py',
 )
+SWIN = dict(
+    classification='configs/downstream/classification/swinb_finetune_100e_in1k.py',
+    segmentation='configs/downstream/segmentation/upernet_swinb_160k_ade20k.py',
+    detection='configs/downstream/detection/mask_rcnn_swinb_1x_coco.py',
+)
 BATCH = dict(classification=64, segmentation=8, detection=4)
 # Learning rate of an encoder 192 wide for so many images; narrower for wider ones by the root of the width, and for
 # other batches by the root of their share. Our choice, from the small siblings in configs/downstream.
@@ -55,12 +60,14 @@ class Annotated:
         fields: Of the template.
         count: Images to train on.
         sides: Height and width in pixels, medians.
+        notes: What is left out.
     """
 
     classes: tuple[str, ...]
     fields: Mapping[str, Any]
     count: int
     sides: tuple[int, int]
+    notes: tuple[str, ...] = ()
 
 
 def finetune(
@@ -132,7 +139,14 @@ def finetune(
         raise FileNotFoundError(f'{str(data)!r} is no folder')
     set_load_policy(trust)
     found = read_checkpoint(os.fspath(checkpoint))
-    spec = infer_spec(found.encoder(source), found.config)
+    encoder = found.encoder(source)
+    if any(key.startswith('stages.') for key in encoder):
+        raise FinetuneError(
+            f'{found.path}: its encoder is a Swin transformer, and `mmpl finetune` writes configs of plain ViTs. '
+            f'{SWIN[task]} takes it: `python tools/train.py` with `--cfg-options '
+            'model.backbone.init_cfg.checkpoint=...`, and your data in a config that inherits from it'
+        )
+    spec = infer_spec(encoder, found.config)
     if spec.patch_size[0] != spec.patch_size[1] or spec.img_size[0] != spec.img_size[1] or spec.in_channels != 3:
         raise FinetuneError(f'{found.path}: square images and patches of 3 channels are needed, but it has {spec}')
     fed = normalisation_of(found.config, 3, mean, std, found.path)
@@ -170,6 +184,8 @@ def finetune(
         f'{", ..." if len(annotated.classes) > 8 else ""}); at {fields["image_size"]} x {fields["image_size"]}, '
         f'{epochs} epochs of {per_epoch} steps of {batch} images'
     )
+    for note in annotated.notes:
+        say(note)
     say(f'wrote {config}')
     argv = [str(config), '--work-dir', str(place), '--resume', *(['--trust'] if trust else [])]
     if dry_run:
@@ -217,6 +233,8 @@ def _sizes_cls(spec: EncoderSpec, annotated: Annotated, image_size: int | None) 
 
 def _sizes_seg(spec: EncoderSpec, annotated: Annotated, image_size: int | None) -> dict[str, Any]:
     patch = spec.patch_size[0]
+    if spec.num_layers < 4:
+        raise FinetuneError(f'segmentation takes the outputs of 4 blocks, but the encoder has {spec.num_layers}')
     rescales = [4, 2, 1, 0.5] if patch >= 8 else [2, 1, 0.5, 0.25]  # strides of 2 to 16 pixels at least
     coarsest = int(patch / rescales[-1])
     _check_multiple(image_size, coarsest, 'the stride of the coarsest map')
@@ -259,7 +277,7 @@ def _class_folders(root: Path, place: Path) -> Annotated:
             f'{str(root)!r} has {train or val!r}, but lacks the other: `train` and `val` with a folder for each class, '
             'or folders of classes alone, which are split'
         )
-    files = _by_class(root / train if train else root)
+    files, loose = _by_class(root / train if train else root)
     classes = tuple(files)
     if len(classes) < 2:
         raise FinetuneError(f'{str(root)!r} must hold a folder of images for each of 2 or more classes, has {classes}')
@@ -279,16 +297,21 @@ def _class_folders(root: Path, place: Path) -> Annotated:
         count = len(lines['train'])
     base = root / train if train else root
     sample = [base / path for paths in files.values() for path in paths[: max(1, LOOKED_AT // len(files))]]
-    return Annotated(classes, fields, count, _median_sides(sample))
+    beside = (f'left out: {len(loose)} images that are in no folder of a class, such as {loose[0]!r}',) if loose else ()
+    return Annotated(classes, fields, count, _median_sides(sample), beside)
 
 
-def _by_class(folder: Path) -> dict[str, list[str]]:
-    """Images of each class by relative path, classes in mmpretrain's order, which is that of the names."""
+def _by_class(folder: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """Images of each class by relative path, classes in mmpretrain's order, that of the names; and those of none."""
+    files = list_images(str(folder), EXTENSIONS).files
     found: dict[str, list[str]] = {}
-    for path in list_images(str(folder), EXTENSIONS).files:
+    for path in files:
         if os.sep in path:
             found.setdefault(path.split(os.sep)[0], []).append(path)
-    return dict(sorted(found.items()))
+    folders = {place.name for place in folder.iterdir() if place.is_dir() and not place.name.startswith('.')}
+    if found and (empty := sorted(folders - set(found))):
+        raise FinetuneError(f'{str(folder)!r}: the folders {empty} hold no image, and would be no class: remove them')
+    return dict(sorted(found.items())), [path for path in files if os.sep not in path]
 
 
 # ---- segmentation
@@ -349,12 +372,14 @@ def _names_of(root: Path, names: Sequence[str] | None, values: Sequence[int]) ->
     """Names of the classes of label maps that hold these values."""
     file = root / 'classes.txt'
     if names is None and file.is_file():
-        names = [line.strip() for line in file.read_text(encoding='utf-8').splitlines() if line.strip()]
+        names = [line.strip() for line in read_lines(str(file)) if line.strip()]
     if names is None:
         raise FinetuneError(
             f'the names of the classes are needed, in {str(file)!r} (one a line) or as `--classes`: the label maps '
             f'hold the values {list(values)[:20]}, so the first name is that of the value 0'
         )
+    if again := [name for name, count in Counter(names).items() if count > 1]:
+        raise FinetuneError(f'the names of the classes must differ, but {again} occur more than once in {list(names)}')
     return tuple(names)
 
 
@@ -411,6 +436,15 @@ def _read_coco(file: Path) -> dict[str, Any]:
 
 def _split_coco(content: Mapping[str, Any], file: Path) -> dict[str, dict[str, Any]]:
     by_name = {str(image['file_name']): image for image in content['images']}
+    if len(by_name) < len(content['images']):
+        again = [name for name, count in Counter(str(i['file_name']) for i in content['images']).items() if count > 1]
+        raise FinetuneError(f'{str(file)!r}: {len(again)} names of `images` occur more than once, such as {again[0]!r}')
+    known = {image['id'] for image in content['images']}
+    if strangers := [a['image_id'] for a in content['annotations'] if a['image_id'] not in known]:
+        raise FinetuneError(
+            f'{str(file)!r}: {len(strangers)} of {len(content["annotations"])} annotations have an `image_id` that is '
+            f'none of the ids of `images`, such as {strangers[0]!r}; ids are such as {min(known, key=str)!r}'
+        )
     parts = {}
     for split, names in zip(('train', 'val'), _split(sorted(by_name), str(file)), strict=True):
         ids = {by_name[name]['id'] for name in names}

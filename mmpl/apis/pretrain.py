@@ -1,5 +1,6 @@
 """The work behind ``mmpl pretrain``: a folder of images becomes a config, and the config a run."""
 
+import hashlib
 import logging
 import os
 import statistics
@@ -101,7 +102,7 @@ def look_at(folder: str) -> Images:
     """Look at images of a folder, evenly spaced.
 
     Raises:
-        PretrainError: They are too few, or more than a tenth of those looked at cannot be used.
+        PretrainError: They are too few or all alike, or more than a tenth of those looked at cannot be used.
         FileNotFoundError: There is no such folder.
     """
     if not Path(folder).is_dir():
@@ -116,7 +117,7 @@ def look_at(folder: str) -> Images:
             'the images of a batch'
         )
     numbers = sorted({round(i * (count - 1) / (min(count, LOOKED_AT) - 1)) for i in range(min(count, LOOKED_AT))})
-    decoder, bad, sides, sums = Decoder(), {}, [], []
+    decoder, bad, sides, sums, seen = Decoder(), {}, [], [], set()
     for number in numbers:
         path = dataset.get_data_info(number)['img_path']
         if fault := inspect_image(path, decoder=decoder).bad:
@@ -124,6 +125,7 @@ def look_at(folder: str) -> Images:
             continue
         pixels = decoder(fileio.get(path), path).img
         sides.append(min(pixels.shape[:2]))
+        seen.add(hashlib.sha256(pixels.tobytes()).digest())
         values = pixels.reshape(-1, 3).astype(np.float64)
         sums.append((values.mean(0), (values**2).mean(0)))
     if len(bad) > 0.1 * len(numbers):
@@ -131,6 +133,10 @@ def look_at(folder: str) -> Images:
         raise PretrainError(
             f'{len(bad)} of {len(numbers)} images looked at in {folder!r} cannot be used, such as {path!r}: {fault} '
             '(`mmpl check` lists all; docs/own_images.md tells how other kinds of images are loaded)'
+        )
+    if len(seen) == 1:
+        raise PretrainError(
+            f'all {len(sums)} images looked at in {folder!r} have the same pixels: there is nothing to tell apart'
         )
     mean = np.mean([first for first, _ in sums], 0)
     std = np.sqrt(np.mean([second for _, second in sums], 0) - mean**2)
@@ -205,13 +211,18 @@ def pretrain(
             check_number(name, value, least, integer=True)
     if (mean is None) != (std is None) or any(len(values) != 3 for values in (mean, std) if values is not None):
         raise PretrainError(f'`mean` and `std` must be given together, 3 numbers each, but got {mean!r} and {std!r}')
+    place = Path(work_dir or Path('work_dirs') / f'pretrain_{Path(folder).name}')
+    if place.resolve().is_relative_to(Path(folder).resolve()):
+        raise PretrainError(
+            f'`work_dir` {str(place)!r} lies inside of the images {folder!r}: pictures that are drawn there would be '
+            'trained on. Name another, or start from another folder'
+        )
     set_load_policy(trust)
     images = look_at(folder)
     if images.bad:
         path, fault = next(iter(images.bad.items()))
         say(f'{len(images.bad)} of {images.looked_at} images looked at are bad, such as {path}: {fault}; `mmpl check`')
     fields = _chosen(images, arch, image_size, patch_size, batch_size, epochs, start, mean, std, workers)
-    place = Path(work_dir or Path('work_dirs') / f'pretrain_{Path(folder).name}')
     config = place.with_name(f'{place.name}.py')
     publish(config, render('pretrain.py.jinja', folder=folder, **fields))
     options = parse_train_args([str(config), '--work-dir', str(place), *(['--trust'] if trust else [])])
@@ -245,7 +256,10 @@ def _chosen(
     if found is None:
         size = ARCHS[arch or ('vit-t' if images.count < 10_000 else 'vit-s')]
         preset, backbone_arch, norm_eps = size.preset, size.arch, None
-        mean, std = (given_mean, given_std) if given_mean and given_std else (images.mean, images.std)
+        mean, std = images.mean, images.std
+        if given_mean:
+            fed = normalisation_of({}, 3, given_mean, given_std, '')
+            mean, std = fed.mean, fed.std
         bgr, mean_text = (
             False,
             'As was asked.' if given_mean else f'Of {images.looked_at} of the images: red, green, blue.',
@@ -310,7 +324,10 @@ def _chosen(
 
 def _size_of(found: Checkpoint, arch: str | None, patch_size: int | None) -> tuple[Size, int, float | None]:
     """Size, patch and epsilon of the norms of the encoder that a run starts from; what was asked for must agree."""
-    spec = infer_spec(found.encoder(STUDENT), found.config)
+    encoder = found.encoder(STUDENT)
+    if any(key.startswith('stages.') for key in encoder):
+        raise PretrainError(f'{found.path}: its encoder is a Swin transformer, but `mmpl pretrain` trains plain ViTs')
+    spec = infer_spec(encoder, found.config)
     if spec.patch_size[0] != spec.patch_size[1] or spec.in_channels != 3:
         raise PretrainError(f'{found.path}: square patches of 3 channels are needed, but it has {spec}')
     if patch_size not in (None, spec.patch_size[0]):

@@ -283,7 +283,7 @@ def import_start(cfg: Config) -> str:
             if found.is_foreign:
                 Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
                 said[1] = str(Path(cfg.work_dir, f'imported_{Path(start).stem}.pth'))
-                import_weights(start, said[1])
+                import_weights(found, said[1])
                 said[0] = f'Imported {found.origin()}; the run starts from {said[1]}.'
         except Exception as error:  # all processes have to end
             said[2] = error

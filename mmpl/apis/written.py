@@ -1,6 +1,7 @@
 """Configs that commands write: from templates, beside what they inherit from."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,10 @@ def publish(path: Path, text: str) -> None:
     """Write a config, unless there is one of other content: that may hold somebody's work, and a run of its own.
 
     Raises:
-        UserError: There is one.
+        UserError: There is one; or the text holds ``{{``, where mmengine would put something else.
     """
+    if braces := re.search(r'\{\{.*', text):
+        raise UserError(f'a path or name holds `{{{{`, which configs take for a variable of their own: {braces[0]!r}')
     if path.is_file():
         old = path.read_text(encoding='utf-8')
         if _settings(old) == _settings(text):

@@ -156,8 +156,15 @@ def read_checkpoint(path: str | os.PathLike, trust: bool | None = None) -> Check
     return Checkpoint(os.fspath(path), state, meta.get('cfg'), meta=meta)
 
 
-def import_weights(source: str | os.PathLike, out: str | os.PathLike, trust: bool | None = None) -> Checkpoint:
+def import_weights(
+    source: str | os.PathLike | Checkpoint, out: str | os.PathLike, trust: bool | None = None
+) -> Checkpoint:
     """Write public weights as a checkpoint that any project of OpenMMLab loads.
+
+    Args:
+        source: File, or what was read of it.
+        out: The file to write.
+        trust: As of :func:`read_checkpoint`.
 
     Returns:
         What was read; see :func:`read_checkpoint`, also for the errors.
@@ -165,9 +172,9 @@ def import_weights(source: str | os.PathLike, out: str | os.PathLike, trust: boo
     Raises:
         CheckpointMismatchError: They have OpenMMLab's names already.
     """
-    found = read_checkpoint(source, trust)
+    found = source if isinstance(source, Checkpoint) else read_checkpoint(source, trust)
     if not found.is_foreign:
-        raise CheckpointMismatchError(f'{source}: needs no import, it is no file of MAE, timm or Hugging Face')
+        raise CheckpointMismatchError(f'{found.path}: needs no import, it is no file of MAE, timm or Hugging Face')
     meta = dict(cfg=''.join(f'{name} = {value!r}\n' for name, value in found.config.items()), source=found.origin())
     torch.save(dict(meta=meta, state_dict=found.state_dict), out)
     return found

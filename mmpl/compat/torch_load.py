@@ -207,6 +207,19 @@ def safe_loading() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _namespaces_allowed() -> Iterator[None]:
+    """Let ``argparse.Namespace`` be read inside of the block: MAE's official files hold one in ``args``.
+
+    It is rebuilt by setting attributes, without code of the file. What it holds is under the same rules.
+    """
+    if argparse.Namespace in torch.serialization.get_safe_globals():
+        yield
+        return
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        yield
+
+
 def check_checkpoint_path(path: str) -> None:
     """Refuse a local file that is not there; URLs pass."""
     if '://' not in path and not Path(path).is_file():
@@ -228,13 +241,13 @@ def load_checkpoint(path: str | os.PathLike, map_location: Any = 'cpu', trust: b
     Raises:
         FileNotFoundError: A local path does not exist.
         UnreadableCheckpointError: A local file is no checkpoint, or a damaged one.
-        UntrustedCheckpointError: The file may run no code and holds anything but weights, plain values and mmengine's
-            log buffers. None of its code was run.
+        UntrustedCheckpointError: The file may run no code and holds anything but weights, plain values, an
+            ``argparse.Namespace`` of such, and mmengine's log buffers. None of its code was run.
         ValueError: The file holds no dict.
     """
     name = os.fspath(path)
     check_checkpoint_path(name)
-    with restored_load_policy():
+    with restored_load_policy(), _namespaces_allowed():
         set_load_policy(unsafe_load_allowed() if trust is None else trust)
         checkpoint = _readable(
             lambda: CheckpointLoader.load_checkpoint(name, map_location=map_location, logger='silent'), name

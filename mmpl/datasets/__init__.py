@@ -8,6 +8,7 @@ from .shards import ShardDataset
 from .transforms import BoxedResizedCrop, LoadImage, LoadRandomResizedCrop, PackVQA, TwoViews
 from .unlabelled_folder import UnlabelledFolder
 from .vqa import EasyVQADataset, VQADataset
+from .weighted_sampler import WeightedSampler
 
 __all__ = [
     'BoxedResizedCrop',
@@ -23,5 +24,6 @@ __all__ = [
     'TwoViews',
     'UnlabelledFolder',
     'VQADataset',
+    'WeightedSampler',
     'build_embedded',
 ]

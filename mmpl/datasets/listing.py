@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from mmengine import fileio
 from mmengine.fileio import get_file_backend
 from mmengine.fileio.backends import LocalBackend
 
@@ -99,6 +100,20 @@ def list_images(root: str, extensions: Sequence[str]) -> Listing:
         links.sort()
     found.files.sort()
     return found
+
+
+def read_lines(path: str) -> list[str]:
+    """Lines of a text file in UTF-8, with or without the mark that editors of Windows put before it.
+
+    Raises:
+        ValueError: It has another encoding.
+    """
+    try:
+        return fileio.get_text(path, encoding='utf-8-sig').splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f'{path!r} is no text in UTF-8 ({error.reason} at byte {error.start}): save it as such'
+        ) from error
 
 
 def _add(found: Listing, name: str, extensions: Sequence[str]) -> None:

@@ -22,12 +22,25 @@ class SeededIndex(int):
         return self
 
 
+class DrawnIndex(int):
+    """An index that an epoch may hold several times, with its place among them."""
+
+    place: int
+
+    def __new__(cls, value: int, place: int) -> 'DrawnIndex':
+        """The index ``value`` at ``place``."""
+        self = super().__new__(cls, value)
+        self.place = place
+        return self
+
+
 @DATA_SAMPLERS.register_module()
 class ResumableSampler(Sampler):
     """Wraps a sampler whose order is a function of its seed and its epoch, such as mmengine's ``DefaultSampler``.
 
-    The seed of a sample is a hash of (:attr:`sample_seed`, epoch, index), so its augmentations depend neither on how
-    many workers there are nor on what was drawn before, and a resumed epoch needs no data to be replayed.
+    The seed of a sample is a hash of (:attr:`sample_seed`, epoch, index) and the place of a :class:`DrawnIndex`, so its
+    augmentations depend neither on how many workers there are nor on what was drawn before, and a resumed epoch needs
+    no data to be replayed.
 
     Args:
         dataset: What is sampled from.
@@ -47,7 +60,8 @@ class ResumableSampler(Sampler):
 
     def __iter__(self) -> Iterator[SeededIndex]:
         for index in islice(self.sampler, self.skip, None):
-            yield SeededIndex(index, derive_seed(self.sample_seed, 'sample', self.epoch, int(index)))
+            place = (index.place,) if isinstance(index, DrawnIndex) else ()
+            yield SeededIndex(index, derive_seed(self.sample_seed, 'sample', self.epoch, int(index), *place))
 
     def __len__(self) -> int:
         return len(self.sampler)

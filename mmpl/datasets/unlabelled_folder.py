@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmcv.transforms import LoadImageFromFile
-from mmengine import fileio
 from mmengine.fileio import get_file_backend
 from mmengine.logging import print_log
 from mmpretrain.datasets import CustomDataset
@@ -14,7 +13,7 @@ from mmpl.registry import DATASETS
 from mmpl.utils.fields import FieldTypeError
 from mmpl.utils.paths import check_annotated_paths
 
-from .listing import list_images
+from .listing import list_images, read_lines
 from .transforms.load_image import LoadImage, check_channels
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm')
@@ -103,7 +102,7 @@ class UnlabelledFolder(CustomDataset):
 def _read_list(path: str, extensions: Sequence[str]) -> list[str]:
     """The paths that a list names, in its order."""
     lines: dict[str, int] = {}
-    for number, line in enumerate(fileio.get_text(path).splitlines(), 1):
+    for number, line in enumerate(read_lines(path), 1):
         name = line.strip()
         if not name or name.startswith('#'):
             continue

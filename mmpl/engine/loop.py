@@ -105,8 +105,9 @@ class ExactEpochLoop(EpochBasedTrainLoop):
                 f'This run is at its end already, at epoch {self._epoch} of {self.max_epochs}: nothing is trained. For '
                 'more epochs raise `train_cfg.max_epochs`; to start anew take another `work_dir`.'
             )
-        images, iterations = len(self.dataloader.dataset), len(self.dataloader)
-        self.runner.logger.info(f'Training on {images} images, {iterations} iterations an epoch.')
+        images, samples = len(self.dataloader.dataset), len(getattr(self.sampler.sampler, 'dataset', []))
+        drawn = f', {samples} samples an epoch by their weights' if samples not in (0, images) else ''
+        self.runner.logger.info(f'Training on {images} images{drawn}, {len(self.dataloader)} iterations an epoch.')
         self._start = self._iter - self._epoch * len(self.dataloader)
         if not 0 <= self._start <= len(self.dataloader):
             self.runner.logger.warning(

@@ -17,7 +17,7 @@ from mmpretrain.models.selfsup import BaseSelfSupervisor
 from torch import Tensor, nn
 
 from mmpl.checkpoints.fit import CheckpointMismatchError, check_state_dict
-from mmpl.models.preprocessor import check_channels, fit_preprocessor
+from mmpl.models.preprocessor import check_channels, check_scale, fit_preprocessor
 from mmpl.models.teacher import INIT_SHARE, MOMENTUM, Teacher
 from mmpl.registry import MODELS
 from mmpl.utils.fields import check_choice, check_number, check_part
@@ -101,6 +101,9 @@ class Method(BaseSelfSupervisor):
             self.data_preprocessor.register_forward_pre_hook(
                 lambda part, args: check_channels(channels, args[0]['inputs'])
             )
+        if isinstance(data_preprocessor, Mapping):
+            std = data_preprocessor.get('std')
+            self.data_preprocessor.register_forward_pre_hook(lambda part, args: check_scale(std, args[0]['inputs']))
         if masking is not None:
             check_part('masking', masking, 'dict(mask_ratio=0.75)')
             self.masking = MODELS.build(with_defaults(masking, type='mmpl.RandomMasking'))

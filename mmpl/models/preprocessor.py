@@ -73,3 +73,21 @@ def check_channels(in_channels: int, inputs: Any) -> None:
             f'`backbone.in_channels` is {in_channels}, but the images have {sorted(found)} channels: make it equal to '
             'what the loading transform gives (its `color_type`)'
         )
+
+
+def check_scale(std: Sequence[float] | None, inputs: Any) -> None:
+    """Refuse raw images of 0 to 255 whose mean and std are for 0 to 1, as torchvision has them.
+
+    Args:
+        std: Of ``data_preprocessor``.
+        inputs: As of :func:`check_channels`.
+
+    Raises:
+        ValueError: The images are whole numbers, and each ``std`` is below 1.
+    """
+    images = inputs if isinstance(inputs, list | tuple) else [inputs]
+    if isinstance(std, Sequence) and max(std) < 1 and any(image.dtype == torch.uint8 for image in images):
+        raise ValueError(
+            f'`data_preprocessor.std` {list(std)} is for pixels from 0 to 1, but the images have 0 to 255: multiply '
+            '`mean` and `std` by 255'
+        )

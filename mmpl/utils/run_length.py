@@ -27,7 +27,7 @@ def _set_length(cfg: Config, old: tuple[Any, Any], new: tuple[Any, Any], follow:
     if epochs is not None:
         check_number('max_epochs', epochs, 1, integer=True)
     if warmup is not None:
-        check_number('warmup_epochs', warmup, 0, open_minimum=True)
+        check_number('warmup_epochs', warmup, 0)
     if epochs is not None and warmup is not None and warmup >= epochs:
         raise ValueError(
             f'`warmup_epochs` {warmup} must be less than `max_epochs` {epochs}: the warm-up would not end; set both'
@@ -38,6 +38,11 @@ def _set_length(cfg: Config, old: tuple[Any, Any], new: tuple[Any, Any], follow:
         cfg.warmup_epochs = warmup
     if not follow:
         return
+    if old_warmup == 0 != warmup:
+        raise ValueError(
+            f'`warmup_epochs` {warmup}: `param_scheduler` has no warm-up that could last so long, since it was 0 '
+            'before: set `param_scheduler`'
+        )
     used = epochs != old_max
     for scheduler in _schedulers(cfg):
         if not isinstance(scheduler, dict) or not scheduler.get('by_epoch', True):
@@ -52,6 +57,8 @@ def _set_length(cfg: Config, old: tuple[Any, Any], new: tuple[Any, Any], follow:
         if 'T_max' in scheduler and old_max is not None and scheduler['T_max'] in (old_max, old_max - begin):
             fields['T_max'] = epochs - (scheduler['T_max'] != old_max) * fields.get('begin', begin)
         scheduler.update(fields)
+    if warmup == 0 and old_warmup:  # what lasts no time is no part of the schedule
+        cfg.param_scheduler = [part for part in _schedulers(cfg) if part.get('begin', 0) != part.get('end')]
     if not used and warmup != old_warmup:
         raise ValueError(
             f'`warmup_epochs` {warmup}: no part of `param_scheduler` begins or ends at the old {old_warmup}'

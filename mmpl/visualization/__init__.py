@@ -1,4 +1,4 @@
-"""What the user sees of a run: one page with curves, neighbours, label maps and components."""
+"""What the user sees of a run: one page with curves, neighbours, label maps, components and attention."""
 
 from .data import ReportData, ResultRow, read_results
 from .page import render_report

@@ -58,6 +58,7 @@ class ReportData:
         neighbours: (query, its nearest training images) pairs.
         label_maps: (image, (h, w) prototype indices) pairs.
         pca: (image, {'trained' | 'random init' | 'given weights': (h, w, 3) colours in [0, 1]}) pairs.
+        attention: The same with (h, w) shares of the class token's attention.
         results: Rows of the table.
         notes: What is missing and why.
     """
@@ -70,6 +71,7 @@ class ReportData:
     neighbours: list[tuple[Picture, list[Neighbour]]] = field(default_factory=list)
     label_maps: list[tuple[Picture, np.ndarray]] = field(default_factory=list)
     pca: list[tuple[Picture, dict[str, np.ndarray]]] = field(default_factory=list)
+    attention: list[tuple[Picture, dict[str, np.ndarray]]] = field(default_factory=list)
     results: list[ResultRow] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from mmpl.utils.figures import Chart
@@ -70,6 +71,10 @@ def sections_of(data: ReportData) -> list[Section]:
         'shown: patches of the same colour have similar features, and a trained encoder should separate parts of '
         'objects from the background.'
     )
+    attention = (
+        'How much the class token attends to each patch in the last block, mean over the heads: the lighter the more, '
+        'each map from 0 to its own maximum. It shows what the class token looks at, if a loss trains it.'
+    )
     sections = [
         Section('Results', [results], table=_table(data)),
         Section('The run', panels=[_chart(chart, lines, data.scalars) for chart, lines in charts.items()]),
@@ -79,6 +84,19 @@ def sections_of(data: ReportData) -> list[Section]:
             'Principal components of the patch features',
             [components],
             [_row(picture, dict(image=picture.pixels, **maps), columns=3) for picture, maps in data.pca],
+            columns=3,
+        ),
+        Section(
+            'Attention of the class token',
+            [attention],
+            [
+                _row(
+                    picture,
+                    {'image': picture.pixels} | {name: _heat(picture, shares) for name, shares in maps.items()},
+                    3,
+                )
+                for picture, maps in data.attention
+            ],
             columns=3,
         ),
     ]
@@ -149,6 +167,12 @@ def _label_maps(data: ReportData) -> list[Panel]:
         _row(picture, dict(image=picture.pixels, labels=overlay_labels(picture.pixels, labels, colours)), columns=4)
         for (picture, _), labels in zip(data.label_maps, ranked, strict=True)
     ]
+
+
+def _heat(picture: Picture, shares: np.ndarray) -> np.ndarray:
+    """Numbers (h, w) of at least 0 as a picture of an image's size, the largest the lightest."""
+    colours = (colormaps['inferno'](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+    return overlay_labels(picture.pixels, np.rint(255 * shares / shares.max()).astype(int), colours, alpha=1)
 
 
 def _row(picture: Picture, images: dict[str, np.ndarray], columns: int) -> Panel:

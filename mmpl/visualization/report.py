@@ -13,6 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -78,8 +79,6 @@ def find_config(work_dir: str | Path) -> Path:
 
 def _build_model(cfg: Config, seed: int, initialised: bool = False) -> nn.Module:
     """The config's model, with what its ``init_cfg`` points to only if it is to be initialised."""
-    import mmpretrain.models  # noqa: F401  (registers what a config without our models needs)
-
     init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     with preserve_rng_state():
         torch.manual_seed(seed)
@@ -212,12 +211,17 @@ def patch_grid(model: nn.Module, images: Tensor) -> Tensor:
         return tokens.permute(0, 2, 3, 1)
     pool_tokens(tokens, 'avg', 1)  # refuses any other shape than (B, L, D)
     tokens = tokens[:, int(getattr(model.backbone, 'num_extra_tokens', 1)) :]
+    return tokens.unflatten(1, _rows_and_columns(tokens.shape[1], images))
+
+
+def _rows_and_columns(count: int, images: Tensor) -> tuple[int, int]:
+    """The grid of so many patches over images (B, C, H, W)."""
     height, width = images.shape[-2:]
-    side = (height * width / tokens.shape[1]) ** 0.5
+    side = (height * width / count) ** 0.5
     rows, columns = round(height / side), round(width / side)
-    if rows * columns != tokens.shape[1]:
-        raise ValueError(f'{tokens.shape[1]} patch tokens do not form a grid over images of {height} x {width}')
-    return tokens.unflatten(1, (rows, columns))
+    if rows * columns != count:
+        raise ValueError(f'{count} patch tokens do not form a grid over images of {height} x {width}')
+    return rows, columns
 
 
 def pca_maps(model: nn.Module, images: Tensor) -> np.ndarray:
@@ -225,6 +229,31 @@ def pca_maps(model: nn.Module, images: Tensor) -> np.ndarray:
     with evaluation_mode(model):
         grid = patch_grid(model, images).float().cpu()
     return pca_rgb(grid.flatten(1, 2)).unflatten(1, grid.shape[1:3]).numpy()
+
+
+def class_attention(model: nn.Module, images: Tensor) -> np.ndarray | str:
+    """How much the class token attends to each patch in the last block, (B, h, w), or the reason why there is no such.
+
+    Mean over the heads of softmax(q k^T / sqrt(d)); what the class token attends to itself is missing from a sum of 1.
+    """
+    layers = getattr(model.backbone, 'layers', None)
+    attention: Any = getattr(layers[-1], 'attn', None) if isinstance(layers, nn.ModuleList) and len(layers) else None
+    if getattr(model.backbone, 'cls_token', None) is None:
+        return 'Attention maps: the encoder has no class token.'
+    if type(attention) is not MultiheadAttention:  # others have biases, windows ...
+        return f'Attention maps: not known how to read those of {type(attention).__name__}.'
+    seen: list[Tensor] = []
+    hook = attention.qkv.register_forward_hook(lambda _, __, output: seen.append(output.float()))
+    try:
+        with evaluation_mode(model):
+            model.extract_feat(images)
+    finally:
+        hook.remove()
+    query, key, _ = seen[-1].unflatten(2, (3, attention.num_heads, attention.head_dims)).unbind(2)  # (B, N, heads, d)
+    scores = torch.einsum('bhd,bnhd->bhn', query[:, 0], key) * attention.head_dims**-0.5
+    extra = int(getattr(model.backbone, 'num_extra_tokens', 1))
+    shares = scores.softmax(-1).mean(1)[:, extra:]
+    return shares.unflatten(1, _rows_and_columns(shares.shape[1], images)).cpu().numpy()
 
 
 def predict_label_maps(model: nn.Module, images: Tensor) -> np.ndarray | str:
@@ -293,7 +322,7 @@ def _splits(cfg: Config, options: ReportOptions) -> tuple[_Split, _Split]:
 def _add_pictures(
     data: ReportData, cfg: Config, model: nn.Module, checkpoint: Path, options: ReportOptions, device: str
 ) -> None:
-    """Neighbours, label maps and components, from a model that was built but not initialised."""
+    """Neighbours, label maps, components and attention, from a model that was built but not initialised."""
     try:
         train, val = _splits(cfg, options)
     except ValueError as error:
@@ -319,6 +348,12 @@ def _add_pictures(
     start = 'given weights' if any_loads_weights(cfg.model) else 'random init'
     coloured = [{'trained': trained, start: initial} for trained, initial in maps]
     data.pca = list(zip(pictures, coloured, strict=True))
+    attended = class_attention(model, images)
+    if isinstance(attended, str):
+        data.notes.append(attended)
+    else:
+        shares = zip(attended, class_attention(untrained, images), strict=True)
+        data.attention = [(picture, {'trained': a, start: b}) for picture, (a, b) in zip(pictures, shares, strict=True)]
 
 
 # ------------------------------------------------------------------ the whole

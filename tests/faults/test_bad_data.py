@@ -226,6 +226,11 @@ def test_the_check_leaves_files_of_an_own_loader_alone(tmp_path: Path, capsys: p
     assert check_dataset([str(config)]) == 1
     text = capsys.readouterr().out
     assert 'a loading transform of its own' in text and "b.npy': empty: 0 bytes" in text and '2 files, 1 bad' in text
+    other = tmp_path / 'other arrays'
+    other.mkdir()
+    np.save(other / 'c.npy', pixels(0))
+    assert check_dataset([str(config), '--cfg-options', f'train_dataloader.dataset.data_root={other}']) == 0
+    assert '1 files, 0 bad' in capsys.readouterr().out
 
 
 def test_fields_of_the_guard_that_do_not_exist_are_refused(folder: Path) -> None:

@@ -1,7 +1,9 @@
 """``mmpl finetune``: the configs that it writes train, and the inferencers of the three projects use what comes out."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,9 +129,43 @@ def test_boxes_without_masks(tmp_path: Path, checkpoint: Path) -> None:
     assert cfg.train_dataloader.dataset.pipeline[1].with_mask is False
 
 
+def changed(change) -> Any:
+    """Spoils the COCO file."""
+
+    def spoil(folder: Path) -> None:
+        path = folder / 'boxes/all.json'
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content))
+
+    return spoil
+
+
+def twice(content: dict) -> None:
+    content['images'][3]['file_name'] = content['images'][2]['file_name']
+
+
+def texts(content: dict) -> None:
+    for image in content['images']:
+        image['id'] = str(image['id'])
+
+
 @pytest.mark.parametrize(
     ('task', 'spoil', 'said'),
     [
+        ('detection', changed(twice), r"1 names of `images` occur more than once, such as '02\.png'"),
+        ('detection', changed(texts), r"24 of 24 annotations have an `image_id` .* such as 0; ids are such as '0'"),
+        (
+            'segmentation',
+            lambda p: (p / 'maps/classes.txt').write_text('a\na\nb\n'),
+            r"but \['a'\] occur more than once",
+        ),
+        (
+            'segmentation',
+            lambda p: (p / 'maps/classes.txt').write_bytes(b'caf\xe9\nb\nc'),
+            r'classes\.txt.* no text in UTF-8',
+        ),
+        ('classification', lambda p: (p / 'classes/nut').mkdir(), r"the folders \['nut'\] hold no image"),
         ('detection', lambda p: (p / 'boxes/b.json').write_text('{}'), 'must hold one COCO file, or one with `train`'),
         ('detection', lambda p: (p / 'boxes/all.json').write_text('{'), 'is no JSON'),
         ('detection', lambda p: (p / 'boxes/all.json').write_text('[]'), 'is no COCO file with boxes'),
@@ -143,9 +179,25 @@ def test_boxes_without_masks(tmp_path: Path, checkpoint: Path) -> None:
 def test_what_is_refused(task: str, spoil, said: str, tmp_path: Path, checkpoint: Path) -> None:
     scenes(tmp_path)
     spoil(tmp_path)
-    with pytest.raises(api.FinetuneError, match=said):
+    with pytest.raises(ValueError, match=said):
         config_of(task, tmp_path, checkpoint)
     assert not (tmp_path / 'run.py').exists()
+
+
+def test_names_of_classes_from_an_editor_of_windows(tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    (tmp_path / 'maps' / 'classes.txt').write_bytes(b'\xef\xbb\xbfground\r\nwasher\r\nbolt\r\n\r\n')
+    cfg = config_of('segmentation', tmp_path, checkpoint)
+    assert cfg.train_dataloader.dataset.metainfo.classes == ('ground', 'washer', 'bolt')
+
+
+def test_images_beside_the_folders_of_classes_are_said(tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    picture = (tmp_path / 'classes' / 'bolt' / '01.png').read_bytes()
+    (tmp_path / 'classes' / 'cover.png').write_bytes(picture)
+    said: list[str] = []
+    config_of('classification', tmp_path, checkpoint, say=said.append)
+    assert "left out: 1 images that are in no folder of a class, such as 'cover.png'" in said
 
 
 def test_an_image_size_that_patches_do_not_fill(tmp_path: Path, checkpoint: Path) -> None:
@@ -201,3 +253,22 @@ def test_classification_is_used_by_its_inferencer(tmp_path: Path, checkpoint: Pa
     inferencer = ImageClassificationInferencer(config, pretrained=weights, device='cpu')
     assert inferencer(picture)[0]['pred_class'] == 'washer'
     assert inferencer(picture[..., ::-1].copy())[0]['pred_class'] == 'bolt'
+
+
+@pytest.mark.parametrize('task', DATA)
+def test_encoders_that_no_config_is_written_for(task: str, tmp_path: Path, checkpoint: Path) -> None:
+    """A Swin transformer is refused by name, with a config that takes it; so are two blocks where four are needed."""
+    scenes(tmp_path)
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save(dict(content, state_dict={'backbone.stages.0.x': torch.ones(1)}), tmp_path / 'swin.pth')
+    with pytest.raises(
+        api.FinetuneError, match=r'swin.pth: its encoder is a Swin transformer.*configs/\S+swinb\S+ takes'
+    ) as end:
+        config_of(task, tmp_path, tmp_path / 'swin.pth')
+    (named,) = re.findall(r'configs/\S+\.py', str(end.value))
+    assert 'checkpoint=' in (Path(__file__).parents[2] / named).read_text()
+    if task == 'segmentation':
+        state = {k: v for k, v in content['state_dict'].items() if 'layers.2.' not in k and 'layers.3.' not in k}
+        torch.save(dict(content, state_dict=state), tmp_path / 'two.pth')
+        with pytest.raises(api.FinetuneError, match='outputs of 4 blocks, but the encoder has 2'):
+            config_of(task, tmp_path, tmp_path / 'two.pth')

@@ -96,6 +96,8 @@ def test_what_is_chosen(count: int, side: int, asked: dict, expected: dict) -> N
         (['--batch-size', '4'], '`batch_size`'),
         (['--epochs', '0'], '`epochs`'),
         (['--from', 'nowhere.pth'], 'nowhere.pth'),
+        (['--mean', '.5', '.5', '.4', '--std', '.2', '.2', '.2'], '`mean` and `std` must be in 0..255'),
+        (['--mean', '1', '2', '3', '--std', '0', '50', '50'], '`std` must be'),
     ],
 )
 def test_what_is_refused(argv: list[str], said: str, tmp_path: Path) -> None:
@@ -122,6 +124,31 @@ def test_folders_that_cannot_be_learnt_from(tmp_path: Path) -> None:
         path.write_bytes(paths[-1].read_bytes())
     images = api.look_at(str(tmp_path / 'bad'))
     assert (images.count, list(images.bad)) == (20, [str(paths[1])]) and images.side == 70
+
+
+def test_images_that_are_all_alike(tmp_path: Path) -> None:
+    paths = photographs(tmp_path / 'same', 16)
+    for path in paths[1:]:
+        path.write_bytes(paths[0].read_bytes())
+    with pytest.raises(api.PretrainError, match='all 16 images looked at .* have the same pixels'):
+        api.look_at(str(tmp_path / 'same'))
+
+
+def test_a_work_folder_inside_of_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started in the folder itself, or reached by a link."""
+    photographs(tmp_path / 'photos', 16)
+    (tmp_path / 'link').symlink_to(tmp_path / 'photos')
+    monkeypatch.chdir(tmp_path / 'photos')
+    for work_dir in (None, str(tmp_path / 'link' / 'run')):
+        with pytest.raises(api.PretrainError, match='lies inside of the images'):
+            api.pretrain('.', work_dir=work_dir, dry_run=True)
+    assert not (tmp_path / 'photos' / 'work_dirs').exists()
+
+
+def test_braces_that_mmengine_would_fill_in(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'holds `\{\{`.*fileDirname'):
+        publish(tmp_path / 'a.py', "data_root = '/data/{{ fileDirname }}'\n")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_config_is_not_overwritten(tmp_path: Path) -> None:

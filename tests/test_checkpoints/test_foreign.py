@@ -1,5 +1,6 @@
 """Files that timm, transformers and MAE's code write: the same features here; what is no plain ViT is refused."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import mmpl.methods  # noqa: F401
 from mmpl.apis.train import import_start
-from mmpl.checkpoints import import_weights, read_checkpoint
+from mmpl.checkpoints import encoders, foreign, import_weights, read_checkpoint
 from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.models import Masks
 from tests.test_export.test_backbone import make_vit
@@ -120,7 +121,8 @@ def official_mae(decoder: bool) -> tuple[nn.Module, dict[str, Tensor]]:
 @torch.no_grad()
 def test_official_mae(decoder: bool, tmp_path: Path) -> None:
     model, state = official_mae(decoder)
-    torch.save({'model': state}, tmp_path / 'mae.pth')
+    args = argparse.Namespace(model='mae_vit_base_patch16', norm_pix_loss=True)  # as their files have, without --trust
+    torch.save({'model': state, 'args': args, 'epoch': 799}, tmp_path / 'mae.pth')
     close(features(tmp_path / 'mae.pth'), model.forward_features(IMAGES))
     found = read_checkpoint(tmp_path / 'mae.pth')
     assert ('MAE' in found.layout) is decoder and not found.left_aside
@@ -291,11 +293,14 @@ def test_damaged_and_missing(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- as the start of a run
 
 
-def test_import_and_start(tmp_path: Path) -> None:
+def test_import_and_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, state = official_mae(decoder=True)
     torch.save({'model': state}, tmp_path / 'mae.pth')
     cfg = Config(dict(load_from=str(tmp_path / 'mae.pth'), resume=False, work_dir=str(tmp_path / 'work')))
+    read = []
+    monkeypatch.setattr(encoders, 'read_file', lambda *args: read.append(args) or foreign.read_file(*args))
     said = import_start(cfg)
+    assert len(read) == 1
     assert "MAE's official" in said and cfg.load_from == str(tmp_path / 'work' / 'imported_mae.pth')
     found = read_checkpoint(cfg.load_from)
     assert not found.is_foreign and found.config['model']['backbone']['arch']['embed_dims'] == 48

@@ -1,5 +1,6 @@
 """Checkpoints load where they should, and never run code."""
 
+import argparse
 import os
 import pickle
 import re
@@ -91,6 +92,27 @@ def test_numpy_1_names_load(tmp_path: Path) -> None:
                 other.writestr(member, re.sub(rb'cnumpy\._?core\.multiarray\n', name, here.read(member)))
         number, array = torch.load(tmp_path / 'other.pth', weights_only=True)
         assert number == 1.5 and array.tolist() == [0, 1, 2]
+
+
+def test_namespaces_of_plain_values_load(tmp_path: Path, canary: Path) -> None:
+    """MAE's official files hold the options of their run; elsewhere torch refuses them as before."""
+    path = tmp_path / 'mae.pth'
+    args = argparse.Namespace(model='mae_vit_base_patch16', blr=1.5e-4, betas=[0.9, 0.95])
+    torch.save(dict(model=dict(weight=torch.ones(2)), args=args, epoch=799), path)
+    assert load_checkpoint(path)['args'] == args
+    with pytest.raises(pickle.UnpicklingError, match='Namespace'):
+        torch.load(path, weights_only=True)
+    torch.save(dict(model=dict(weight=torch.ones(2)), args=argparse.Namespace(model=Payload(canary))), path)
+    with pytest.raises(UntrustedCheckpointError):
+        load_checkpoint(path)
+    assert not canary.exists()
+
+
+def test_a_namespace_that_was_allowed_stays_so(tmp_path: Path) -> None:
+    torch.save(dict(args=argparse.Namespace(a=1)), tmp_path / 'x.pth')
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        load_checkpoint(tmp_path / 'x.pth')
+        torch.load(tmp_path / 'x.pth', weights_only=True)
 
 
 @pytest.mark.smoke

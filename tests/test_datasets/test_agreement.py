@@ -142,7 +142,10 @@ COCO_FAULTS = dict(
     ),
     outside=(_first(bbox=[90, 8, 40, 30]), r'1 of 8 annotations \(12.50%.*without area inside.*\[90, 8, 40, 30\]'),
     flat=(_each(bbox=[8, 8, 0, 30]), r'8 of 8 annotations .*without area inside of the image'),
-    shares=(_each(bbox=[0.1, 0.1, 0.5, 0.5]), r'8 of 8 annotations .*without area inside'),
+    shares=(
+        _each(bbox=[0.1, 0.1, 0.5, 0.5]),
+        r'8 of 8 annotations .*without area inside.*are these shares of the image, from 0 to 1',
+    ),
     no_area=(_first(area=0), r'without area inside.*area 0'),
     corners=(_each(bbox=[30, 20, 60, 40]), r'8 of 8 .*leaves the image \(are these boxes \[x1, y1, x2, y2\]'),
     category=(_first(category_id=7), r'1 of 8 annotations have a `category_id` that is none of the ids.*: 7'),

@@ -115,6 +115,8 @@ def test_a_list_of_files(tmp_path: Path) -> None:
     (tmp_path / 'list.txt').write_text('# half of them\nb/c.PNG\n\n  a.jpg \n')
     assert trained(tmp_path, ann_file='list.txt') == ['b/c.PNG', 'a.jpg']
     assert trained(tmp_path, ann_file=str(tmp_path / 'list.txt')) == ['b/c.PNG', 'a.jpg']
+    (tmp_path / 'list.txt').write_bytes(b'\xef\xbb\xbfb/c.PNG\r\na.jpg\r\n')  # as editors of Windows write it
+    assert trained(tmp_path, ann_file='list.txt') == ['b/c.PNG', 'a.jpg']
     (tmp_path / 'below.txt').write_text('d.jpg\n')
     assert trained(tmp_path, ann_file='below.txt', data_prefix='b') == ['b/d.jpg']
 
@@ -127,11 +129,12 @@ def test_a_list_of_files(tmp_path: Path) -> None:
         ('../a.jpg\n', r'outside of'),
         ('a.jpg\nnotes.txt\n', r"line 2: 'notes.txt' must end in one of `extensions`"),
         ('# nothing\n', r'names no image'),
+        (b'caf\xe9.jpg\n', r"list.txt' is no text in UTF-8 \(.* at byte 3\)"),
     ],
 )
-def test_lists_that_are_refused(text: str, said: str, tmp_path: Path) -> None:
+def test_lists_that_are_refused(text: str | bytes, said: str, tmp_path: Path) -> None:
     images(tmp_path / 'root', 'a.jpg', 'b.jpg')
-    (tmp_path / 'root' / 'list.txt').write_text(text)
+    (tmp_path / 'root' / 'list.txt').write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=said):
         trained(tmp_path / 'root', ann_file='list.txt')
     with pytest.raises(FileNotFoundError):

@@ -2,10 +2,12 @@
 
 import ast
 import io
+import os
 import pkgutil
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from contextlib import redirect_stdout, suppress
 from functools import cache
@@ -19,7 +21,9 @@ from mmpl import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / 'tools' / 'docs'))
+import blocks  # noqa: E402
 import recipes  # noqa: E402
+import walk  # noqa: E402
 
 DOCS = sorted((ROOT / 'docs').rglob('*.md'))
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *DOCS]
@@ -224,3 +228,55 @@ def test_recipes_are_those_of_the_configs() -> None:
     assert recipes.filled(text) == text, 'run `python tools/docs/recipes.py --write`'
     named = set(re.findall(r'`(\w+)`', text))
     assert {path.stem for path in (ROOT / 'configs').glob('*.py')} <= named
+
+
+# ------------------------------------------------------------------ every block is run
+
+
+def test_the_walk_knows_every_block() -> None:
+    """It finds as many as there are, and what its tables name is there, once a command and its reason."""
+    commands = {page: walk.commands((ROOT / page).read_text(encoding='utf-8')) for page in walk.pages()}
+    assert set(commands) == {str(page.relative_to(ROOT)) for page in PAGES} - {'CONTRIBUTING.md'}
+    for page, found in commands.items():
+        blocks_of = [block for _, _, _, block in FENCE.findall((ROOT / page).read_text(encoding='utf-8'))]
+        joined = re.sub(r'\s+|\\', '', '\n'.join(command.text for command in found))
+        for block in blocks_of:
+            lines = [re.sub(r'\s+|\\', '', line.removeprefix('$ ')) for line in block.splitlines() if line.strip()]
+            shown = [line for line in block.splitlines() if line.startswith('$ ')]
+            wanted = [re.sub(r'\s+|\\', '', line[2:]) for line in shown] or lines
+            assert all(line in joined for line in wanted if not line.startswith('#') or 'SBATCH' in line), block
+    for table in (blocks.NOT_RUN, blocks.PIECES):
+        for page, start in table:
+            named = [command for command in commands[page] if command.text.lstrip().startswith(start)]
+            assert named, (page, start)
+    assert all(blocks.NOT_RUN.values())
+
+
+def test_the_walk_changes_nothing_that_is_not_there() -> None:
+    """Each substitution finds its text, after those before it."""
+    used = set()
+    for page in walk.pages():
+        for command in walk.commands((ROOT / page).read_text(encoding='utf-8')):
+            text = command.text
+            for number, (where, pattern, instead) in enumerate(blocks.SMALL):
+                if where in (page, '*') and re.search(pattern, text):
+                    used.add(number)
+                    text = re.sub(pattern, instead, text)
+    assert not [blocks.SMALL[number] for number in set(range(len(blocks.SMALL))) - used]
+
+
+def test_nothing_is_left_out_but_what_is_named() -> None:
+    left = {command.text for page in walk.pages() for command, _ in walk.plan(page)[1]}
+    assert not [text for text in left if re.match(r'mmpl |python tools/(train|test|check_dataset)\.py', text)]
+    assert sum(len(walk.plan(page)[0]) for page in walk.pages()) > 2 * len(left)
+
+
+@pytest.mark.slow
+def test_quick_pages_run(tmp_path: Path) -> None:
+    """What `python tools/docs/walk.py FOLDER --all` does for all pages."""
+    pages = ('docs/data.md', 'docs/own_images.md', 'docs/api/index.md')
+    command = [sys.executable, str(ROOT / 'tools/docs/walk.py'), str(tmp_path / 'walk'), '--all', *pages]
+    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
+    run = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+    assert '9 commands' in run.stdout.splitlines()[-1]

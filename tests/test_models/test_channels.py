@@ -149,3 +149,14 @@ def test_one_channel_is_exported(to: str, tmp_path) -> None:
     torch.save(dict(state_dict=model.state_dict(), meta=dict(cfg=cfg)), tmp_path / 'c.pth')
     result = export_backbone(tmp_path / 'c.pth', tmp_path / 'out', to=to)
     assert result.spec.in_channels == 1 and result.max_difference <= 1e-5
+
+
+@pytest.mark.parametrize('views', [1, 2])
+def test_mean_and_std_for_pixels_from_0_to_1(views: int) -> None:
+    """As torchvision has them, for images of 8 bits; a loader that gives 0 to 1 may have them."""
+    model = build(config('plmae', 3, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]))
+    raw = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    feed = dict(inputs=raw if views == 1 else [raw, raw], data_samples=None)
+    with pytest.raises(ValueError, match=r'`data_preprocessor.std` \[0.229, .* from 0 to 1, .* multiply'):
+        model.data_preprocessor(feed, True)
+    model.data_preprocessor(dict(inputs=raw / 255, data_samples=None), True)

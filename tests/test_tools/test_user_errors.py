@@ -70,6 +70,8 @@ CASES = [
     (TEST, 'test.py no.pth', NO_CHECKPOINT),
     (TEST, 'no_probe.py no.pth', 'nothing to test'),
     (CHECK, 'no', "'no' is neither a folder nor a config"),
+    (CHECK, 'work --cfg-options a=1', "--cfg-options is for configs, but 'work' is a folder"),
+    (CHECK, 'no_probe.py --cfg-options train_dataloder.x=1', 'did you mean `train_dataloader'),
     (CHECK, 'broken.py', r"config 'broken\.py' cannot be read"),
     (MAKE, 'file', 'file'),
     (EVALUATE, 'no.py', NO_CONFIG),

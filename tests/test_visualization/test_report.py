@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmpretrain.models import VisionTransformer
 from PIL import Image
 
+from mmpl.models import MaskedViT
 from mmpl.utils.figures import Chart, Figure, of_part
 from mmpl.visualization import (
     Neighbour,
@@ -31,6 +33,7 @@ from mmpl.visualization.charts import charts_of
 from mmpl.visualization.pictures import rank_labels
 from mmpl.visualization.report import (
     build_report,
+    class_attention,
     collect_report,
     find_config,
     patch_grid,
@@ -235,6 +238,7 @@ def data(tmp_path_factory) -> ReportData:
         neighbours=[(picture(0, evil, '<u>cls'), [Neighbour(picture(1, evil, '<u>x'), 0.5, i == 0) for i in range(6)])],
         label_maps=[(picture(2, evil), np.array([[0, 1], [1, 2]])), (picture(3), np.array([[2, 2], [5, 2]]))],
         pca=[(picture(4, evil), {'trained': np.zeros((2, 2, 3)), 'random init': np.ones((2, 2, 3))})],
+        attention=[(picture(6, evil), {'trained': np.eye(2), 'random init': np.ones((2, 2))})],
         results=[ResultRow('<img src=x>', {'knn': (50.0, 51.0), 'linear': (60.0,)}), ResultRow('b', {'knn': (40.0,)})],
         notes=['a <note>'],
     )
@@ -278,16 +282,16 @@ def test_page_in_words_and_in_the_dark(report):
     """Every figure has a text that says what is seen, and takes the ink of the reader's theme."""
     page = report[0].read_text()
     alts = re.findall(r'<img src="data:[^"]*" alt="([^"]*)"', page)
-    assert len(alts) == page.count('<img') == 6
+    assert len(alts) == page.count('<img') == 7
     assert alts[0] == 'Chart: Loss. &lt;s&gt;sum&lt;/s&gt; from 0.2 to 0.06667.'
     assert alts[1].endswith('from 0.45 to 0.35.')
     assert alts[2].count('✓ 0.500 &lt;u&gt;x: ') == 1 and alts[2].count('✗ 0.500 &lt;u&gt;x: ') == 5
-    assert alts[5].endswith('(image, trained, random init)')
-    chart, *_, components = found = drawings(page)
+    assert alts[5].endswith('(image, trained, random init)') and alts[6].endswith('(image, trained, random init)')
+    chart, *_, components, attention = found = drawings(page)
     assert all('@media (prefers-color-scheme:dark){svg{--ink:#e6e8eb;' in svg for svg in found)
     assert all(svg.count('#6a737d') == 1 and 'fill: var(--soft)' in svg for svg in found)  # where it is defined
     assert '#0072b2' in chart and '#009e73' in found[2] and '#d55e00' in found[2]
-    assert components.count('<image') == 3
+    assert components.count('<image') == attention.count('<image') == 3
 
 
 def test_report_is_deterministic(report, data, tmp_path):
@@ -376,6 +380,46 @@ def test_patch_grid():
     assert patch_grid(model, torch.zeros(1, 3, 8, 12))[0, :, :, 1].tolist() == [[6, 7, 8], [9, 10, 11]]
 
 
+@pytest.mark.parametrize('heads', [1, 4])
+def test_attention_of_the_class_token(heads):
+    """Against softmax(q k^T / sqrt(d)) head by head in numpy, from the weights and the tokens before the last block."""
+    arch = dict(embed_dims=16, num_layers=3, num_heads=heads, feedforward_channels=32)
+    torch.manual_seed(0)
+    backbone = MaskedViT(arch=arch, img_size=16, patch_size=8)
+    for parameter in backbone.parameters():
+        torch.nn.init.normal_(parameter)  # far from uniform attention
+    images = torch.rand(2, 3, 16, 24)
+    found = class_attention(SelfSupervised(backbone), images)
+    assert found.shape == (2, 2, 3)
+    with torch.no_grad():
+        _, (before, _) = backbone.encode(images, last_blocks=2)
+        block = backbone.layers[-1]
+        tokens = block.ln1(before).double().numpy()  # (2, 1 + 6, 16)
+    weight, bias = (value.detach().double().numpy() for value in (block.attn.qkv.weight, block.attn.qkv.bias))
+    query, key = (tokens @ weight[i * 16 : i * 16 + 16].T + bias[i * 16 : i * 16 + 16] for i in (0, 1))
+    size, shares = 16 // heads, []
+    for head in range(heads):
+        part = slice(head * size, head * size + size)
+        scores = np.einsum('bd,bnd->bn', query[:, 0, part], key[:, :, part]) / size**0.5
+        shares.append(np.exp(scores) / np.exp(scores).sum(1, keepdims=True))
+    expected = np.mean(shares, axis=0)
+    np.testing.assert_allclose(found.reshape(2, 6), expected[:, 1:], atol=1e-5)
+    assert expected[:, 1:].std() > 0.05
+    no_token = VisionTransformer(arch, 16, 8, with_cls_token=False, out_type='featmap')
+    assert class_attention(SelfSupervised(no_token), images) == 'Attention maps: the encoder has no class token.'
+
+
+class SelfSupervised(torch.nn.Module):
+    """An encoder as a report looks at one."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def extract_feat(self, images):
+        return self.backbone(images)
+
+
 def test_options_are_checked():
     """Sizes below 1 are refused by name."""
     with pytest.raises(ValueError, match='`queries` must be an integer in .1, inf., but got 0'):
@@ -431,7 +475,10 @@ def test_report_of_a_run_of_mmpretrain(tmp_path, colour_images, tiny_mae_config,
 
     data = collect_report(work_dir, options=ReportOptions(queries=4, maps=3))
     assert dict(data.summary)['checkpoint'] == 'epoch_1.pth'
-    assert data.notes == ['Checkpoint epoch_2.pth: it is empty', f'Label maps: {method} learns no labels.']
+    no_attention = ['Attention maps: not known how to read those of BEiTAttention.'] if method == 'BEiT' else []
+    no_labels = f'Label maps: {method} learns no labels.'
+    assert data.notes == ['Checkpoint epoch_2.pth: it is empty', no_labels, *no_attention]
+    assert len(data.attention) == 3 * (method == 'MAE')
     assert len(data.neighbours) == 4
     assert len(data.pca) == 3
     assert all(maps['trained'].shape == maps['random init'].shape == (4, 4, 3) for _, maps in data.pca)

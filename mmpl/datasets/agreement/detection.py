@@ -187,7 +187,11 @@ class _File:
                 f'{self.where}: {len(no_mask)} of {len(self.annotations)} annotations have no `segmentation`, but '
                 f'masks are asked for (`with_mask` of a pipeline, or `metric` segm), for example {no_mask[0]}'
             )
-        self.share(flat, 'have a box [x, y, width, height] without area inside of the image, and would be left out')
+        relative = 2 * sum(_is_share(entry['bbox']) for entry in self.annotations) > len(self.annotations)
+        hint = ' (are these shares of the image, from 0 to 1? COCO has pixels)' if relative else ''
+        self.share(
+            flat, f'have a box [x, y, width, height] without area inside of the image, and would be left out{hint}'
+        )
         hint = (
             ' (are these boxes [x1, y1, x2, y2]? COCO has [x, y, width, height])' if corners > len(outside) / 2 else ''
         )
@@ -197,6 +201,10 @@ class _File:
 
 def _is_box(box: Any) -> bool:
     return isinstance(box, (list, tuple)) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
+
+
+def _is_share(box: Any) -> bool:
+    return _is_box(box) and 0 < box[2] <= 1 and 0 < box[3] <= 1 and 0 <= min(box[:2]) and max(box[:2]) < 1
 
 
 def _fault_of_mask(entry: Mapping, image: Mapping, polygons_only: bool) -> str | None:

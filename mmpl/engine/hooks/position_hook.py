@@ -85,7 +85,7 @@ class PositionHook(Hook):
             batch_size=loader.batch_size,
             accumulative_counts=accumulative_counts(runner),
             epoch_length=len(loader),
-            num_samples=len(loader.dataset),
+            num_samples=len(getattr(sampler.sampler, 'dataset', loader.dataset)),  # fewer or more where weights are
         )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
