@@ -42,7 +42,14 @@ def rates(folder: Path, **kwargs) -> tuple[float, dict[int, float]]:
 
 @pytest.mark.parametrize(
     ('batch_size', 'counts', 'enable', 'lr'),
-    [(4, 1, True, 0.25e-3), (2, 2, True, 0.25e-3), (4, 4, True, 1e-3), (4, 3, True, 0.75e-3), (4, 4, False, 1e-3)],
+    [
+        (4, 1, True, 0.25e-3),
+        (2, 2, True, 0.25e-3),
+        (4, 4, True, 1e-3),
+        (4, 3, True, 0.75e-3),
+        (4, 4, False, 1e-3),
+        (4, 8, True, 2e-3),
+    ],
 )
 def test_images_of_an_optimizer_step_decide(
     batch_size: int, counts: int, enable: bool, lr: float, tmp_path: Path
@@ -54,6 +61,7 @@ def test_images_of_an_optimizer_step_decide(
     assert runner.optim_wrapper.optimizer.param_groups[0]['initial_lr'] == pytest.approx(lr, rel=1e-12)
     assert runner.cfg.auto_scale_lr.base_batch_size == 16  # what checkpoints and logs say
     assert (f'An optimizer step sees {batch_size * counts} images' in logs_of(tmp_path)) is (enable and counts > 1)
+    assert ('learning rate 2 x that of the config, 0.002, for a batch 2 x' in logs_of(tmp_path)) is (lr > 1e-3)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ class ScheduleHook(Hook):
                 for key in {'lr', 'initial_lr'} & set(base):
                     base[key] = base[key] * ratio
         self._remake(runner, 0)
+        _warn_of_large_batch(runner, ratio)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Note what the config asks for, before the checkpoint's numbers take its place."""
@@ -122,6 +123,20 @@ def _flat(schedulers: Any) -> Iterator[Any]:
 
 def _constants(state: Mapping) -> dict[str, Any]:
     return {key: value for key, value in state.items() if key not in _MOVING}
+
+
+def _warn_of_large_batch(runner: Runner, ratio: float) -> None:
+    """Warn if a rate linear in the batch goes beyond the batch that its recipe was made for."""
+    if ratio <= 1:
+        return
+    wrappers = list(single_wrappers(runner.optim_wrapper))
+    rate = max(group['initial_lr'] if 'initial_lr' in group else group['lr'] for group in wrappers[0].param_groups)
+    unclipped = any(getattr(wrapper, 'clip_grad_kwargs', None) is None for wrapper in wrappers)
+    runner.logger.warning(
+        f'`auto_scale_lr` makes the learning rate {ratio:g} x that of the config, {rate:.3g}, for a batch {ratio:g} x '
+        'that of its recipe: nobody has shown that this converges. Smaller batches (`train_dataloader.batch_size`) keep '
+        'the rate' + (', `optim_wrapper.clip_grad=dict(max_norm=3)` guards it.' if unclipped else '.')
+    )
 
 
 def _warn_of_early_end(runner: Runner) -> None:
