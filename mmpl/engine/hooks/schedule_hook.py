@@ -134,8 +134,8 @@ def _warn_of_large_batch(runner: Runner, ratio: float) -> None:
     unclipped = any(getattr(wrapper, 'clip_grad_kwargs', None) is None for wrapper in wrappers)
     runner.logger.warning(
         f'`auto_scale_lr` makes the learning rate {ratio:g} x that of the config, {rate:.3g}, for a batch {ratio:g} x '
-        'that of its recipe: nobody has shown that this converges. Smaller batches (`train_dataloader.batch_size`) keep '
-        'the rate' + (', `optim_wrapper.clip_grad=dict(max_norm=3)` guards it.' if unclipped else '.')
+        'that of its recipe: nobody has shown that this converges. A smaller `train_dataloader.batch_size` keeps the '
+        'rate' + (', `optim_wrapper.clip_grad=dict(max_norm=3)` guards it.' if unclipped else '.')
     )
 
 
