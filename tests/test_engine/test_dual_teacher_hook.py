@@ -79,7 +79,7 @@ def test_a_horizon_follows_the_length_of_the_run_and_the_start_is_watched(tmp_pa
     """Steps of two batches; in the log is the product of the momenta that the teachers moved with."""
     cfg = run_cfg(
         tmp_path,
-        model=dict(momentum_label=dict(horizon=0.2, curve='constant'), momentum_recon=dict(start=0.99)),
+        model=dict(momentum_label=dict(horizon=0.1, curve='constant'), momentum_recon=dict(start=0.99)),
         train_cfg=dict(type='EpochBasedTrainLoop', max_epochs=20),
         optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3), accumulative_counts=2),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1000)),
@@ -90,7 +90,7 @@ def test_a_horizon_follows_the_length_of_the_run_and_the_start_is_watched(tmp_pa
     runner.train()
     steps = runner.max_iters // 2
     hub = runner.message_hub
-    label = 1 - 1 / (0.2 * steps)
+    label = 1 - 1 / (0.1 * steps)
     assert set(hub.get_scalar('train/momentum_label').data[0].round(12)) == {round(label, 12)}
     assert hub.get_scalar('train/init_share_label').current() == pytest.approx(label**steps, rel=1e-6)
     # 40 steps, which the figure sums as an integral
