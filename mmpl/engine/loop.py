@@ -13,7 +13,7 @@ from mmpl.utils.fields import Count, Natural, check_number, checked
 from mmpl.utils.seeds import derive_seed, seed_all
 
 from .hooks.bad_files_hook import BadFilesHook
-from .hooks.log_history_hook import LogHistoryHook
+from .hooks.log_history_hook import LogHistoryHook, fetch_late
 from .hooks.position_hook import PositionHook, accumulative_counts
 from .hooks.schedule_hook import ScheduleHook
 from .loader import resumable_loader
@@ -67,6 +67,7 @@ class ExactEpochLoop(EpochBasedTrainLoop):
                 f'`max_epochs` {named} at the top of the config has no effect: this run has the {max_epochs} epochs of '
                 '`train_cfg.max_epochs`.'
             )
+        fetch_late(runner.message_hub)
         seeds = [runner.seed]
         broadcast_object_list(seeds)
         self.sampler.sample_seed = seeds[0]
@@ -135,7 +136,8 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         self.seed_iteration()
         super().run_iter(idx, data_batch)
 
-    def seed_iteration(self) -> None:
-        """Seed all generators for the iteration that comes next."""
+    def seed_iteration(self, iteration: int | None = None) -> None:
+        """Seed all generators for an iteration, counted from 0; None: that which comes next."""
         rank = get_rank() if self.runner._randomness_cfg.get('diff_rank_seed', False) else 0
-        seed_all(derive_seed(self.sampler.sample_seed, 'iteration', rank, self._iter))
+        iteration = self._iter if iteration is None else iteration
+        seed_all(derive_seed(self.sampler.sample_seed, 'iteration', rank, iteration))

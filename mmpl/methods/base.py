@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from mmpretrain.models.selfsup import BaseSelfSupervisor
 from torch import Tensor, nn
 
@@ -199,15 +200,23 @@ class Method(BaseSelfSupervisor):
         check_number('progress', progress, 0, 1)
         self.progress = progress
 
-    def after_step(self, progress: float, epoch: int) -> None:
+    def after_step(self, progress: float, epoch: int, taken: Tensor | None = None) -> None:
         """Move all that follows the steps; once after each optimizer step that was taken.
 
         Args:
             progress: Share of the run that is done, in [0, 1].
             epoch: Epochs of images that are done.
+            taken: Whether the step was taken, () bool, where only the device knows; if it was not, all stays as it is.
+                None: it was.
         """
         for part in self._followers():
+            if isinstance(part, Teacher):
+                part.after_step(progress, epoch, taken)
+                continue
+            before = [] if taken is None else [(value, value.clone()) for value in part.state_dict().values()]
             part.after_step(progress, epoch)
+            for value, old in before:
+                value.copy_(torch.where(taken, value, old))
 
     def _followers(self) -> list[Any]:
         return [module for module in self.modules() if module is not self and hasattr(module, 'after_step')]

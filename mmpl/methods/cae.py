@@ -52,7 +52,7 @@ class TargetStats(NamedTuple):
         """Of tokens (..., D)."""
         flat = tokens.flatten(0, -2).float()
         length, direction = flat.norm(dim=-1).sum(), F.normalize(flat, dim=-1).sum(0)
-        return cls(flat.new_tensor(len(flat)), length, direction)
+        return cls(flat.new_full((), len(flat)), length, direction)
 
 
 @MODELS.register_module()

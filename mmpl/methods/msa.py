@@ -10,6 +10,7 @@ from mmpl.models import Masks, Teacher, match_places
 from mmpl.registry import MODELS
 from mmpl.utils.fields import Part, checked
 from mmpl.utils.figures import Figure, Sums, of_part
+from mmpl.utils.transfer import to_device
 
 from .base import Method, Step, build_autoencoder, with_defaults
 
@@ -155,7 +156,8 @@ class MSA(Method):
             return masks.ids_keep, None
         if without:
             raise ValueError(f'`view_boxes` must be in every sample or in none, but {without} of {len(boxes)} lack it')
-        views = torch.stack([torch.as_tensor(box, dtype=torch.float64) for box in boxes]).to(masks.ids_keep.device)
+        stacked = torch.stack([torch.as_tensor(box, dtype=torch.float64) for box in boxes])
+        views = to_device(stacked, masks.ids_keep.device)
         ids, found = match_places(views[:, 0], views[:, 1], round(masks.num_patches**0.5))
         return ids[masks.images].gather(1, masks.ids_keep), found[masks.images].gather(1, masks.ids_keep)
 

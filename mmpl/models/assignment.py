@@ -77,8 +77,8 @@ class Centering(nn.Module):
     def after_step(self, progress: float, epoch: int) -> None:
         """Move the centre towards what all processes saw since the last step."""
         seen = global_sum(self.seen)
-        if seen[-1] > 0:
-            self.center.lerp_(seen[:-1] / seen[-1], 1 - self.momentum)
+        moved = self.center.lerp(seen[:-1] / seen[-1], 1 - self.momentum)
+        self.center.copy_(torch.where(seen[-1] > 0, moved, self.center))
         self.seen.zero_()
 
     def forget(self) -> None:

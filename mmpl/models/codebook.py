@@ -5,6 +5,7 @@ from mmengine.dist import broadcast
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from mmpl.models.masking import count_each
 from mmpl.utils.dist import global_sum
 
 
@@ -42,7 +43,7 @@ class OnlineCodebook(nn.Module):
         codes = (flat @ self.codes.t()).argmax(-1)
         if self.training:
             self.sums.index_add_(0, codes, flat)
-            self.counts += torch.bincount(codes, minlength=len(self.codes))
+            self.counts += count_each(codes, len(self.codes))
             spread = torch.linspace(0, len(flat) - 1, len(self.codes), device=flat.device).long()
             self.replacements.copy_(flat[spread])
         return codes.view(tokens.shape[:-1])
@@ -51,15 +52,14 @@ class OnlineCodebook(nn.Module):
     def after_step(self, progress: float, epoch: int) -> None:
         """Move the entries towards what all processes saw since the last step."""
         sums, counts = global_sum(self.sums), global_sum(self.counts)
-        if counts.sum() > 0:
-            used = counts > 0
-            means = F.normalize(sums[used] / counts[used, None], dim=-1)
-            self.codes[used] = F.normalize(self.codes[used].lerp(means, 1 - self.momentum), dim=-1)
-            self.share.lerp_(counts / counts.sum(), 1 - self.momentum)
-            unused = self.share < self.MIN_SHARE / len(self.codes)
-            broadcast(self.replacements, src=0)
-            self.codes[unused] = self.replacements[unused]
-            self.share[unused] = 1 / len(self.codes)
+        broadcast(self.replacements, src=0)
+        used, total = (counts > 0)[:, None], counts.sum()
+        means = F.normalize(sums / counts.clamp_min(1)[:, None], dim=-1)
+        codes = torch.where(used, F.normalize(self.codes.lerp(means, 1 - self.momentum), dim=-1), self.codes)
+        share = torch.where(total > 0, self.share.lerp(counts / total, 1 - self.momentum), self.share)
+        unused = (total > 0) & (share < self.MIN_SHARE / len(codes))
+        self.codes.copy_(torch.where(unused[:, None], self.replacements, codes))
+        self.share.copy_(torch.where(unused, 1 / len(codes), share))
         self.forget()
 
     def forget(self) -> None:

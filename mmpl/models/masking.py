@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmpl.registry import MODELS
 from mmpl.utils.fields import Count, Interval, Natural, checked
+from mmpl.utils.transfer import to_device
 
 
 class Masks(NamedTuple):
@@ -35,7 +36,7 @@ class Masks(NamedTuple):
 
     def to(self, device: torch.device | str) -> 'Masks':
         """The same on a device, without waiting for it."""
-        ids = {name: getattr(self, name).to(device, non_blocking=True) for name in self._fields if name != 'num_masks'}
+        ids = {name: to_device(getattr(self, name), device) for name in self._fields if name != 'num_masks'}
         return self._replace(**ids)
 
     @property
@@ -92,6 +93,12 @@ def gather_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
     offsets = torch.arange(batch, device=ids.device).repeat_interleave(repeats) * num_tokens
     flat = tokens.reshape(batch * num_tokens, dims)
     return flat.index_select(0, (ids + offsets[:, None]).flatten()).view(*ids.shape, dims)
+
+
+def count_each(ids: Tensor, number: int) -> Tensor:
+    """How often each of 0 to ``number`` - 1 is in ``ids``, (...) -> (number,) in fp32; ``bincount`` would wait."""
+    flat = ids.flatten()
+    return torch.zeros(number, device=ids.device).index_add_(0, flat, torch.ones(flat.shape, device=ids.device))
 
 
 def count_visible(num_patches: int, mask_ratio: float) -> int:
@@ -174,7 +181,7 @@ class RandomMasking(BaseModule):
         """
         num_visible, num_predict = self.split(_count(num_patches))
         rows = batch_size * self.num_masks
-        noise = self.draw(get_rank() * rows, rows, num_patches).to(device)
+        noise = to_device(self.draw(get_rank() * rows, rows, num_patches), device)
         return Masks.from_noise(noise, num_visible, num_predict, num_masks=self.num_masks)
 
     def draw(self, first: int, rows: int, num_patches: int | tuple[int, int]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from mmpl.models.codebook import OnlineCodebook
-from mmpl.models.masking import gather_tokens
+from mmpl.models.masking import count_each, gather_tokens
 from mmpl.registry import MODELS
 from mmpl.utils.fields import Count, Interval, Natural, Share, checked
 from mmpl.utils.figures import Chart, Figure
@@ -110,7 +110,7 @@ class PatchTokenizer(BaseModule):
     @torch.no_grad()
     def stats(self, codes: Tensor, logits: Tensor) -> CodeStats:
         """Sums over patches with their codes, (...), and what is predicted, (..., K)."""
-        hits = torch.bincount(codes.flatten(), minlength=self.num_codes).float()
+        hits = count_each(codes, self.num_codes)
         return CodeStats(hits.sum(), (logits.argmax(-1) == codes).sum().float(), hits)
 
 

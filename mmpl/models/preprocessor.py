@@ -5,29 +5,50 @@ from typing import Any
 
 import torch
 from mmpretrain.models.utils import SelfSupDataPreprocessor
+from torch import Tensor
 
 from mmpl.registry import MODELS
 
 
 @MODELS.register_module()
 class BandPreprocessor(SelfSupDataPreprocessor):
-    """mmpretrain's preprocessor with one mean and std for each of any number of channels; mmengine's takes 1 or 3.
+    """mmpretrain's preprocessor for any number of channels, which does not wait for the device.
+
+    mmengine's takes 1 or 3 channels; mmpretrain's swaps them by a list, which is copied to the device in each step.
 
     Args:
         mean: Of each channel.
         std: Of each channel.
-        non_blocking: As in mmengine.
+        non_blocking: Whether the host goes on while a batch is copied, which wants ``train_dataloader.pin_memory``.
+        **kwargs: As in mmpretrain, such as ``bgr_to_rgb``.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], non_blocking: bool = False) -> None:
-        super().__init__(non_blocking=non_blocking)
-        self._enable_normalize = True
+    def __init__(
+        self,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        non_blocking: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(non_blocking=non_blocking, **kwargs)
+        self._enable_normalize = mean is not None
         for name, values in dict(mean=mean, std=std).items():
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+            if values is not None:
+                self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Copy a collated batch to the device and normalise its images, or each view of them, (B, C, H, W)."""
+        inputs, samples = self.cast_data(list(data.values()))
+        views = [self._normalised(view) for view in (inputs if isinstance(inputs, list) else [inputs])]
+        return dict(inputs=views if isinstance(inputs, list) else views[0], data_samples=samples)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        images = (images.flip(1) if self._channel_conversion else images).float()
+        return (images - self.mean) / self.std if self._enable_normalize else images
 
 
 def fit_preprocessor(cfg: Mapping[str, Any], in_channels: int) -> dict[str, Any]:
-    """Check a preprocessor's config against the encoder's channels; one of more than three becomes ours.
+    """Check a preprocessor's config against the encoder's channels; mmpretrain's becomes ours.
 
     Raises:
         ValueError: Mean or std are not one number, or one a channel, one of them is missing, or a std is not above 0;
@@ -53,9 +74,7 @@ def fit_preprocessor(cfg: Mapping[str, Any], in_channels: int) -> dict[str, Any]
                 'is red or blue, but got True'
             )
     kind = str(cfg.get('type', 'SelfSupDataPreprocessor')).rsplit('.', maxsplit=1)[-1]
-    if kind != 'SelfSupDataPreprocessor' or max(len(values or []) for values in numbers.values()) <= 3:
-        return dict(cfg)
-    return dict(type='mmpl.BandPreprocessor', **numbers, non_blocking=cfg.get('non_blocking', False))
+    return dict(cfg, type='mmpl.BandPreprocessor') if kind == 'SelfSupDataPreprocessor' else dict(cfg)
 
 
 def check_channels(in_channels: int, inputs: Any) -> None:

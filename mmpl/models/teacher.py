@@ -6,7 +6,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmpl.utils.fields import check_choice, check_number, check_part
 from mmpl.utils.figures import Chart, Figure
@@ -166,23 +166,34 @@ class Teacher(nn.Module):
         for name in self._students[0]:
             getattr(self, name).init_weights()
 
-    def after_step(self, progress: float, epoch: int) -> None:
+    def after_step(self, progress: float, epoch: int, taken: Tensor | None = None) -> None:
         """Move, after an optimizer step.
 
         Args:
             progress: Share of the run that is done, in [0, 1].
             epoch: Epochs of images that are done.
+            taken: As in :meth:`move`.
         """
         if self.momentum.every == 'epoch':
             if epoch == self._epoch:
                 return
             self._epoch = epoch
-            self.epoch.fill_(epoch)
-        self.move(self.momentum(progress))
+            self.epoch.copy_(self.epoch + (epoch - self.epoch) * (1 if taken is None else taken))
+        self.move(self.momentum(progress), taken)
+
+    def rewind(self, steps: int = 0) -> None:
+        """Read again which epoch the teacher moved in last; a step that was not taken after all left it as it was."""
+        if self.momentum.every == 'epoch':
+            self._epoch = int(self.epoch)
 
     @torch.no_grad()
-    def move(self, momentum: float) -> None:
-        """Move each parameter: ``teacher = momentum * teacher + (1 - momentum) * student``; 0 copies the student."""
+    def move(self, momentum: float, taken: Tensor | None = None) -> None:
+        """Move each parameter: ``teacher = momentum * teacher + (1 - momentum) * student``; 0 copies the student.
+
+        Args:
+            momentum: In [0, 1].
+            taken: Whether the student's step was taken, () bool; if it was not, nothing moves. None: it was.
+        """
         check_number('momentum', momentum, 0, 1)
         (students,) = self._students
         own, theirs = nn.ModuleDict({name: getattr(self, name) for name in students}), nn.ModuleDict(students)
@@ -190,6 +201,7 @@ class Teacher(nn.Module):
         if momentum == 0:  # a teacher that was never filled may hold NaN, which no average gets rid of
             torch._foreach_copy_(targets, sources)
         else:
-            torch._foreach_lerp_(targets, sources, 1 - momentum)
+            weight: Any = 1 - momentum if taken is None else [taken * (1 - momentum)] * len(targets)
+            torch._foreach_lerp_(targets, sources, weight)
         for mine, source in zip(own.buffers(), theirs.buffers(), strict=True):
             mine.copy_(source)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from mmengine.dist import all_reduce_dict
 from torch import Tensor
 
@@ -86,14 +87,26 @@ def measured(figures: Mapping[str, Sums | Tensor]) -> dict[str, float]:
         figures: Sums by part, which are added up and give ``<part>_<name>`` each; or numbers by name, (), which are
             averaged.
     """
+    reduced: dict[str, dict[str, Tensor]] = {}
+    for name, figure in figures.items():
+        single = isinstance(figure, Tensor)
+        reduced[name] = dict(value=figure.detach().clone()) if isinstance(figure, Tensor) else figure._asdict()
+        all_reduce_dict(reduced[name], 'mean' if single else 'sum')
+    on_host = iter(_to_host([tensor for part in reduced.values() for tensor in part.values()]))
     values: dict[str, float] = {}
     for name, figure in figures.items():
+        part = {key: next(on_host) for key in reduced[name]}
         if isinstance(figure, Tensor):
-            number = dict(value=figure.detach().clone())
-            all_reduce_dict(number, 'mean')
-            values[name] = number['value'].item()
+            values[name] = part['value'].item()
         else:
-            sums = figure._asdict()
-            all_reduce_dict(sums, 'sum')
-            values |= {f'{name}_{key}': value for key, value in type(figure)(**sums).figures().items()}
+            values |= {f'{name}_{key}': value for key, value in type(figure)(**part).figures().items()}
     return values
+
+
+def _to_host(tensors: list[Tensor]) -> list[Tensor]:
+    """Tensors on the CPU, in one transfer; where they are there they stay as they are."""
+    if not tensors or not tensors[0].is_cuda:
+        return tensors
+    packed = torch.cat([tensor.flatten().double() for tensor in tensors]).cpu()
+    parts = packed.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]

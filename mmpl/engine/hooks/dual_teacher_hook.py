@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
+from mmpl.engine.optimizers.guarded_wrapper import taken_on_device
 from mmpl.registry import HOOKS
 from mmpl.utils.dist import unwrapped
 from mmpl.utils.fields import Count, check_choice, check_number, checked
@@ -138,7 +139,7 @@ class DualTeacherHook(Hook):
         done = runner.iter + 1
         progress = min(1.0, done / runner.max_iters)
         if self._stepped:
-            model.after_step(progress, epoch=done // len(runner.train_dataloader))
+            model.after_step(progress, done // len(runner.train_dataloader), taken_on_device(runner.optim_wrapper))
         scalars = model.scheduled(progress)
         if model.track_health:
             health = measured(model.last_figures)

@@ -2,10 +2,14 @@
 
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import LogProcessor, Runner
+from torch import Tensor
 
 from mmpl.registry import HOOKS
+from mmpl.utils import transfer
 
 MIN_LENGTH = 200
 """Values kept at least (our choice), for hooks that look back by themselves."""
@@ -34,9 +38,52 @@ class LogHistoryHook(Hook):
         """Bound those that are new, or come from a checkpoint; they shorten themselves at their next value."""
         if self._max_length is None:
             return
-        for name, history in runner.message_hub.log_scalars.items():
+        for name, history in runner.message_hub._log_scalars.items():  # `log_scalars` fetches what is on the device
             if name.startswith('train/'):
                 history.max_length = self._max_length
+
+
+class LateMessageHub(MessageHub):
+    """mmengine's, but numbers that are on a device stay there until somebody reads one; then all travel at once."""
+
+    _late: list[tuple[str, Tensor, int, bool]]
+
+    def update_scalar(self, key: str, value: Any, count: int = 1, resumed: bool = True) -> None:
+        """Add a number to a history; as in mmengine."""
+        if isinstance(value, Tensor) and transfer.reading_waits(value.device):
+            self._late.append((key, value.detach().reshape(()), count, resumed))
+        else:
+            super().update_scalar(key, value, count, resumed)
+
+    def fetch(self) -> None:
+        """Bring what is on the device into the histories."""
+        late, self._late = self._late, []
+        if late:
+            numbers = torch.stack([value.double() for _, value, _, _ in late]).tolist()
+            for number, (key, _, count, resumed) in zip(numbers, late, strict=True):
+                super().update_scalar(key, number, count, resumed)
+
+    @property
+    def log_scalars(self) -> Any:
+        """All histories by name."""
+        self.fetch()
+        return super().log_scalars
+
+    def get_scalar(self, key: str) -> HistoryBuffer:
+        """One history."""
+        here = key in self._log_scalars and all(name != key for name, _, _, _ in self._late)
+        return self._log_scalars[key] if here else super().get_scalar(key)
+
+    def state_dict(self) -> dict:
+        """As in mmengine."""
+        self.fetch()
+        return super().state_dict()
+
+
+def fetch_late(hub: MessageHub) -> None:
+    """Make a message hub, which mmengine hands to everybody, one that does not wait for each number."""
+    hub.__class__ = LateMessageHub
+    hub._late = []
 
 
 def widest_window(processor: LogProcessor, epoch_length: int) -> int | None:

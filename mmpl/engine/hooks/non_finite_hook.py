@@ -1,20 +1,21 @@
 """What happens when numbers stop being finite: skip, explain, stop or mend."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from mmengine.device import get_device
 from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmpl.checkpoints import files as checkpoint_files
 from mmpl.compat import load_checkpoint
-from mmpl.engine.optimizers.guarded_wrapper import GuardedOptimWrapper
+from mmpl.engine.optimizers.guarded_wrapper import Gradients, GuardedOptimWrapper, single_wrappers
 from mmpl.registry import HOOKS
+from mmpl.utils import transfer
 from mmpl.utils.dist import unwrapped
 from mmpl.utils.fields import Count, checked
 from mmpl.utils.seeds import preserve_rng_state
@@ -26,6 +27,30 @@ class NonFiniteError(RuntimeError):
     """NaN or Inf where the run cannot go on from."""
 
 
+@dataclass
+class Look:
+    """What an iteration left to be judged.
+
+    Attributes:
+        iteration: Counted from 1.
+        data_batch: As loaded.
+        losses: By name.
+        gradients: Of each optimizer that tried to step.
+        names: Keys of the weights and buffers that were looked at.
+        numbers: 0 if all optimizers took their steps, 1 if one did not, -1 if none tried to; then 1 for each of
+            ``names`` that is non-finite in any process, else 0.
+        passes: Forward passes since the batch was loaded, its own among them.
+    """
+
+    iteration: int
+    data_batch: Any
+    losses: Mapping[str, Tensor]
+    gradients: list[Gradients]
+    names: list[str]
+    numbers: transfer.Late
+    passes: int = 1
+
+
 @HOOKS.register_module()
 class NonFiniteHook(Hook):
     """Watches over the steps that :class:`mmpl.engine.GuardedOptimWrapper` skips, and over the model itself.
@@ -34,6 +59,10 @@ class NonFiniteHook(Hook):
     The first of a row is explained: the input, weight, layer, loss or gradient that was non-finite first, by a second
     forward pass of the same batch. Weights and buffers are looked at in every iteration, so NaN in a teacher or a
     centre is found in the step in which it appears.
+
+    On CUDA what an iteration found is read after the next one, so that the host need not wait for the device, but
+    before a checkpoint is saved and at the end of an epoch. A second forward pass then has the weights of the step
+    after; losses and gradients that are named are those of the iteration itself.
 
     Args:
         max_skips: Stop after that many skipped steps in a row (our choice).
@@ -55,11 +84,11 @@ class NonFiniteHook(Hook):
         self.in_a_row = 0
         self._cause = ''
         self._since = 0
+        self._looks: deque[Look] = deque()  # not judged yet
 
     def before_train(self, runner: Runner) -> None:
         """See that the steps are guarded."""
-        wrapper = runner.optim_wrapper
-        for inner in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
+        for inner in single_wrappers(runner.optim_wrapper):
             if not isinstance(inner, GuardedOptimWrapper):
                 raise TypeError(
                     '`optim_wrapper.type` must be mmpl.GuardedOptimWrapper or mmpl.AutocastOptimWrapper where '
@@ -75,34 +104,65 @@ class NonFiniteHook(Hook):
         Raises:
             NonFiniteError: Too many steps in a row were skipped, or the model itself is non-finite.
         """
-        wrapper = runner.optim_wrapper
-        wrappers = list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-        skipped = any(inner.step_taken is False for inner in wrappers)
-        stepped = any(inner.step_taken for inner in wrappers)
+        wrappers: list[Any] = single_wrappers(runner.optim_wrapper)
+        taken = [inner.step_taken for inner in wrappers if inner.step_taken is not None]
+        gradients = [inner.gradients for inner in wrappers if inner.step_taken is not None and inner.gradients]
+        for inner in wrappers:
+            inner.step_taken = None
         model = unwrapped(runner.model)
-        state: list[str] = []
-        if skipped or self.every_n_train_iters(runner, self.check_interval):
-            state = agree(non_finite_state(model))
+        skipped = any(value is False for value in taken)  # a tensor is not known yet
         if skipped:
+            forget_observations(model)
+        device = next(model.parameters()).device
+        names, bad = list[str](), torch.zeros(0, device=device)
+        if skipped or self.every_n_train_iters(runner, self.check_interval):
+            names, bad = look_at_state(model)
+        each = [value if isinstance(value, Tensor) else torch.full((), value, device=device) for value in taken]
+        missed = (~torch.stack(each).all()).float() if each else torch.full((), -1.0, device=device)
+        for look in self._looks:
+            look.passes += 1
+        numbers = transfer.Late(torch.cat([missed[None], bad]))
+        losses = {name: value.detach() for name, value in (outputs or {}).items() if isinstance(value, Tensor)}
+        self._looks.append(Look(runner.iter + 1, data_batch, losses, gradients, names, numbers))
+        self.settle(runner, kept=int(transfer.reading_waits(device)))
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Judge the last iteration, before the model is evaluated or saved."""
+        self.settle(runner)
+
+    def settle(self, runner: Runner, kept: int = 0) -> None:
+        """Judge what was looked at, but for the ``kept`` newest iterations; :class:`SafeCheckpointHook` asks for all.
+
+        Raises:
+            NonFiniteError: As :meth:`after_train_iter`.
+        """
+        while len(self._looks) > kept:
+            self._judge(runner, self._looks.popleft())
+
+    def _judge(self, runner: Runner, look: Look) -> None:
+        missed, *bad = look.numbers.read()
+        model = unwrapped(runner.model)
+        state = [name for name, is_bad in zip(look.names, bad, strict=True) if is_bad]
+        if missed == 1:
             self.skipped += 1
             self.in_a_row += 1
             if self.in_a_row == 1:
-                self._since = runner.iter + 1
-                self._cause = explain(runner, model, data_batch, outputs, state)
+                self._since = look.iteration
+                self._cause = explain(runner, model, look, state)
                 runner.logger.warning(
-                    f'Non-finite numbers at iteration {runner.iter + 1}: the step is skipped, weights and teachers '
+                    f'Non-finite numbers at iteration {look.iteration}: the step is skipped, weights and teachers '
                     f'stay as they were. First of all: {self._cause}'
                 )
-            forget_observations(model)
-        elif stepped:
+            for teacher in getattr(model, 'teachers', {}).values():
+                teacher.rewind()
+        elif missed == 0:
             self.in_a_row = 0
-        for inner in wrappers:
-            inner.step_taken = None
         runner.message_hub.update_scalar('train/skipped_steps', self.skipped)
         runner.message_hub.update_info('skipped_steps', self.skipped)
         if state:
-            self._handle_bad_state(runner, model, state)
+            self._handle_bad_state(runner, model, look.iteration, state)
         if self.in_a_row >= self.max_skips:
+            self._looks.clear()
             self._stop(
                 runner,
                 f'{self.in_a_row} steps in a row had non-finite losses or gradients, since iteration {self._since} '
@@ -110,8 +170,8 @@ class NonFiniteHook(Hook):
                 saved=self._save(runner),
             )
 
-    def _handle_bad_state(self, runner: Runner, model: nn.Module, names: list[str]) -> None:
-        what = f'non-finite at iteration {runner.iter + 1}: {shorten(names)}'
+    def _handle_bad_state(self, runner: Runner, model: nn.Module, iteration: int, names: list[str]) -> None:
+        what = f'non-finite at iteration {iteration}: {shorten(names)}'
         path = self._good_checkpoint(runner)
         if self.on_bad_state == 'stop' or path is None:
             self._stop(runner, f'The model itself is {what}', saved=path)
@@ -119,10 +179,10 @@ class NonFiniteHook(Hook):
         source = load_checkpoint(path)['state_dict']
         own = model.state_dict()
         with torch.no_grad():
-            for name in names:
+            for name in bad_state(model):  # those above, and what they have spoilt since
                 own[name].copy_(source[name])
         runner.logger.warning(f'The model itself was {what}. These were reloaded from {path}')
-        if still := agree(non_finite_state(model)):
+        if still := bad_state(model):
             self._stop(runner, f'The model itself is non-finite after reloading {path}: {shorten(still)}', saved=path)
 
     @staticmethod
@@ -148,30 +208,21 @@ def shorten(names: list[str], shown: int = 4) -> str:
     return ', '.join(names[:shown]) + (f' and {len(names) - shown} more' if len(names) > shown else '')
 
 
-def non_finite_state(model: nn.Module) -> list[str]:
-    """Keys of the parameters and persistent buffers that hold NaN or Inf; waits for the device once if none does."""
+def look_at_state(model: nn.Module) -> tuple[list[str], Tensor]:
+    """Keys of the parameters and persistent buffers, S of them, and 1 for those that hold NaN or Inf in any process."""
     state = {name: value for name, value in model.state_dict().items() if value.is_floating_point() and value.numel()}
     if not state:
-        return []
+        return [], torch.zeros(0)
     norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(state.values()), float('inf'))])
-    finite = torch.isfinite(norms)
-    if finite.all().item():
-        return []
-    return [name for name, good in zip(state, finite.tolist(), strict=True) if not good]
+    bad = 1 - torch.isfinite(norms).float()
+    all_reduce(bad, 'max')
+    return list(state), bad
 
 
-def agree(names: list[str]) -> list[str]:
-    """The union of the lists of all processes, in order, the same in all of them."""
-    if get_world_size() == 1:
-        return names
-    any_names = torch.tensor([float(bool(names))], device=get_device())
-    all_reduce(any_names, 'max')
-    if any_names.item() == 0:
-        return []
-    found: dict[str, None] = {}
-    for part in all_gather_object(names):
-        found.update(dict.fromkeys(part))
-    return list(found)
+def bad_state(model: nn.Module) -> list[str]:
+    """Keys of the parameters and persistent buffers that hold NaN or Inf in any process; waits for the device."""
+    names, bad = look_at_state(model)
+    return [name for name, is_bad in zip(names, bad.tolist(), strict=True) if is_bad]
 
 
 def forget_observations(model: nn.Module) -> None:
@@ -181,34 +232,25 @@ def forget_observations(model: nn.Module) -> None:
             module.forget()
 
 
-def explain(
-    runner: Runner, model: nn.Module, data_batch: Any, outputs: Mapping[str, Any] | None, state: list[str]
-) -> str:
+def explain(runner: Runner, model: nn.Module, look: Look, state: list[str]) -> str:
     """What was non-finite first: input, weight, layer, loss or gradient.
 
-    All processes must call it. The batch is that of the last iteration; with accumulation the fault may lie in one
-    before, whose gradients are named then.
+    All processes must call it. The batch is that of the iteration; with accumulation the fault may lie in one before,
+    whose gradients are named then.
 
     Args:
-        runner: Its optimizer wrapper knows the gradients.
+        runner: Knows how a forward pass is made.
         model: Not the wrapper of it.
-        data_batch: The batch as loaded.
-        outputs: Losses by name.
-        state: From :func:`non_finite_state`.
+        look: At the iteration.
+        state: Keys of weights and buffers that were non-finite.
     """
-    losses = [
-        name
-        for name, value in (outputs or {}).items()
-        if name != 'loss' and isinstance(value, Tensor) and not torch.isfinite(value.detach()).all()
-    ]
+    losses = [name for name, value in look.losses.items() if name != 'loss' and not torch.isfinite(value).all()]
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    wrapper = runner.optim_wrapper
-    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
-    bad = {id(p) for inner in wrappers for p in inner.bad_gradients}
+    bad = {id(p) for gradients in look.gradients for p in gradients.bad()}
     gradients = [name for key, name in names.items() if key in bad]  # in the model's order
     gradients += ['a parameter outside of the model'] * len(bad - names.keys())
-    inputs = [place for place, tensor in _tensors(data_batch, 'data_batch') if not torch.isfinite(tensor).all()]
-    layer = first_bad_layer(runner, model, data_batch)
+    inputs = [place for place, tensor in _tensors(look.data_batch, 'data_batch') if not torch.isfinite(tensor).all()]
+    layer = first_bad_layer(runner, model, look)
     found = []
     if inputs:
         found.append(f'the input {shorten(inputs)}')
@@ -242,10 +284,10 @@ def _tensors(data: Any, place: str) -> Iterator[tuple[str, Tensor]]:
 
 
 @torch.no_grad()
-def first_bad_layer(runner: Runner, model: nn.Module, data_batch: Any) -> str:
+def first_bad_layer(runner: Runner, model: nn.Module, look: Look) -> str:
     """Name and type of the first layer whose output is non-finite in a second forward pass; empty if there is none.
 
-    The pass has the precision and the random states of the step that failed, and leaves no trace in the model.
+    The pass has the precision and the random states of the iteration, and leaves no trace in the model.
     """
     first: list[str] = []
 
@@ -267,13 +309,13 @@ def first_bad_layer(runner: Runner, model: nn.Module, data_batch: Any) -> str:
     try:
         with preserve_rng_state():
             for counter in counters:
-                counter.rewind(1)  # the masks of the step that failed
+                counter.rewind(look.passes)  # the masks of the iteration
             if hasattr(runner.train_loop, 'seed_iteration'):
-                runner.train_loop.seed_iteration()
+                runner.train_loop.seed_iteration(look.iteration - 1)
             if 'track_health' in tracked:
                 model.track_health = False
             with runner.optim_wrapper.optim_context(model):
-                model(**model.data_preprocessor(data_batch, True), mode='loss')
+                model(**model.data_preprocessor(look.data_batch, True), mode='loss')
     except Exception as error:  # the search must not hide what it looks for
         first = first or [f'(not found: {type(error).__name__}: {error})']
     finally:

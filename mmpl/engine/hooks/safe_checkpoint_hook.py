@@ -237,6 +237,9 @@ class SafeCheckpointHook(CheckpointHook):
         The list in the message hub still has those that are about to be removed: a run that is killed in between
         removes them when it resumes.
         """
+        for hook in runner.hooks:
+            if hasattr(hook, 'settle'):
+                hook.settle(runner)  # nothing is saved before it is known to be good
         name = series.template.format(step)
         path, temporary = Path(self.out_dir, name), Path(self.out_dir, f'.{name}.tmp')
         runner.logger.info(f'Saving {name} at epoch {meta["epoch"]}, iteration {meta["iter"]}')

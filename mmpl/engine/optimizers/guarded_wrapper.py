@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.device import get_device
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mmpl.registry import OPTIM_WRAPPERS
+from mmpl.utils import transfer
 from mmpl.utils.fields import Count, check_choice, check_number, check_part, checked
 
 
@@ -20,18 +21,44 @@ def single_wrappers(wrapper: OptimWrapper) -> list[OptimWrapper]:
     return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
+def taken_on_device(wrapper: OptimWrapper) -> Tensor | None:
+    """Whether the optimizers of a run took their last steps, () bool, where only the device knows; else None."""
+    taken = [getattr(single, 'step_taken', None) for single in single_wrappers(wrapper)]
+    known_late = [value for value in taken if isinstance(value, Tensor)]
+    return torch.stack(known_late).all() if known_late else None
+
+
+class Gradients(NamedTuple):
+    """Which gradients of a step were finite.
+
+    Attributes:
+        parameters: Those that have a gradient, P of them.
+        finite: (P,) bool.
+    """
+
+    parameters: list[Tensor]
+    finite: Tensor
+
+    def bad(self) -> list[Tensor]:
+        """Parameters whose gradients were not finite; waits for the device."""
+        return [p for p, good in zip(self.parameters, self.finite.tolist(), strict=True) if not good]
+
+
 @OPTIM_WRAPPERS.register_module()
 class GuardedOptimWrapper(OptimWrapper):
     """mmengine's wrapper, but a step whose loss or gradients hold NaN or Inf in any process is not taken.
 
     Weights, optimizer state and, as :class:`mmpl.engine.DualTeacherHook` follows the steps that were really taken,
     teachers stay as they were. With accumulation all gradients of the step are dropped. All processes decide alike.
-    :class:`mmpl.engine.NonFiniteHook` counts, explains and stops. It costs one norm a gradient, and waiting for the
-    device once a step.
+    :class:`mmpl.engine.NonFiniteHook` counts, explains and stops. It costs one norm a gradient.
+
+    On CUDA an optimizer that can leave a step out by itself, as a fused AdamW can for torch's ``GradScaler``, is told
+    on the device, and the host does not wait. With any other it waits once a step.
 
     Attributes:
-        step_taken (bool | None): Whether the last :meth:`step` was taken; None before the first.
-        bad_gradients (list[Tensor]): Parameters whose gradients were not finite at the last step.
+        step_taken (bool | Tensor | None): Whether the last :meth:`step` was taken, () bool where only the device
+            knows; None before the first.
+        gradients (Gradients | None): Those of the last step; None if there were none.
         held (list[Tensor]): Parameters that stay as they are; see :class:`mmpl.engine.FrozenWarmupHook`.
     """
 
@@ -42,8 +69,8 @@ class GuardedOptimWrapper(OptimWrapper):
         if clip_grad is not None:
             _check_clip_grad(clip_grad)
         super().__init__(optimizer, accumulative_counts, clip_grad)
-        self.step_taken: bool | None = None
-        self.bad_gradients: list[Tensor] = []
+        self.step_taken: bool | Tensor | None = None
+        self.gradients: Gradients | None = None
         self.held: list[Tensor] = []
         self._loss_bad: Tensor | None = None
 
@@ -63,27 +90,39 @@ class GuardedOptimWrapper(OptimWrapper):
                 )
         for parameter in self.held:
             parameter.grad = None
-        self.step_taken = self._all_finite()
+        bad = self._found_bad()
         self._loss_bad = None
-        if self.step_taken:
+        if transfer.reading_waits(bad.device) and getattr(self.optimizer, '_step_supports_amp_scaling', False):
+            self.step_taken = bad == 0
+            self.optimizer.found_inf = bad  # as GradScaler does: where it is 1, nothing moves
             super().step(**kwargs)
+            del self.optimizer.found_inf
+        else:
+            self.step_taken = bad.item() == 0
+            if self.step_taken:
+                super().step(**kwargs)
 
-    def _all_finite(self) -> bool:
-        self.bad_gradients = []
+    def _found_bad(self) -> Tensor:
+        """1 if the loss or a gradient of any process is not finite, else 0, ()."""
+        self.gradients = None
         parameters = [p for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
-        norms = [norm.float() for norm in torch._foreach_norm([p.grad for p in parameters])] if parameters else []
-        device = norms[0].device if norms else torch.device(get_device())
-        finite = torch.isfinite(torch.stack([norm.to(device) for norm in norms])) if norms else None
-        bad = torch.zeros((), device=device) if finite is None else (~finite).any().float()
+        bad = torch.zeros((), device=parameters[0].device if parameters else get_device())
+        if parameters:
+            norms = [norm.float().to(bad.device) for norm in torch._foreach_norm([p.grad for p in parameters])]
+            self.gradients = Gradients(parameters, torch.isfinite(torch.stack(norms)))
+            bad = (~self.gradients.finite).any().float()
         if self._loss_bad is not None:
-            bad = torch.maximum(bad, self._loss_bad.float().to(device))
+            bad = torch.maximum(bad, self._loss_bad.float().to(bad.device))
         if get_world_size() > 1:
             all_reduce(bad, 'max')
-        if bad.item() == 0:
-            return True
-        if finite is not None:
-            self.bad_gradients = [p for p, good in zip(parameters, finite.tolist(), strict=True) if not good]
-        return False
+        return bad
+
+    def _clip_grad(self) -> None:
+        """Clip the gradients, and log their norm without waiting for it."""
+        parameters = [p for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
+        norm = self.clip_func(parameters, **self.clip_grad_kwargs) if parameters else None
+        if norm is not None:
+            self.message_hub.update_scalar(f'train/{self.grad_name}', norm)
 
 
 def _check_clip_grad(clip_grad: Any) -> None:

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from mmpl.checkpoints.strict_pretrained import loads_weights
 from mmpl.registry import MODELS
 from mmpl.utils.fields import Count, Share, check_choice, check_number, checked
+from mmpl.utils.transfer import to_device
 
 
 class Groups(NamedTuple):
@@ -32,7 +33,7 @@ class Groups(NamedTuple):
 
     def to(self, device: torch.device) -> 'Groups':
         """The same on a device, without waiting for it."""
-        return Groups(*(part.to(device, non_blocking=True) for part in self))
+        return Groups(*(to_device(part, device) for part in self))
 
 
 def pack(sizes: Sequence[int], capacity: int) -> list[list[int]]:
@@ -264,9 +265,7 @@ class MaskedSwin(SwinTransformer):
 
     def _embed(self, images: Tensor, units: np.ndarray) -> tuple[Tensor, int]:
         """Patch embedding of the units, (B·V, s·s, C), and s."""
-        rows, columns = (
-            torch.from_numpy(part).to(images.device, non_blocking=True) for part in divmod(units, self.units)
-        )
+        rows, columns = (to_device(torch.from_numpy(part), images.device) for part in divmod(units, self.units))
         size = (-1, self.token_size)
         crops = images.unflatten(2, size).unflatten(4, size)[:, :, rows, :, columns]  # (V, B, C, u, u)
         x, (side, _) = self.patch_embed(crops.transpose(0, 1).flatten(0, 1))

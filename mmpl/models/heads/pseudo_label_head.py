@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.nn.init import trunc_normal_
 
 from mmpl.models.assignment import Assignment, Centering, PseudoLabels, Sinkhorn
-from mmpl.models.masking import gather_tokens
+from mmpl.models.masking import count_each, gather_tokens
 from mmpl.models.standardise import check_members, unit_vectors
 from mmpl.registry import MODELS
 from mmpl.utils.fields import Count, Interval, Positive, Share, checked
@@ -272,11 +272,11 @@ class PseudoLabelHead(BaseModule):
     def _stats(self, probs: Tensor, logits: Tensor) -> LabelStats:
         choice = probs.argmax(-1)
         return LabelStats(
-            count=probs.new_tensor(probs.shape[0]),
+            count=probs.new_full((), probs.shape[0]),
             entropy=torch.special.entr(probs).sum(),
             agreement=(choice == logits.argmax(-1)).sum().to(probs),
             probs=probs.sum(0),
-            hits=torch.bincount(choice, minlength=self.num_prototypes).to(probs),
+            hits=count_each(choice, self.num_prototypes).to(probs),
         )
 
 
