@@ -366,6 +366,7 @@ def estimate(cfg: Config, steps: int) -> str:
         dataset = DATASETS.build(loader.dataset)
         model: Any = MODELS.build(cfg.model).to(device).train()
         model.attach_updater('the estimate')
+        model.set_length(steps, 1)
         wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
         loading, computing = [], []
         for turn in range(TIMED_STEPS):

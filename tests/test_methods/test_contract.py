@@ -81,7 +81,9 @@ def test_what_it_returns_is_declared_and_logged(name):
     assert set(losses) == set(model.LOSSES)
     assert all(torch.isfinite(loss) and loss.ndim == 0 and loss > 0 for loss in losses.values())
     values = measured(model.last_figures)
-    assert set(values) | set(model.scheduled(0.5)) == set(model.figures) - {'align_tokens_agreement'}
+    model.set_length(steps=100, epochs=10)
+    shares = {f'init_share_{key.removesuffix("_teacher")}' for key in model.init_shares(0.5)}
+    assert set(values) | set(model.scheduled(0.5)) | shares == set(model.figures) - {'align_tokens_agreement'}
     assert set(model.scheduled(0.5)) >= {f'momentum_{key.removesuffix("_teacher")}' for key in model.teachers}
 
 
@@ -260,7 +262,7 @@ param_scheduler = []
         dict(
             images=24, seeds=[0], curve_points=1, curve=dict(max_train_images=40), reference=name, probe=dict(k=3),
             finetune=str(tmp_path / 'finetune.py'),
-            data=dict(digits=dict(data, mean=53.5, std=57.2, num_classes=10)),
+            data=dict(digits=dict(data, mean=53.5, std=57.2, num_classes=10, scenes=True)),
             methods={name: dict(label=name, config=str(write_config(name, tmp_path / 'method.py')))},
         )
     )  # fmt: skip

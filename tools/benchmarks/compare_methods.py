@@ -272,8 +272,8 @@ class Bench:
             )
             for split in ('train', 'val')
         )
-        options = {name: self.config.probe[name] for name in ('k', 'temperature', 'max_iter')}
-        return DenseProbe(bank, scored, **options)
+        known = {'k', 'temperature', 'max_iter'} & set(self.config.probe)
+        return DenseProbe(bank, scored, **{name: self.config.probe[name] for name in known})
 
     def _finetune(self, run: Run, config: str, checkpoint: Path) -> float:
         """Top-1 accuracy on test of the whole encoder trained with a tenth of the labels."""

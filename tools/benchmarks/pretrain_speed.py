@@ -218,6 +218,7 @@ class Side:
             self.traffic.watch(self.model)
         if hasattr(self.inner, 'attach_updater'):
             self.inner.attach_updater('the benchmark')
+            self.inner.set_length(1000, 1)
         if args.compile:
             compile_blocks(self.inner, dynamic=False)
         wrapper = cfg.optim_wrapper
