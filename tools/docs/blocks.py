@@ -91,7 +91,7 @@ SMALL = (  # page or '*', pattern, what stands in its place
     ('docs/vqa.md', r'iter_600', 'iter_3'),
     ('docs/vqa.md', r'(vqa\.sh .*)', rf'\1 --seeds 0 --cfg-options train_cfg.max_epochs=1 {_QUESTIONS}'),
     ('docs/vqa.md', r'CHECKPOINT', f'work_dirs/vqa_mae/iter_3.pth train_cfg.max_epochs=1 {_QUESTIONS}'),
-    ('docs/vqa.md', r'(tools/test\.py .*)', rf'\1 --cfg-options {_QUESTIONS}'),
+    ('docs/vqa.md', r'(tools/test.py .*)', rf'\1 --cfg-options {_QUESTIONS}'),
     ('docs/vqa.md', r'vqa/epoch_3', 'vqa/epoch_1'),
     ('docs/vqa.md', r'epoch_10\.pth', 'work_dirs/vqa/epoch_1.pth'),
 )
