@@ -90,6 +90,10 @@ def fields_of(cls: Any) -> set[str] | None:
     for base in cls.__mro__:
         if base is CheckpointHook:  # hands the rest to `save_checkpoint` at the first checkpoint, which takes no more
             return fields | (_parameters(vars(CheckpointHook)['__init__']) - {'kwargs'}) | {'meta'}
+        if base is not object and '__new__' in vars(base):
+            made = inspect.signature(vars(base)['__new__']).parameters.values()
+            if any(p.kind is p.VAR_KEYWORD for p in made):  # chooses a class by its fields, as TokenReconHead does
+                return None
         if '__init__' not in vars(base) or base is object:
             continue
         parameters = inspect.signature(vars(base)['__init__']).parameters.values()

@@ -226,6 +226,13 @@ def test_options_that_are_read(word: str) -> None:
     assert merged(word, **fields) != merged('load_from=None', **fields)
 
 
+def test_a_part_that_chooses_its_class_by_a_field_says_itself_what_it_takes() -> None:
+    """``TokenReconHead`` becomes another class by its ``target``: ``in_channels`` is a field of one of them."""
+    options = ['model.head.target=pixel', 'model.head.in_channels=3', 'model.head.loss=None']
+    cfg = train_config(parse_train_args([str(ROOT / 'configs/pl_mae_vitb.py'), '--cfg-options', *options]))
+    assert cfg.model.head.in_channels == 3
+
+
 @pytest.mark.parametrize(
     ('text', 'message'),
     [

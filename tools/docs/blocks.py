@@ -61,6 +61,7 @@ SMALL = (  # page or '*', pattern, what stands in its place
     ('docs/data.md', r'\./configs/pl_mae_vitb_folder\.py', './tiny.py'),
     ('docs/data.md', r'/data/train-\{000000\.\.000146\}', 'shards/train-{000000..000001}'),
     ('docs/evidence.md', r'(--quick) .*', r'\1 --only surfaces-images-pl_mae-0'),
+    ('docs/evidence.md', r'(--out docs/evidence) .*', r'\1 --only surfaces-images-random-0'),
     ('docs/features.md', r'run/epoch_400', 'run/epoch_1'),
     ('docs/features.md', r'run/iter_1', 'run/epoch_1'),
     ('docs/features.md', r'data/mmpl_embedded/demo/cls/val', 'data/mmpl_embedded/test/cls/val'),
