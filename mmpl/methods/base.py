@@ -151,20 +151,21 @@ class Method(BaseSelfSupervisor):
     def figures(self) -> dict[str, Figure]:
         """Declarations of all that is logged beside the losses, by key; a subclass adds those of its parts."""
         return {
-            f'{key}_{name.removesuffix("_teacher")}': dataclasses.replace(
-                figure, label=name.replace('_', ' '), part=name
-            )
+            _logged(key, name): dataclasses.replace(figure, label=name.replace('_', ' '), part=name)
             for name in self.teachers
             for key, figure in dict(momentum=MOMENTUM, init_share=INIT_SHARE).items()
         }
 
     def scheduled(self, progress: float) -> dict[str, float]:
         """Figures that follow a schedule, when a share ``progress`` of the run, in [0, 1], is done."""
-        return {_momentum_key(name): teacher.momentum(progress) for name, teacher in self.teachers.items()}
+        return {_logged('momentum', name): teacher.momentum(progress) for name, teacher in self.teachers.items()}
 
     def init_shares(self, progress: float) -> dict[str, float]:
-        """How much of its start each teacher still is, by teacher; needs :meth:`set_length`."""
-        return {name: teacher.momentum.init_share(progress) for name, teacher in self.teachers.items()}
+        """How much of its start each teacher still is, by logged key; needs :meth:`set_length`."""
+        return {
+            _logged('init_share', name): teacher.momentum.init_share(progress)
+            for name, teacher in self.teachers.items()
+        }
 
     # ------------------------------------------------------------------ what follows the steps
 
@@ -306,8 +307,8 @@ class Method(BaseSelfSupervisor):
             )
 
 
-def _momentum_key(teacher: str) -> str:
-    return f'momentum_{teacher.removesuffix("_teacher")}'
+def _logged(figure: str, teacher: str) -> str:
+    return f'{figure}_{teacher.removesuffix("_teacher")}'
 
 
 def check_equal(rows: Iterable[tuple[str, object, object, str]]) -> None:

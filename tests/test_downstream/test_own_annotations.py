@@ -3,44 +3,20 @@
 import json
 import math
 import re
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / 'tools/docs'))
+from blocks import write_annotated  # noqa: E402
+
 DOC = (ROOT / 'docs' / 'own_annotations.md').read_text()
 PROJECTS = dict(boxes='mmdet', maps='mmseg', folders='mmpretrain')
 METRICS = dict(boxes='coco/segm_mAP', maps='mIoU', folders='accuracy/top1')
-
-
-def _picture(path: Path, seed: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    small = np.random.default_rng(seed).integers(0, 255, (9, 12, 3), np.uint8)
-    Image.fromarray(np.kron(small, np.ones((8, 8, 1), np.uint8))).save(path)
-
-
-def _write_data(folder: Path) -> None:
-    for split in ('train', 'val'):
-        content = dict(images=[], annotations=[], categories=[dict(id=3, name='cat'), dict(id=5, name='dog')])
-        for i in range(4):
-            name = f'{split}_{i}.jpg'
-            _picture(folder / 'images' / name, i)
-            content['images'].append(dict(id=i, file_name=name, height=72, width=96))
-            content['annotations'].append(
-                dict(id=i + 1, image_id=i, category_id=(3, 5)[i % 2], bbox=[8, 8, 40, 30], area=1200, iscrowd=0)
-                | dict(segmentation=[[8, 8, 48, 8, 48, 38, 8, 38]])
-            )
-            _picture(folder / split / f'{i}.jpg', i)
-            values = np.zeros((72, 96), np.uint8)
-            values[10:40, 10:60] = 1
-            (folder / f'{split}_maps').mkdir(exist_ok=True)
-            Image.fromarray(values).save(folder / f'{split}_maps' / f'{i}.png')
-            _picture(folder / 'classes' / split / ('cat', 'dog')[i % 2] / f'{i}.jpg', i)
-        (folder / f'{split}.json').write_text(json.dumps(content))
 
 
 @pytest.mark.slow
@@ -51,7 +27,7 @@ def test_configs_of_the_docs(kind, tmp_path, monkeypatch) -> None:
     (text,) = re.findall(rf'`own_{kind}\.py`.*?```python\n(.*?)```', DOC, re.DOTALL)
     (tmp_path / f'own_{kind}.py').write_text(text)
     (tmp_path / 'configs').symlink_to(ROOT / 'configs')
-    _write_data(tmp_path / 'data' / 'mine')
+    write_annotated(tmp_path / 'data' / 'mine')
     monkeypatch.chdir(tmp_path)
     cfg = Config.fromfile(f'own_{kind}.py')
     cfg.model.backbone.init_cfg = None

@@ -146,7 +146,7 @@ class DualTeacherHook(Hook):
             scalars |= health
             self._watch(runner, health)
             shares = model.init_shares(progress)
-            scalars |= {f'init_share_{name.removesuffix("_teacher")}': share for name, share in shares.items()}
+            scalars |= shares
             self._watch_start(runner, progress, shares)
         for name, value in scalars.items():
             runner.message_hub.update_scalar(f'train/{name}', value)
@@ -159,9 +159,9 @@ class DualTeacherHook(Hook):
         for name, share in shares.items():
             if share > MOST_OF_START:
                 runner.logger.warning(
-                    f'{name}: {share:.0%} of its weights are still those of the start, at {progress:.0%} of the run; a '
-                    'start at random teaches noise. Lower the `start` of its momentum, or give a `horizon` instead, as '
-                    'a share of the run such as 0.05'
+                    f'{self._declared[name].part}: {share:.0%} of its weights are still those of the start, at '
+                    f'{progress:.0%} of the run; a start at random teaches noise. Lower the `start` of its momentum, '
+                    'or give a `horizon` instead, as a share of the run such as 0.05'
                 )
 
     def _note_step(self, *args: Any, **kwargs: Any) -> None:
