@@ -17,12 +17,27 @@ from mmpl.utils.fields import Count, checked
 Assignment = Literal['centering', 'sinkhorn']
 
 
+def products(rows: Tensor, columns: Tensor, plus: Tensor | None = None) -> Tensor:
+    """Matrix product in fp32, added to ``plus`` if there is one: (M, J) and (J, N) -> (M, N).
+
+    Of two matrices in bf16 every product is exact and the sums are fp32, as tensor cores compute them; where there are
+    none the same is computed in fp32.
+    """
+    if rows.is_cuda and rows.dtype == columns.dtype == torch.bfloat16:
+        if plus is None:
+            return torch.mm(rows, columns, out_dtype=torch.float32)
+        return torch.addmm(plus, rows, columns, out_dtype=torch.float32)
+    rows, columns = rows.float(), columns.float()
+    return rows @ columns if plus is None else torch.addmm(plus, rows, columns)
+
+
 class PseudoLabels(NamedTuple):
     """Soft cluster assignments, made when they are asked for.
 
     Attributes:
-        embeddings: L2-normalised embeddings by the teacher, (L, E).
-        prototypes: L2-normalised prototypes of the teacher, (K, E).
+        embeddings: L2-normalised embeddings by the teacher, (L, E), in the precision that the products with the
+            prototypes are asked for in.
+        prototypes: L2-normalised prototypes of the teacher, (K, E), likewise.
         temperature: T_t.
         shift: Balances the prototypes, (K,).
     """
@@ -34,7 +49,7 @@ class PseudoLabels(NamedTuple):
 
     def probs(self, rows: slice = slice(None)) -> Tensor:
         """The assignments p of some tokens in fp32, (rows, K); each row sums to 1."""
-        logits = self.embeddings[rows].float() @ self.prototypes.float().t()
+        logits = products(self.embeddings[rows], self.prototypes.t())
         return torch.softmax(logits / self.temperature + self.shift, dim=-1)
 
     def repeat(self, repeats: int) -> 'PseudoLabels':
@@ -104,15 +119,14 @@ class Sinkhorn(nn.Module):
     @torch.no_grad()
     def forward(self, embeddings: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
         """The shift that makes all prototypes take equal shares of the joint batch: (L, E) and (K, E) -> (K,)."""
-        chunks = embeddings.float().split(self.chunk_size or len(embeddings))
-        transposed = prototypes.float().t()
-        scores = chunks[0] @ transposed / temperature  # (tokens of the chunk, K)
+        chunks = embeddings.split(self.chunk_size or len(embeddings))
+        scores = products(chunks[0], prototypes.t()) / temperature  # (tokens of the chunk, K)
         prototype = scores.new_zeros(scores.shape[1])
         for index in range(self.iters):
             sums = torch.full_like(prototype, -torch.inf)
             for chunk in chunks:
                 if len(chunks) > 1:
-                    scores = chunk @ transposed / temperature
+                    scores = products(chunk, prototypes.t()) / temperature
                 token = -torch.logsumexp(scores + prototype, dim=1, keepdim=True) if index else 0
                 sums = torch.logaddexp(sums, torch.logsumexp(scores + token, dim=0))
             prototype = -global_logsumexp(sums[None], dim=0)

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.init import trunc_normal_
 
-from mmpl.models.assignment import Assignment, Centering, PseudoLabels, Sinkhorn
+from mmpl.models.assignment import Assignment, Centering, PseudoLabels, Sinkhorn, products
 from mmpl.models.masking import count_each, gather_tokens
 from mmpl.models.standardise import check_members, unit_vectors
 from mmpl.registry import MODELS
@@ -100,6 +100,9 @@ class PseudoLabelHead(BaseModule):
             apart from the first step on (our choice).
         chunk_size: Tokens whose K logits are held at once, see :class:`ChunkedCrossEntropy`; ``'sinkhorn'`` computes
             them again in each iteration. None holds all, until after the backward pass.
+        logits_dtype: What embeddings and prototypes are rounded to before their products, for the labels, the loss and
+            its gradient: ``'bfloat16'`` lets a GPU use its tensor cores. Sums, softmax, statistics and gradients stay
+            in fp32 (our choice).
         init_cfg: Initialisation.
     """
 
@@ -133,6 +136,7 @@ class PseudoLabelHead(BaseModule):
         teacher_norm: Literal['none', 'batch', 'position'] = 'none',
         student_norm: Literal['none', 'batch'] = 'none',
         chunk_size: Count | None = None,
+        logits_dtype: Literal['float32', 'bfloat16'] = 'float32',
         init_cfg: dict | None = None,
     ) -> None:
         super().__init__(init_cfg)
@@ -153,6 +157,7 @@ class PseudoLabelHead(BaseModule):
         self.teacher_norm = teacher_norm
         self.student_norm = student_norm
         self.chunk_size = chunk_size
+        self.logits_dtype: torch.dtype = getattr(torch, logits_dtype)
         self.projector = mlp([in_dims] + [hidden_dims] * (num_layers - 1) + [bottleneck_dims])
         self.prototypes = nn.Parameter(torch.empty(num_prototypes, bottleneck_dims))
 
@@ -227,8 +232,8 @@ class PseudoLabelHead(BaseModule):
             check_members('label_head.teacher_norm', self.teacher_norm, members, of, "'none'")
         if self.assignment == 'sinkhorn':
             check_members('label_head.assignment', 'sinkhorn', len(projected), 'tokens', "'centering'")
-        embeddings = unit_vectors(projected, self.teacher_norm, places, num_places)
-        prototypes = self.unit_prototypes()
+        embeddings = unit_vectors(projected, self.teacher_norm, places, num_places).to(self.logits_dtype)
+        prototypes = self.unit_prototypes().to(self.logits_dtype)
         temperature = self.teacher_temp_at(progress)
         with torch.autocast(embeddings.device.type, enabled=False):
             return PseudoLabels(embeddings, prototypes, temperature, assigner(embeddings, prototypes, temperature))
@@ -246,7 +251,7 @@ class PseudoLabelHead(BaseModule):
         if labels.embeddings.shape[0] != count:
             raise ValueError(f'{count} tokens cannot learn {labels.embeddings.shape[0]} labels: there must be as many')
         with torch.autocast(embeddings.device.type, enabled=False):
-            if self.chunk_size is None:
+            if self.chunk_size is None and self.logits_dtype == torch.float32:
                 logits = embeddings @ prototypes.t() / self.student_temp
                 with torch.no_grad():
                     probs = labels.probs()
@@ -262,8 +267,10 @@ class PseudoLabelHead(BaseModule):
         """Sum of the cross-entropies, never holding the logits of more than ``chunk_size`` tokens."""
         stats: list[LabelStats] = []
         note = (lambda probs, logits: stats.append(self._stats(probs, logits))) if with_stats else None
-        assert self.chunk_size is not None
-        total = ChunkedCrossEntropy.apply(embeddings, prototypes, labels, self.student_temp, self.chunk_size, note)
+        size = self.chunk_size or len(embeddings)
+        total = ChunkedCrossEntropy.apply(
+            embeddings, prototypes, labels, self.student_temp, size, self.logits_dtype, note
+        )
         if not with_stats:
             return total, None
         return total, LabelStats(*(torch.stack(sums).sum(0) for sums in zip(*stats, strict=True)))
@@ -295,6 +302,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         labels: PseudoLabels,
         temperature: float,
         chunk_size: int,
+        dtype: torch.dtype,
         note: Callable[[Tensor, Tensor], None] | None,
     ) -> Tensor:
         """Sum of the cross-entropies, ().
@@ -306,26 +314,28 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             labels: p, one row for each of the L tokens.
             temperature: T_s.
             chunk_size: Tokens at once.
+            dtype: What the factors of each product are rounded to.
             note: Called with p and the logits of each chunk.
         """
         needed = ctx.needs_input_grad[:2]
         by_embeddings = torch.empty_like(embeddings) if needed[0] else None
         by_prototypes = torch.zeros_like(prototypes) if needed[1] else None
         total = embeddings.new_zeros(())
+        embeddings, prototypes = embeddings.to(dtype), prototypes.to(dtype)
         for start in range(0, len(embeddings), chunk_size):
             rows = slice(start, start + chunk_size)
-            logits = (embeddings[rows] @ prototypes.t()).div_(temperature)
+            logits = products(embeddings[rows], prototypes.t()).div_(temperature)
             probs = labels.probs(rows)
             if note is not None:
                 note(probs, logits)
             normaliser = logits.logsumexp(-1, keepdim=True)
             total += normaliser.sum() - torch.dot(probs.flatten(), logits.flatten())  # each row of p sums to 1
             if any(needed):
-                residual = logits.sub_(normaliser).exp_().sub_(probs).div_(temperature)
+                residual = logits.sub_(normaliser).exp_().sub_(probs).div_(temperature).to(dtype)
                 if by_embeddings is not None:
-                    by_embeddings[rows] = residual @ prototypes
+                    by_embeddings[rows] = products(residual, prototypes)
                 if by_prototypes is not None:
-                    by_prototypes.addmm_(residual.t(), embeddings[rows])
+                    by_prototypes = products(residual.t(), embeddings[rows], by_prototypes)
         ctx.save_for_backward(by_embeddings, by_prototypes)
         return total
 
@@ -337,8 +347,5 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return (
             None if by_embeddings is None else by_embeddings * grad,
             None if by_prototypes is None else by_prototypes * grad,
-            None,
-            None,
-            None,
-            None,
+            *[None] * 5,
         )
