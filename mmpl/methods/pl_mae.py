@@ -1,6 +1,6 @@
 """PL-MAE: pseudo labelling for enhanced masked autoencoders (arXiv 2406.17450)."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from mmengine.model import ModuleDict
@@ -45,6 +45,11 @@ class PLMAE(Method):
             ``'masked'`` places, or ``'all'`` (our choice: visible).
         teacher_input: What the teachers see: ``'full'`` images, or the masked patches in ``'folds'`` of as many as are
             visible (then ``data_tokens`` must be ``'masked'``).
+        class_view: Which view the labels of class tokens come from: the ``'same'`` that the student sees a part of, or
+            the ``'other'`` of the two that :class:`mmpl.datasets.TwoViews` makes (MC-SSL, SwAV); the labelling teacher
+            looks at that one then. What is learnt of the data tokens comes from the student's own view.
+        shared_projector: The labelling heads of class and data tokens share their MLP and have prototypes of their own
+            (MC-SSL).
         single_teacher: Take the reconstruction features from the labelling teacher (ablation).
         momentum_label: Of the labelling teacher, see :class:`mmpl.models.teacher.MomentumSchedule` (our choice).
         momentum_recon: Of the reconstruction teacher (our choice).
@@ -69,6 +74,8 @@ class PLMAE(Method):
         masking: dict | None = None,
         data_tokens: Literal['visible', 'masked', 'all'] = 'visible',
         teacher_input: TeacherInput = 'full',
+        class_view: Literal['same', 'other'] = 'same',
+        shared_projector: bool = False,
         single_teacher: bool = False,
         momentum_label: dict = dict(start=0.996, end=1.0),  # noqa: B006
         momentum_recon: dict = dict(start=0.9995, end=1.0),  # noqa: B006
@@ -83,12 +90,17 @@ class PLMAE(Method):
                 f"`data_tokens` must be 'masked' with `teacher_input='folds'`, where teachers see masked patches only, "
                 f'but got {data_tokens!r}'
             )
+        if class_view == 'other' and 'cls' not in labelled:
+            raise ValueError("`class_view` must be 'same' with `loss_weights.label_cls=0`, but got 'other'")
         encoder, decoder, recon_head = build_autoencoder(backbone, neck, head)
         super().__init__(encoder, decoder, recon_head, masking or {}, loss_weights, data_preprocessor, init_cfg)
         self.label_heads = ModuleDict(
             self._build_label_heads(labelled, label_head, data_label_head, encoder.embed_dims)
         )
+        if shared_projector:
+            self._share_projector()
         self.data_tokens = data_tokens
+        self.num_views = 2 if class_view == 'other' else 1
         self.teacher_input: TeacherInput = teacher_input
         self._check_fit()
 
@@ -100,43 +112,44 @@ class PLMAE(Method):
     # ------------------------------------------------------------------ the method
 
     def step(self, views: list[Tensor], samples: list | None = None) -> Step:
-        """One step on images (B, C, H, W)."""
-        (images,) = views
+        """One step on images, or on two views of each: (B, C, H, W)."""
+        images = views[0]
         masks = self.masking(len(images), self.backbone.num_patches, images.device)
         latent = self.backbone(images, masks.ids_keep)  # (B·R, 1+V, D)
         pred = self.neck(latent, masks)  # (B·R, P, C)
-        label_view, recon_view = self.teacher_views(images, masks)
+        taught = self.look(views, masks)
 
-        losses = {'loss_recon': self.head.loss(pred, self.head.targets(images, masks, recon_view), masks)}
+        targets = self.head.targets(images, masks, taught.get('recon'))
+        losses = {'loss_recon': self.head.loss(pred, targets, masks)}
         figures: dict[str, Sums | Tensor] = {}
         if self.track_health:
-            figures |= {f'target_{name}': value for name, value in self.head.figures(recon_view).items()}
-        if 'cls' in self.label_heads:
-            losses['loss_label_cls'] = self.label_loss('cls', figures, latent[:, 0], label_view.cls)
-        if 'data' in self.label_heads:
+            figures |= {f'target_{name}': value for name, value in self.head.figures(taught.get('recon')).items()}
+        if 'cls' in taught:
+            losses['loss_label_cls'] = self.label_loss('cls', figures, latent[:, 0], taught['cls'].cls)
+        if 'data' in taught:
             student = dict(visible=latent[:, 1:], masked=pred)
             which = ('visible', 'masked') if self.data_tokens == 'all' else (self.data_tokens,)
             tokens = torch.cat([student[name] for name in which], dim=1).flatten(0, 1)
-            losses['loss_label_data'] = self.label_loss('data', figures, tokens, *label_view.data_tokens(which))
+            losses['loss_label_data'] = self.label_loss('data', figures, tokens, *taught['data'].data_tokens(which))
         return Step(losses, figures)
 
     @torch.no_grad()
-    def teacher_views(self, images: Tensor, masks: Masks) -> tuple[Any, TeacherView | None]:
-        """What the labelling and the reconstruction teacher see; a single teacher looks once."""
-        teachers, blocks = self.teachers, self.head.target_blocks
-        shares = len(teachers) == 1
-        views = {
-            name: TeacherView(
-                teacher.backbone,
-                images,
+    def look(self, views: list[Tensor], masks: Masks) -> dict[str, TeacherView]:
+        """What labels (``cls``, ``data``) and features (``recon``) come from; no teacher looks twice at a view."""
+        asked = {name: ('label_teacher', len(views) - 1 if name == 'cls' else 0) for name in self.label_heads}
+        if self.head.needs_teacher:
+            asked['recon'] = ('recon_teacher' if 'recon_teacher' in self.teachers else 'label_teacher', 0)
+        seen = {
+            key: TeacherView(
+                self.teachers[key[0]].backbone,
+                views[key[1]],
                 masks,
                 self.teacher_input,
-                blocks if shares or name == 'recon_teacher' else 0,
+                self.head.target_blocks if key == asked.get('recon') else 0,
             )
-            for name, teacher in teachers.items()
+            for key in dict.fromkeys(asked.values())
         }
-        label_view = views.get('label_teacher')
-        return label_view, views.get('recon_teacher', label_view)
+        return {name: seen[key] for name, key in asked.items()}
 
     def label_loss(
         self,
@@ -222,6 +235,20 @@ class PLMAE(Method):
         cls_cfg = with_defaults(cls_cfg, in_dims=dims, type='mmpl.PseudoLabelHead')
         cfgs = dict(cls=cls_cfg, data=cls_cfg | dict(data_cfg or {}))
         return {name: MODELS.build(cfgs[name]) for name in names}
+
+    def _share_projector(self) -> None:
+        heads = self.label_heads
+        if len(heads) < 2:
+            raise ValueError(
+                '`shared_projector` needs labels of both class and data tokens, but `loss_weights` gives one of them 0'
+            )
+        own, other = ([part.shape for part in heads[name].projector.parameters()] for name in TOKENS)
+        if own != other:
+            raise ValueError(
+                '`shared_projector` needs the same `num_layers`, `hidden_dims` and `bottleneck_dims` in `label_head` '
+                f'and `data_label_head`, but their MLPs have {[tuple(x) for x in own]} and {[tuple(x) for x in other]}'
+            )
+        heads['data'].projector = heads['cls'].projector
 
     def _check_fit(self) -> None:
         """Refuse parts that do not fit together."""

@@ -128,6 +128,8 @@ VARIANTS = dict(
     pixel_labels=dict(head=dict(target='pixel')),
     batch_norm=dict(head=dict(target_norm='batch', target_blocks=2, loss='cosine')),
     lean=dict(backbone=dict(embed_visible_only=True)),
+    other_view=dict(class_view='other', masking=dict(num_masks=2)),
+    shared_projector=dict(shared_projector=True, data_label_head=dict(num_prototypes=7)),
 )
 
 
@@ -137,7 +139,7 @@ def test_gradients_reach_the_student_and_no_teacher(variant, bf16):
     model = build_plmae(**VARIANTS[variant])
     scramble(model)
     with torch.autocast('cpu', torch.bfloat16, enabled=bf16):
-        losses = model(torch.randn(4, 3, 16, 16), mode='loss')
+        losses = model([torch.randn(4, 3, 16, 16) for _ in range(model.num_views)], mode='loss')
     assert all(torch.isfinite(loss) and loss.ndim == 0 and loss > 0 for loss in losses.values())
     sum(losses.values()).backward()
     for name, parameter in model.named_parameters():
@@ -163,6 +165,72 @@ def test_it_learns(variant):
         move_teachers(model, 0.99, 0.999)
         recon.append(losses['loss_recon'].item())
     assert sum(recon[-5:]) < 0.9 * sum(recon[:5])
+
+
+@pytest.mark.parametrize('single_teacher', [False, True])
+def test_labels_of_the_other_view_are_those_of_the_same_view_of_it(single_teacher):
+    """Class labels of B for a student of A: the only loss that B moves; A for B gives what one view gives."""
+    model = build_plmae(class_view='other', single_teacher=single_teacher)
+    scramble(model)
+    one, two = torch.randn(2, 4, 3, 16, 16)
+    masks = copy.deepcopy(model.masking)(4, 16)
+    model.masking.forward = lambda *args: masks
+    losses = {name: model([one, other], mode='loss') for name, other in dict(same=one, other=two).items()}
+    plain = build_plmae(single_teacher=single_teacher)
+    plain.load_state_dict(model.state_dict())
+    plain.masking.forward = lambda *args: masks
+    expected = plain(one, mode='loss')
+    for name, value in expected.items():
+        assert torch.equal(losses['same'][name], value)
+        assert torch.equal(losses['other'][name], value) == (name != 'loss_label_cls')
+
+    latent = model.backbone(one, masks.ids_keep)
+    target = model.label_teacher.backbone.encode(two)[0][:, 0]
+    probs = torch.softmax(score(model.label_teacher.heads['cls'], target) / 0.04, -1)
+    by_hand = -(probs * torch.log_softmax(score(model.label_heads['cls'], latent[:, 0]) / 0.1, -1)).sum(-1).mean()
+    torch.testing.assert_close(losses['other']['loss_label_cls'], by_hand, rtol=1e-5, atol=1e-6)
+
+
+def test_a_shared_projector_is_one_in_student_and_teacher_and_learns_of_both():
+    model = build_plmae(shared_projector=True)
+    scramble(model)
+    for heads in (model.label_heads, model.label_teacher.heads):
+        assert heads['cls'].projector is heads['data'].projector
+        assert heads['cls'].prototypes is not heads['data'].prototypes
+    images = torch.randn(4, 3, 16, 16)
+    masks = copy.deepcopy(model.masking)(4, 16)
+    model.masking.forward = lambda *args: masks
+    losses = model(images, mode='loss')
+    weight = model.label_heads['cls'].projector[0].weight
+    parts = [
+        torch.autograd.grad(losses[f'loss_label_{name}'], weight, retain_graph=True)[0] for name in ('cls', 'data')
+    ]
+    sum(losses.values()).backward()
+    torch.testing.assert_close(weight.grad, parts[0] + parts[1])
+    assert all(part.abs().sum() > 0 for part in parts)
+    before = model.label_teacher.heads['data'].projector[0].weight.clone()
+    move_teachers(model, 0.5, 0.5)
+    torch.testing.assert_close(model.label_teacher.heads['data'].projector[0].weight, (before + weight) / 2)
+
+
+@pytest.mark.parametrize(
+    ('fields', 'message'),
+    [
+        (dict(class_view='other', loss_weights=dict(label_cls=0)), '`class_view` must be .same. with'),
+        (dict(class_view='another'), '`class_view` must be'),
+        (dict(shared_projector=True, loss_weights=dict(label_data=0)), '`shared_projector` needs labels of both'),
+        (dict(shared_projector=True, data_label_head=dict(hidden_dims=5)), '`shared_projector` needs the same'),
+    ],
+)
+def test_options_of_mc_ssl_that_do_not_fit_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        build_plmae(**fields)
+
+
+def test_one_view_is_refused_where_the_other_one_is_asked_for():
+    model = build_plmae(class_view='other')
+    with pytest.raises(ValueError, match='needs 2 views'):
+        model(torch.randn(2, 3, 16, 16), mode='loss')
 
 
 def test_a_shuffled_batch_gives_the_same_losses():
