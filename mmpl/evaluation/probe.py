@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Subset
 
 from mmpl.checkpoints.encoders import STUDENT
 from mmpl.datasets.agreement import check_data, sides_of
+from mmpl.utils.dist import others_wait
 from mmpl.utils.fields import Count, Positive, checked
 
 from .features import FeatureSet, check_pool, extract_features, find_encoder, pools_of
@@ -139,13 +140,14 @@ class FeatureProbe:
         )
         message: list[Any] = [None]
         error: Exception | None = None
-        if get_rank() == 0:
-            assert train is not None and val is not None
-            device = next(model.parameters()).device
-            try:
-                message = [self._score(train, val, self.linear if linear is None else linear, device)]
-            except Exception as caught:  # told to the other ranks, which would wait forever, and raised below
-                error, message = caught, [f'{type(caught).__name__}: {caught}']
+        with others_wait():
+            if get_rank() == 0:
+                assert train is not None and val is not None
+                device = next(model.parameters()).device
+                try:
+                    message = [self._score(train, val, self.linear if linear is None else linear, device)]
+                except Exception as caught:  # told to the other ranks, which would wait forever, and raised below
+                    error, message = caught, [f'{type(caught).__name__}: {caught}']
         broadcast_object_list(message, src=0)
         if error is not None:
             raise error

@@ -1,12 +1,38 @@
-"""Statistics over the batches of all processes, and what a distributed model wraps."""
+"""Statistics over the batches of all processes, waiting for one of them, and what a distributed model wraps."""
 
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed.nn
-from mmengine.dist import all_gather, all_reduce, get_world_size
+from mmengine.dist import all_gather, all_reduce, get_rank, get_world_size
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
+
+_blocks = itertools.count()  # the same on all ranks, who run the same blocks in the same order
+
+
+@contextmanager
+def others_wait(interval: float = 0.1) -> Iterator[None]:
+    """Let the other ranks stay at the end of a block for as long as rank 0 is in it.
+
+    They look at the store of the process group, every ``interval`` seconds. In a collective they would be ended by its
+    time-out: NCCL's is ten minutes, and what one rank does alone may take longer.
+    """
+    if get_world_size() == 1:
+        yield
+        return
+    store, key = torch.distributed.distributed_c10d._get_default_store(), f'mmpl/block_{next(_blocks)}'
+    try:
+        yield
+    finally:
+        if get_rank() == 0:
+            store.set(key, 'done')
+    while not store.check([key]):
+        time.sleep(interval)
 
 
 def unwrapped(model: nn.Module) -> Any:

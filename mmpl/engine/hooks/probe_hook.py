@@ -25,8 +25,8 @@ class FeatureProbeHook(Hook):
     Training is not disturbed: random states, training flags and gradients are left as they were, so that a run with
     this hook ends with the same weights, bit for bit, as one without.
 
-    Under DDP every rank extracts its share of the features, and rank 0 scores them while the others wait: keep that
-    below the process group's timeout (``max_train_images``, ``linear='last'`` or ``linear=False`` for large data).
+    Under DDP every rank extracts its share of the features, and rank 0 scores them while the others wait, however long
+    it takes (``max_train_images``, ``linear='last'`` or ``linear=False`` make it short on large data).
 
     Args:
         train_dataloader: Dataloader config of the labelled training images, see
