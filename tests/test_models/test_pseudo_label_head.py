@@ -7,7 +7,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from mmpl.models.assignment import products
 from mmpl.models.heads import PseudoLabelHead
-from mmpl.models.heads.pseudo_label_head import LabelStats
+from mmpl.models.heads.pseudo_label_head import LabelStats, sum_of_products
 from tests.reference import labels as reference
 from tests.test_models.helpers import LiveBytes
 
@@ -120,6 +120,13 @@ def test_products_in_bfloat16_are_close_to_those_in_float32(assignment, chunk_si
         assert exact.dtype == rounded.dtype == torch.float32
         assert (exact - rounded).norm() < bound * exact.norm()
     assert not torch.equal(results[0][3], results[1][3]), 'nothing was rounded'
+
+
+@pytest.mark.parametrize('rows', [3, 3000])
+def test_sums_of_many_products_keep_their_digits(rows):
+    """At 25 million products torch.dot is wrong by 1e-3."""
+    a, b = torch.rand(rows, 8192), torch.rand(rows, 8192)
+    assert sum_of_products(a, b).item() == pytest.approx((a.double() * b.double()).sum().item(), rel=2e-6)
 
 
 def test_products_in_bfloat16_are_exact_but_for_the_factors():

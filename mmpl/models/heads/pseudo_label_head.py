@@ -287,6 +287,13 @@ class PseudoLabelHead(BaseModule):
         )
 
 
+def sum_of_products(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of a * b of two matrices, ()."""
+    if a.numel() <= 2**16:
+        return torch.dot(a.flatten(), b.flatten())
+    return torch.einsum('lk,lk->l', a, b).sum()  # on a CPU torch.dot loses four digits over millions of products
+
+
 class ChunkedCrossEntropy(torch.autograd.Function):
     """Sum over tokens of the cross-entropy of labels p and q = softmax(Z W^T / T_s), with its gradients at once.
 
@@ -329,7 +336,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             if note is not None:
                 note(probs, logits)
             normaliser = logits.logsumexp(-1, keepdim=True)
-            total += normaliser.sum() - torch.dot(probs.flatten(), logits.flatten())  # each row of p sums to 1
+            total += normaliser.sum() - sum_of_products(probs, logits)  # each row of p sums to 1
             if any(needed):
                 residual = logits.sub_(normaliser).exp_().sub_(probs).div_(temperature).to(dtype)
                 if by_embeddings is not None:
