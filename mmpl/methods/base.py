@@ -333,6 +333,29 @@ def build_autoencoder(backbone: dict, neck: dict, head: dict) -> tuple[nn.Module
     return encoder, MODELS.build(with_defaults(neck, **sizes)), recon_head
 
 
+def view_boxes(samples: list | None) -> list | None:
+    """Where the two views of each image lie in it, (2, 4) each; None if they share their geometry, or without samples.
+
+    Args:
+        samples: With ``view_boxes`` of :class:`mmpl.datasets.TwoViews`.
+
+    Raises:
+        ValueError: ``view_boxes`` are missing in some.
+    """
+    if any('view_boxes' not in sample for sample in samples or []):
+        raise ValueError(
+            '`view_boxes` of mmpl.TwoViews is missing in the data samples: hand it on with '
+            "`dict(type='PackInputs', meta_keys=('view_boxes',))`"
+        )
+    boxes = [sample.get('view_boxes') for sample in samples or []]
+    without = sum(box is None for box in boxes)
+    if without == len(boxes):
+        return None
+    if without:
+        raise ValueError(f'`view_boxes` must be in every sample or in none, but {without} of {len(boxes)} lack it')
+    return boxes
+
+
 def with_defaults(cfg: Mapping, **defaults: Any) -> dict:
     """A config with the fields that it leaves out."""
     return defaults | dict(cfg)

@@ -12,7 +12,7 @@ from mmpl.utils.fields import Part, checked
 from mmpl.utils.figures import Figure, Sums, of_part
 from mmpl.utils.transfer import to_device
 
-from .base import Method, Step, build_autoencoder, with_defaults
+from .base import Method, Step, build_autoencoder, view_boxes, with_defaults
 
 TOKENS = dict(cls='class token', tokens='data tokens')
 ALIGN_LOSSES = dict(cls='infonce', tokens='cosine')
@@ -145,17 +145,9 @@ class MSA(Method):
     @staticmethod
     def same_places(masks: Masks, samples: list | None) -> tuple[Tensor, Tensor | None]:
         """Where the strong view shows the student's visible places, (B·R, V), and which it does show, None for all."""
-        if any('view_boxes' not in sample for sample in samples or []):
-            raise ValueError(
-                '`view_boxes` of mmpl.TwoViews is missing in the data samples: hand it on with '
-                "`dict(type='PackInputs', meta_keys=('view_boxes',))`"
-            )
-        boxes = [sample.get('view_boxes') for sample in samples or []]
-        without = sum(box is None for box in boxes)
-        if without == len(boxes):
+        boxes = view_boxes(samples)
+        if boxes is None:
             return masks.ids_keep, None
-        if without:
-            raise ValueError(f'`view_boxes` must be in every sample or in none, but {without} of {len(boxes)} lack it')
         stacked = torch.stack([torch.as_tensor(box, dtype=torch.float64) for box in boxes])
         views = to_device(stacked, masks.ids_keep.device)
         ids, found = match_places(views[:, 0], views[:, 1], round(masks.num_patches**0.5))

@@ -1,6 +1,6 @@
 """PL-MAE: pseudo labelling for enhanced masked autoencoders (arXiv 2406.17450)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from mmengine.model import ModuleDict
@@ -12,7 +12,7 @@ from mmpl.registry import MODELS
 from mmpl.utils.fields import check_number, check_part, checked
 from mmpl.utils.figures import Chart, Figure, Sums, of_part
 
-from .base import Method, Step, build_autoencoder, with_defaults
+from .base import Method, Step, build_autoencoder, view_boxes, with_defaults
 
 TOKENS = dict(cls='class token', data='data tokens')
 TEMPERATURE = Figure(
@@ -45,9 +45,9 @@ class PLMAE(Method):
             ``'masked'`` places, or ``'all'`` (our choice: visible).
         teacher_input: What the teachers see: ``'full'`` images, or the masked patches in ``'folds'`` of as many as are
             visible (then ``data_tokens`` must be ``'masked'``).
-        class_view: Which view the labels of class tokens come from: the ``'same'`` that the student sees a part of, or
-            the ``'other'`` of the two that :class:`mmpl.datasets.TwoViews` makes (MC-SSL, SwAV); the labelling teacher
-            looks at that one then. What is learnt of the data tokens comes from the student's own view.
+        teacher_view: Which view the teachers see: the ``'same'`` that the student sees a part of, or the ``'other'`` of
+            the two that :class:`mmpl.datasets.TwoViews` makes (MC-SSL's clean view of a corrupted one). With a crop of
+            its own it can teach class tokens only. Pixels are always of the student's view.
         shared_projector: The labelling heads of class and data tokens share their MLP and have prototypes of their own
             (MC-SSL).
         single_teacher: Take the reconstruction features from the labelling teacher (ablation).
@@ -74,7 +74,7 @@ class PLMAE(Method):
         masking: dict | None = None,
         data_tokens: Literal['visible', 'masked', 'all'] = 'visible',
         teacher_input: TeacherInput = 'full',
-        class_view: Literal['same', 'other'] = 'same',
+        teacher_view: Literal['same', 'other'] = 'same',
         shared_projector: bool = False,
         single_teacher: bool = False,
         momentum_label: dict = dict(start=0.996, end=1.0),  # noqa: B006
@@ -90,8 +90,6 @@ class PLMAE(Method):
                 f"`data_tokens` must be 'masked' with `teacher_input='folds'`, where teachers see masked patches only, "
                 f'but got {data_tokens!r}'
             )
-        if class_view == 'other' and 'cls' not in labelled:
-            raise ValueError("`class_view` must be 'same' with `loss_weights.label_cls=0`, but got 'other'")
         encoder, decoder, recon_head = build_autoencoder(backbone, neck, head)
         super().__init__(encoder, decoder, recon_head, masking or {}, loss_weights, data_preprocessor, init_cfg)
         self.label_heads = ModuleDict(
@@ -100,7 +98,7 @@ class PLMAE(Method):
         if shared_projector:
             self._share_projector()
         self.data_tokens = data_tokens
-        self.num_views = 2 if class_view == 'other' else 1
+        self.num_views = 2 if teacher_view == 'other' else 1
         self.teacher_input: TeacherInput = teacher_input
         self._check_fit()
 
@@ -108,48 +106,50 @@ class PLMAE(Method):
             self.label_teacher = LabelTeacher(momentum_label, 'momentum_label', self.backbone, self.label_heads)
         if recon_head.needs_teacher and not (single_teacher and labelled):
             self.recon_teacher = Teacher(momentum_recon, 'momentum_recon', backbone=self.backbone)
+        if teacher_view == 'other' and not self.teachers:
+            raise ValueError("`teacher_view` must be 'same' without labels and feature targets, but got 'other'")
 
     # ------------------------------------------------------------------ the method
 
     def step(self, views: list[Tensor], samples: list | None = None) -> Step:
-        """One step on images, or on two views of each: (B, C, H, W)."""
-        images = views[0]
+        """One step on images, or on two views of each, (B, C, H, W): the student's and the teachers'."""
+        images, seen = views[0], views[-1]
+        self._check_places(samples)
         masks = self.masking(len(images), self.backbone.num_patches, images.device)
         latent = self.backbone(images, masks.ids_keep)  # (B·R, 1+V, D)
         pred = self.neck(latent, masks)  # (B·R, P, C)
-        taught = self.look(views, masks)
+        label_view, recon_view = self.teacher_views(seen, masks)
 
-        targets = self.head.targets(images, masks, taught.get('recon'))
-        losses = {'loss_recon': self.head.loss(pred, targets, masks)}
+        losses = {'loss_recon': self.head.loss(pred, self.head.targets(images, masks, recon_view), masks)}
         figures: dict[str, Sums | Tensor] = {}
         if self.track_health:
-            figures |= {f'target_{name}': value for name, value in self.head.figures(taught.get('recon')).items()}
-        if 'cls' in taught:
-            losses['loss_label_cls'] = self.label_loss('cls', figures, latent[:, 0], taught['cls'].cls)
-        if 'data' in taught:
+            figures |= {f'target_{name}': value for name, value in self.head.figures(recon_view).items()}
+        if 'cls' in self.label_heads:
+            losses['loss_label_cls'] = self.label_loss('cls', figures, latent[:, 0], label_view.cls)
+        if 'data' in self.label_heads:
             student = dict(visible=latent[:, 1:], masked=pred)
             which = ('visible', 'masked') if self.data_tokens == 'all' else (self.data_tokens,)
             tokens = torch.cat([student[name] for name in which], dim=1).flatten(0, 1)
-            losses['loss_label_data'] = self.label_loss('data', figures, tokens, *taught['data'].data_tokens(which))
+            losses['loss_label_data'] = self.label_loss('data', figures, tokens, *label_view.data_tokens(which))
         return Step(losses, figures)
 
     @torch.no_grad()
-    def look(self, views: list[Tensor], masks: Masks) -> dict[str, TeacherView]:
-        """What labels (``cls``, ``data``) and features (``recon``) come from; no teacher looks twice at a view."""
-        asked = {name: ('label_teacher', len(views) - 1 if name == 'cls' else 0) for name in self.label_heads}
-        if self.head.needs_teacher:
-            asked['recon'] = ('recon_teacher' if 'recon_teacher' in self.teachers else 'label_teacher', 0)
-        seen = {
-            key: TeacherView(
-                self.teachers[key[0]].backbone,
-                views[key[1]],
+    def teacher_views(self, images: Tensor, masks: Masks) -> tuple[Any, TeacherView | None]:
+        """What the labelling and the reconstruction teacher see; a single teacher looks once."""
+        teachers, blocks = self.teachers, self.head.target_blocks
+        shares = len(teachers) == 1
+        views = {
+            name: TeacherView(
+                teacher.backbone,
+                images,
                 masks,
                 self.teacher_input,
-                self.head.target_blocks if key == asked.get('recon') else 0,
+                blocks if shares or name == 'recon_teacher' else 0,
             )
-            for key in dict.fromkeys(asked.values())
+            for name, teacher in teachers.items()
         }
-        return {name: seen[key] for name, key in asked.items()}
+        label_view = views.get('label_teacher')
+        return label_view, views.get('recon_teacher', label_view)
 
     def label_loss(
         self,
@@ -249,6 +249,16 @@ class PLMAE(Method):
                 f'and `data_label_head`, but their MLPs have {[tuple(x) for x in own]} and {[tuple(x) for x in other]}'
             )
         heads['data'].projector = heads['cls'].projector
+
+    def _check_places(self, samples: list | None) -> None:
+        """Refuse views with a crop of their own where the teachers of the other one give what belongs to a place."""
+        taught = ['data labels'] * ('data' in self.label_heads) + ['token features'] * self.head.needs_teacher
+        if self.num_views == 2 and taught and view_boxes(samples) is not None:
+            raise ValueError(
+                f"`teacher_view='other'` with {' and '.join(taught)} needs views of one geometry, but `mmpl.TwoViews` "
+                'gives each a crop of its own: set its `own_crop=False`, or teach class tokens only '
+                "(`loss_weights.label_data=0`, `head.target='pixel'`)"
+            )
 
     def _check_fit(self) -> None:
         """Refuse parts that do not fit together."""

@@ -7,10 +7,11 @@ import sys
 import pytest
 import torch
 from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
 from torch.nn import functional as F  # noqa: N812
 
 from mmpl.models.masking import Masks
-from tests.test_models.helpers import ARCH, build_msa, build_plmae, move_teachers, plmae_cfg, scramble
+from tests.test_models.helpers import ARCH, build_msa, build_plmae, move_teachers, plmae_cfg, samples_of, scramble
 
 pytestmark = pytest.mark.smoke
 NO_LABELS = dict(label_cls=0, label_data=0)
@@ -128,7 +129,7 @@ VARIANTS = dict(
     pixel_labels=dict(head=dict(target='pixel')),
     batch_norm=dict(head=dict(target_norm='batch', target_blocks=2, loss='cosine')),
     lean=dict(backbone=dict(embed_visible_only=True)),
-    other_view=dict(class_view='other', masking=dict(num_masks=2)),
+    other_view=dict(teacher_view='other', masking=dict(num_masks=2)),
     shared_projector=dict(shared_projector=True, data_label_head=dict(num_prototypes=7)),
 )
 
@@ -168,27 +169,59 @@ def test_it_learns(variant):
 
 
 @pytest.mark.parametrize('single_teacher', [False, True])
-def test_labels_of_the_other_view_are_those_of_the_same_view_of_it(single_teacher):
-    """Class labels of B for a student of A: the only loss that B moves; A for B gives what one view gives."""
-    model = build_plmae(class_view='other', single_teacher=single_teacher)
+def test_teachers_see_the_other_view_and_the_student_its_own(single_teacher):
+    """B for the student of A gives what A gives if B is A, and else the losses by hand with B in the teachers."""
+    model = build_plmae(teacher_view='other', single_teacher=single_teacher)
+    scramble(model)
+    one, two = torch.randn(2, 4, 3, 16, 16)
+    masks = copy.deepcopy(model.masking)(4, 16)
+    plain = build_plmae(single_teacher=single_teacher)
+    plain.load_state_dict(model.state_dict())
+    for each in (model, plain):
+        each.masking.forward = lambda *args: masks
+    same, expected = model([one, one], mode='loss'), plain(one, mode='loss')
+    assert same.keys() == expected.keys() and all(torch.equal(same[name], expected[name]) for name in same)
+
+    losses = model([one, two], mode='loss')
+    latent = model.backbone(one, masks.ids_keep)
+    features = model.teachers['label_teacher' if single_teacher else 'recon_teacher'].backbone.encode(two, None, 1)[1][
+        0
+    ]
+    rows = torch.arange(4)[:, None]
+    target = F.layer_norm(features[:, 1:][rows, masks.ids_predict], (32,))
+    tokens = model.label_teacher.backbone.encode(two)[0]
+    by_hand = dict(loss_recon=F.smooth_l1_loss(model.neck(latent, masks), target))
+    for name, student, teacher in (
+        ('cls', latent[:, 0], tokens[:, 0]),
+        ('data', latent[:, 1:], tokens[:, 1:][rows, masks.ids_keep]),
+    ):
+        probs = torch.softmax(score(model.label_teacher.heads[name], teacher) / 0.04, -1)
+        predicted = torch.log_softmax(score(model.label_heads[name], student) / 0.1, -1)
+        by_hand[f'loss_label_{name}'] = -(probs * predicted).sum(-1).mean()
+    for name, value in by_hand.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_pixels_are_of_the_students_view():
+    model = build_plmae(teacher_view='other', head=dict(target='pixel'))
     scramble(model)
     one, two = torch.randn(2, 4, 3, 16, 16)
     masks = copy.deepcopy(model.masking)(4, 16)
     model.masking.forward = lambda *args: masks
-    losses = {name: model([one, other], mode='loss') for name, other in dict(same=one, other=two).items()}
-    plain = build_plmae(single_teacher=single_teacher)
-    plain.load_state_dict(model.state_dict())
-    plain.masking.forward = lambda *args: masks
-    expected = plain(one, mode='loss')
-    for name, value in expected.items():
-        assert torch.equal(losses['same'][name], value)
-        assert torch.equal(losses['other'][name], value) == (name != 'loss_label_cls')
+    first, second = (model([one, other], mode='loss')['loss_recon'] for other in (one, two))
+    assert torch.equal(first, second)
 
-    latent = model.backbone(one, masks.ids_keep)
-    target = model.label_teacher.backbone.encode(two)[0][:, 0]
-    probs = torch.softmax(score(model.label_teacher.heads['cls'], target) / 0.04, -1)
-    by_hand = -(probs * torch.log_softmax(score(model.label_heads['cls'], latent[:, 0]) / 0.1, -1)).sum(-1).mean()
-    torch.testing.assert_close(losses['other']['loss_label_cls'], by_hand, rtol=1e-5, atol=1e-6)
+
+def test_a_crop_of_its_own_teaches_nothing_at_places():
+    boxes = [[[0, 0, 16, 16], [1, 2, 17, 18]]] * 2
+    views = [torch.randn(2, 3, 16, 16) for _ in range(2)]
+    with pytest.raises(ValueError, match='with data labels and token features needs views of one geometry'):
+        build_plmae(teacher_view='other')(views, samples_of(boxes), mode='loss')
+    with pytest.raises(ValueError, match='`view_boxes` of mmpl.TwoViews is missing'):
+        build_plmae(teacher_view='other')(views, [DataSample() for _ in range(2)], mode='loss')
+    build_plmae(teacher_view='other')(views, samples_of([None, None]), mode='loss')
+    class_tokens_only = dict(head=dict(target='pixel'), loss_weights=dict(label_data=0))
+    build_plmae(teacher_view='other', **class_tokens_only)(views, samples_of(boxes), mode='loss')
 
 
 def test_a_shared_projector_is_one_in_student_and_teacher_and_learns_of_both():
@@ -216,8 +249,11 @@ def test_a_shared_projector_is_one_in_student_and_teacher_and_learns_of_both():
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [
-        (dict(class_view='other', loss_weights=dict(label_cls=0)), '`class_view` must be .same. with'),
-        (dict(class_view='another'), '`class_view` must be'),
+        (
+            dict(teacher_view='other', loss_weights=NO_LABELS, head=dict(target='pixel')),
+            '`teacher_view` must be .same. without',
+        ),
+        (dict(teacher_view='another'), '`teacher_view` must be'),
         (dict(shared_projector=True, loss_weights=dict(label_data=0)), '`shared_projector` needs labels of both'),
         (dict(shared_projector=True, data_label_head=dict(hidden_dims=5)), '`shared_projector` needs the same'),
     ],
@@ -228,7 +264,7 @@ def test_options_of_mc_ssl_that_do_not_fit_are_refused(fields, message):
 
 
 def test_one_view_is_refused_where_the_other_one_is_asked_for():
-    model = build_plmae(class_view='other')
+    model = build_plmae(teacher_view='other')
     with pytest.raises(ValueError, match='needs 2 views'):
         model(torch.randn(2, 3, 16, 16), mode='loss')
 
