@@ -19,6 +19,14 @@ data = dict(
         mean=123.5,
         std=42.6,
         num_classes=16,
+        scenes=True,  # single patches are scored too, by the label maps of scenes of these surfaces
+    ),
+    digits=dict(
+        label='digits (plain)',
+        dataset=dict(variant='plain'),
+        mean=61.4,
+        std=64.8,
+        num_classes=10,
     ),
     hard=dict(
         label='digits with clutter and colour',
@@ -26,7 +34,6 @@ data = dict(
         mean=83.4,
         std=42.1,
         num_classes=10,
-        budgets=['images'],
     ),
 )
 
@@ -52,9 +59,13 @@ methods = dict(
     mixed_ae=dict(label='MixedAE', config=_methods + 'mixed_ae.py', **images_only),
     cae=dict(label='CAE-style', config=_methods + 'cae.py', **images_only),
     one_teacher=dict(label='PL-MAE, one teacher', config=_methods + 'pl_mae_one_teacher.py', **images_only),
+    same_view=dict(label='PL-MAE, no jitter', config=_methods + 'pl_mae_same_view.py', **images_only),
     one_mask=dict(label='PL-MAE, one mask', config=_methods + 'pl_mae_one_mask.py', **images_only),
     no_class_labels=dict(label='PL-MAE, no class labels', config=_methods + 'pl_mae_no_class_labels.py', **images_only),
     no_data_labels=dict(label='PL-MAE, no data labels', config=_methods + 'pl_mae_no_data_labels.py', **images_only),
-    pixels=dict(label='PL-MAE, pixel targets', config=_methods + 'pl_mae_pixels.py', **images_only),
+    pixels=dict(label='PL-MAE, pixels, class labels', config=_methods + 'pl_mae_pixels.py', **images_only),
+    own_crop=dict(label='PL-MAE, pixels, own crops', config=_methods + 'pl_mae_own_crop.py', **images_only),
     folds=dict(label='PL-MAE, folds', config=_methods + 'pl_mae_folds.py', **images_only),
+    shared_projector=dict(label='PL-MAE, one projector', config=_methods + 'pl_mae_shared_projector.py', **images_only),
+    all_tokens=dict(label='PL-MAE, labels at all tokens', config=_methods + 'pl_mae_all_tokens.py', **images_only),
 )

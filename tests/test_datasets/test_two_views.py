@@ -103,7 +103,7 @@ def test_packed_views():
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [
-        (dict(strong=[]), '`strong` must hold at least one transform'),
+        (dict(strong=[]), '`strong` or `weak` must hold at least one transform'),
         (dict(own_crop=1), r'`own_crop` must be one of \[False, True\], but got 1'),
         (dict(strong=[FLIP]), r"`strong` must leave pixels where they are, but got \['RandomFlip'\]"),
         (dict(weak=[CROP]), '`weak` must leave pixels where they are'),

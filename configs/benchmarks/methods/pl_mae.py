@@ -1,14 +1,15 @@
-# PL-MAE: two teachers, class labels and data labels, token targets; two masks an image share the teachers' work.
-# What each choice gained: docs/evidence/tried.md.
+# PL-MAE: four masks an image share the teachers' work; the student sees it with colours of its own, the teachers as it
+# is. What each choice gained: docs/evidence/tried.md.
 _base_ = './_surfaces.py'
 
 model = dict(
     type='mmpl.PLMAE',
     data_preprocessor=_base_.data_preprocessor,
     backbone=dict(type='mmpl.MaskedViT', embed_visible_only=True, **_base_.encoder),
-    masking=dict(mask_ratio=0.75, num_masks=2),
-    neck=dict(type='mmpl.TokenDecoder', decoder_embed_dims=64, depth=1, num_heads=4),
+    masking=dict(mask_ratio=0.75, num_masks=4, predict_ratio=0.5),
+    neck=dict(type='mmpl.TokenDecoder', decoder_embed_dims=96, depth=1, num_heads=3),
     head=dict(type='mmpl.TokenReconHead', loss='l2', target_norm='position_layer', target_blocks=4),
+    teacher_view='other',
     label_head=dict(
         num_prototypes=256,
         hidden_dims=256,
@@ -21,9 +22,15 @@ model = dict(
     ),
     data_label_head=dict(teacher_norm='position'),
     momentum_label=dict(start=0.9, end=1.0),
-    momentum_recon=dict(start=0.999, end=1.0),
-    loss_weights=dict(label_cls=2.0, label_data=0.1),
+    momentum_recon=dict(horizon=0.02, end=1.0),
+    loss_weights=dict(label_cls=0.1, label_data=0.02),
 )
 custom_hooks = [dict(type='mmpl.DualTeacherHook')]
-train_dataloader = dict(batch_size=64)
+
+views = dict(
+    type='mmpl.TwoViews',
+    weak=[dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)],  # from BYOL
+)
+pipeline = [dict(type='LoadImageFromFile'), views, dict(type='PackInputs', meta_keys=('view_boxes',))]
+train_dataloader = dict(batch_size=64, dataset=dict(pipeline=pipeline))
 optim_wrapper = dict(optimizer=dict(lr=3e-3))

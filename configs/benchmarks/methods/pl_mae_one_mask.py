@@ -1,4 +1,4 @@
-# One mask an image, as in the paper.
+# One mask an image, and all masked places, as in the paper.
 _base_ = './pl_mae.py'
 
-model = dict(masking=dict(num_masks=1))
+model = dict(masking=dict(num_masks=1, predict_ratio=1.0))

@@ -1,4 +1,4 @@
-"""A weak and a strong view of one image, for MSA."""
+"""A weak and a strong view of one image, for MSA and for PL-MAE with teachers that see another view."""
 
 import copy
 from collections.abc import Sequence
@@ -53,20 +53,20 @@ class TwoViews(BaseTransform):
         own_crop: Draw the geometry of each view by itself.
 
     Raises:
-        ValueError: There are no strong transforms, one of a single view crops or flips, or ``own_crop`` cannot tell
+        ValueError: There are no transforms of a single view, one of them crops or flips, or ``own_crop`` cannot tell
             from ``geometry`` where a view lies.
     """
 
     @checked()
     def __init__(
         self,
-        geometry: Sequence[dict],
-        strong: Sequence[dict],
+        geometry: Sequence[dict] = (),
+        strong: Sequence[dict] = (),
         weak: Sequence[dict] = (),
         own_crop: bool = False,
     ) -> None:
-        if not strong:
-            raise ValueError(f'`strong` must hold at least one transform, but got {strong!r}')
+        if not strong and not weak:
+            raise ValueError('`strong` or `weak` must hold at least one transform, but both are empty')
         self.geometry = Compose(list(geometry))
         self.strong = Compose(list(strong))
         self.weak = Compose(list(weak))
