@@ -188,7 +188,7 @@ def test_rejects(bench, change, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'name, committed', [('compare_methods', 'evidence'), ('time_to_quality', 'evidence/time_to_quality')]
+    'name, committed', [('compare_methods', 'evidence'), ('compare_reporting', 'evidence/reporting')]
 )
 def test_committed_tables_follow_from_committed_results(name, committed, tmp_path, monkeypatch):
     """From any folder: the results are of the configs as they are, and the tables are theirs."""
