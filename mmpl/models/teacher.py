@@ -120,8 +120,8 @@ class Teacher(nn.Module):
     """Exponential moving average of modules of the student (mean teacher; BYOL, section 3.1).
 
     The copies stand under the names given, take no gradients and stay in evaluation mode. Parameters are averaged;
-    buffers of the student (no ViT has any) are copied. Where a model is sharded, a teacher is cut as its student is, and
-    each process moves its own shard: nothing is sent.
+    buffers of the student (no ViT has any) are copied. Where a model is sharded, a teacher is cut as its student is,
+    and each process moves its own shard: nothing is sent.
 
     Args:
         momentum: Fields of :class:`MomentumSchedule`.

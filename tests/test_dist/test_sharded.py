@@ -17,10 +17,8 @@ import torch.multiprocessing as mp
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
-from torch import nn
 
 from mmpl.compat import load_checkpoint
-from mmpl.engine import FullySharded
 from mmpl.engine.shards import whole_weights
 from mmpl.models import RandomMasking
 from mmpl.utils import transfer
@@ -32,6 +30,8 @@ FSDP = dict(type='mmpl.FullySharded')
 HSDP = dict(type='mmpl.FullySharded', shard_size=2)
 METHODS = ('plmae', 'msa')
 EPOCHS = 2  # of three iterations
+# Keys' biases do nothing in a softmax: their gradients are rounding, which Adam would scale up with a smaller `eps`.
+ADAMW = dict(type='AdamW', lr=1e-3, eps=1e-6)
 
 
 @MODELS.register_module(force=True)
@@ -111,17 +111,16 @@ class LookInside(Hook):
 
 def fields_of(method: str, **fields) -> dict:
     """A run without what differs between processes: of eight images an iteration, as four have them."""
+    arch = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
     model = dict(
-        backbone=dict(
-            arch=dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64), img_size=16, patch_size=4
-        ),
+        backbone=dict(arch=arch, img_size=16, patch_size=4) | fields.pop('backbone', {}),
         masking=dict(type='mmengine.DealtMasking', _scope_='mmengine'),
     )
-    model['backbone'] |= fields.pop('backbone', {})
-    look = runs.own_hook('LookInside')
     return dict(
         dict(method=method, epochs=EPOCHS, model=model, loader=dict(batch_size=2), launcher='pytorch'),
-        hooks=(look, *fields.pop('hooks', ())),
+        log_level='INFO',
+        hooks=(runs.own_hook('LookInside'), *fields.pop('hooks', ())),
+        optim_wrapper=dict(optimizer=ADAMW) | fields.pop('optim_wrapper', {}),
         **fields,
     )
 
@@ -131,13 +130,14 @@ HARD = dict(  # all that may interfere at once
     optim_wrapper=dict(accumulative_counts=3, dtype='bfloat16'),
     hooks=(dict(type='mmpl.CompileHook', backend='eager'),),
 )
-LATE = dict(optim_wrapper=dict(optimizer=dict(type='AdamW', lr=1e-3, fused=True)))
+LATE = dict(optim_wrapper=dict(optimizer=dict(ADAMW, fused=True)))
 POISON = dict(hooks=(runs.own_hook('PoisonOneRank', iteration=3),))
 OF_FOUR = {
     **{f'{method}-{name}': (wrapper, fields_of(method)) for method in METHODS for name, wrapper in
        dict(ddp4=DDP, fsdp4=FSDP, hsdp=HSDP).items()},
     **{f'hard-{name}': (wrapper, fields_of('plmae', **HARD)) for name, wrapper in dict(ddp4=DDP, hsdp=HSDP).items()},
-    **{f'poison-{name}': (wrapper, fields_of('plmae', **POISON)) for name, wrapper in dict(ddp4=DDP, fsdp4=FSDP).items()},
+    **{f'poison-{name}': (wrapper, fields_of('plmae', **POISON)) for name, wrapper in
+       dict(ddp4=DDP, fsdp4=FSDP).items()},
     **{f'late-{name}': (wrapper, fields_of('plmae', **POISON, **LATE)) for name, wrapper in
        dict(ddp4=DDP, hsdp=HSDP).items()},
 }  # fmt: skip
@@ -201,8 +201,11 @@ def work(tmp_path_factory) -> Path:
 # ---------------------------------------------------------------------- what they must have in common
 
 
-def assert_same_run(work: Path, name: str, reference: str, tolerance: float = 1e-5) -> None:
-    """Weights, teachers, optimizer, schedules and logged losses of two runs, from their last checkpoints."""
+def assert_same_run(work: Path, name: str, reference: str, tolerance: float = 1e-5, logs: bool = True) -> None:
+    """Weights, teachers, optimizer, schedules and logs of two runs, from their last checkpoints.
+
+    Losses are logged as the first process has them, which has other images where there are fewer processes.
+    """
     found, expected = (load_checkpoint(work / run / f'epoch_{EPOCHS}.pth') for run in (name, reference))
     assert list(found['state_dict']) == list(expected['state_dict'])
     for key, value in expected['state_dict'].items():
@@ -220,7 +223,7 @@ def assert_same_run(work: Path, name: str, reference: str, tolerance: float = 1e
     scalars, others = (checkpoint['message_hub']['log_scalars'] for checkpoint in (found, expected))
     assert set(scalars) == set(others)
     for key, history in others.items():
-        if 'time' not in key and 'memory' not in key:
+        if logs and 'time' not in key and 'memory' not in key:
             torch.testing.assert_close(
                 torch.as_tensor(scalars[key].data[0]), torch.as_tensor(history.data[0]), rtol=10 * tolerance,
                 atol=10 * tolerance, msg=f'{name}: {key}', check_dtype=False, equal_nan=True,
@@ -238,18 +241,17 @@ def test_it_equals_a_run_under_ddp(method, name, reference, work):
 @pytest.mark.parametrize('method', METHODS)
 @pytest.mark.parametrize('name', ['fsdp2', 'ddp2'])
 def test_a_checkpoint_of_four_goes_on_in_two_and_under_ddp(method, name, work):
-    assert_same_run(work, f'{method}-fsdp4-{name}', f'{method}-ddp4')
-    logs = runs.logs_of(work / f'{method}-fsdp4-{name}')
-    assert 'can no longer be the same' not in logs
+    assert_same_run(work, f'{method}-fsdp4-{name}', f'{method}-ddp4', logs=False)
+    assert 'resumed epoch: 1, iter: 3' in runs.logs_of(work / f'{method}-fsdp4-{name}')
 
 
 @pytest.mark.dist
 @pytest.mark.parametrize('method', METHODS)
-def test_a_checkpoint_of_four_goes_on_in_one(method, work, tmp_path):
+def test_a_checkpoint_of_four_goes_on_in_one(method, work):
     cut_short(work, f'{method}-fsdp4', f'{method}-fsdp4-one')
     fields = fields_of(method) | dict(loader=dict(batch_size=8), launcher='none', hooks=())
     runs.run(work / f'{method}-fsdp4-one', **fields)
-    assert_same_run(work, f'{method}-fsdp4-one', f'{method}-ddp4')
+    assert_same_run(work, f'{method}-fsdp4-one', f'{method}-ddp4', logs=False)
 
 
 @pytest.mark.dist

@@ -110,7 +110,8 @@ class GuardedOptimWrapper(OptimWrapper):
         parameters = [p for p in parameters if local_shard(p).numel()]
         bad = torch.zeros((), device=parameters[0].device if parameters else get_device())
         if parameters:
-            norms = [norm.float().to(bad.device) for norm in torch._foreach_norm([local_shard(p.grad) for p in parameters])]
+            held = [local_shard(p.grad) for p in parameters]
+            norms = [norm.float().to(bad.device) for norm in torch._foreach_norm(held)]
             self.gradients = Gradients(parameters, torch.isfinite(torch.stack(norms)))
             bad = (~self.gradients.finite).any().float()
         if self._loss_bad is not None:
