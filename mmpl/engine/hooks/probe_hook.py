@@ -100,7 +100,7 @@ class FeatureProbeHook(Hook):
     def _run(self, runner: Runner, epoch: int, iteration: int, edge: bool) -> None:
         linear = edge if self.linear == 'last' else bool(self.linear)
         with preserve_rng_state():
-            model, scalars = unwrapped(runner.model), {}
+            model, scalars = unwrapped(runner.model), dict[str, float]()
             for prefix, probe in self.probes.items():
                 with whole_weights(model, find_encoder(model, probe.target)):
                     found = probe.run(model, linear=linear)
