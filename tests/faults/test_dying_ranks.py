@@ -80,7 +80,7 @@ def test_a_killed_rank_is_restarted_and_the_run_resumes(
         ]
         for node in nodes:
             stack.callback(_end_group, node)
-        codes = [node.wait(begin + 300 - time.monotonic()) for node in nodes]
+        codes = [node.wait(begin + 600 - time.monotonic()) for node in nodes]
     text = '\n'.join(log.read_text() for log in logs)
     assert codes == [0] * len(nodes), f'{time.monotonic() - begin:.0f} s\n{text[-6000:]}'
     # torchrun names the one that it sees first: the killed rank, or the other, which fails for want of its peer
