@@ -98,13 +98,14 @@ def init_distributed(launcher: str, cfg: Config | None = None) -> bool:
     if not on_gpu:
         dist_cfg['backend'] = 'gloo'
         cfg.merge_from_dict({'env_cfg': {'dist_cfg': {'backend': 'gloo'}}})
+        given = cfg.get('model_wrapper_cfg') or {}
         wrapper = dict(
             type='MMDistributedDataParallel',
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
-        wrapper.update(cfg.get('model_wrapper_cfg') or {}, device_ids=None)
-        cfg.model_wrapper_cfg = wrapper
+        if 'FullySharded' not in str(given.get('type')):  # which knows nothing of DDP's fields
+            cfg.model_wrapper_cfg = wrapper | dict(given, device_ids=None)
     if dist.is_initialized():
         return True
     if on_gpu:

@@ -17,6 +17,7 @@ from .hooks.log_history_hook import LogHistoryHook, fetch_late
 from .hooks.position_hook import PositionHook, accumulative_counts
 from .hooks.schedule_hook import ScheduleHook
 from .loader import resumable_loader
+from .sharded import FullySharded
 
 
 @LOOPS.register_module()
@@ -106,6 +107,8 @@ class ExactEpochLoop(EpochBasedTrainLoop):
                 f'This run is at its end already, at epoch {self._epoch} of {self.max_epochs}: nothing is trained. For '
                 'more epochs raise `train_cfg.max_epochs`; to start anew take another `work_dir`.'
             )
+        if isinstance(self.runner.model, FullySharded):
+            self.runner.model.cut(self.runner)  # initialised, loaded and resumed as a whole
         images, samples = len(self.dataloader.dataset), len(getattr(self.sampler.sampler, 'dataset', []))
         drawn = f', {samples} samples an epoch by their weights' if samples not in (0, images) else ''
         self.runner.logger.info(f'Training on {images} images{drawn}, {len(self.dataloader)} iterations an epoch.')

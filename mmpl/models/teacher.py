@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmpl.utils.dist import local_shard
 from mmpl.utils.fields import check_choice, check_number, check_part
 from mmpl.utils.figures import Chart, Figure
 
@@ -119,7 +120,8 @@ class Teacher(nn.Module):
     """Exponential moving average of modules of the student (mean teacher; BYOL, section 3.1).
 
     The copies stand under the names given, take no gradients and stay in evaluation mode. Parameters are averaged;
-    buffers of the student (no ViT has any) are copied.
+    buffers of the student (no ViT has any) are copied. Where a model is sharded, a teacher is cut as its student is,
+    and each process moves its own shard: nothing is sent.
 
     Args:
         momentum: Fields of :class:`MomentumSchedule`.
@@ -197,7 +199,7 @@ class Teacher(nn.Module):
         check_number('momentum', momentum, 0, 1)
         (students,) = self._students
         own, theirs = nn.ModuleDict({name: getattr(self, name) for name in students}), nn.ModuleDict(students)
-        targets, sources = list(own.parameters()), list(theirs.parameters())
+        targets, sources = ([local_shard(p) for p in part.parameters()] for part in (own, theirs))
         if momentum == 0:  # a teacher that was never filled may hold NaN, which no average gets rid of
             torch._foreach_copy_(targets, sources)
         else:

@@ -40,6 +40,21 @@ def unwrapped(model: nn.Module) -> Any:
     return model.module if is_model_wrapper(model) else model
 
 
+def is_sharded(x: Any) -> bool:
+    """Whether a tensor is a ``DTensor`` of torch; asked without an import, which takes seconds."""
+    return isinstance(x, Tensor) and hasattr(x, 'to_local')
+
+
+def local_shard(x: Any) -> Tensor:
+    """What this process holds of a tensor: all of it unless it is sharded; changes in place are changes of it."""
+    return x.detach().to_local() if is_sharded(x) else x
+
+
+def whole_tensor(x: Any) -> Tensor:
+    """All of a tensor that may be sharded; all processes must ask for it."""
+    return x.detach().full_tensor() if is_sharded(x) else x
+
+
 def global_sum(x: Tensor) -> Tensor:
     """Sum a tensor over all processes; it is left as it is.
 

@@ -36,12 +36,19 @@ def _end_group(process: 'subprocess.Popen[bytes]') -> None:
 
 @pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize('machines', [0, 1, 2], ids=['any port', 'one machine', 'two machines'])
-def test_a_killed_rank_is_restarted_and_the_run_resumes(machines: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ('machines', 'processes', 'wrapper'),
+    [(0, 2, None), (1, 2, None), (2, 1, None), (2, 2, dict(type='mmpl.FullySharded', shard_size=2))],
+    ids=['any port', 'one machine', 'two machines', 'two machines, a split copy each'],
+)
+def test_a_killed_rank_is_restarted_and_the_run_resumes(
+    machines: int, processes: int, wrapper: dict | None, tmp_path: Path
+) -> None:
     (tmp_path / 'kill_rank_one.py').write_text(HOOK)
     cfg = fault_cfg(
         tmp_path / 'work',
-        loader=dict(batch_size=2),
+        loader=dict(batch_size=4 // (processes * max(machines, 1))),
+        model_wrapper_cfg=wrapper,
         checkpoint=dict(iter_interval=4),
         hooks=(dict(type='mmengine.KillRankOne', _scope_='mmengine'),),
         custom_imports=dict(imports=['tests.faults.runs', 'kill_rank_one']),
@@ -56,7 +63,7 @@ def test_a_killed_rank_is_restarted_and_the_run_resumes(machines: int, tmp_path:
         with socket.socket() as free:
             free.bind(('127.0.0.1', 0))
             env.update(MASTER_ADDR='127.0.0.1', PORT=str(free.getsockname()[1]), NNODES=str(machines))
-    command = [TOOLS / 'dist_train.sh', tmp_path / 'config.py', '1' if machines == 2 else '2']
+    command = [TOOLS / 'dist_train.sh', tmp_path / 'config.py', str(processes)]
     logs = [tmp_path / f'{node}.txt' for node in range(max(machines, 1))]
     begin = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -73,11 +80,12 @@ def test_a_killed_rank_is_restarted_and_the_run_resumes(machines: int, tmp_path:
         ]
         for node in nodes:
             stack.callback(_end_group, node)
-        codes = [node.wait(begin + 300 - time.monotonic()) for node in nodes]
+        codes = [node.wait(begin + 600 - time.monotonic()) for node in nodes]
     text = '\n'.join(log.read_text() for log in logs)
     assert codes == [0] * len(nodes), f'{time.monotonic() - begin:.0f} s\n{text[-6000:]}'
     # torchrun names the one that it sees first: the killed rank, or the other, which fails for want of its peer
     assert re.search(r'exitcode: -?\d', text), f'how the first try ended is shown:\n{text[-6000:]}'
     assert 'resumed epoch: 1, iter: 8' in text
+    assert ('Each process holds a share' in text) == (wrapper is not None)
     final = load_checkpoint(tmp_path / 'work' / 'epoch_3.pth')
     assert final['meta']['iter'] == 18

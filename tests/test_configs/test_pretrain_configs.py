@@ -36,6 +36,7 @@ EXPECTED = {  # what each config is for: (teachers, fields of the model)
     'pl_mae_vitb_fast': ('lr', {}),
     'pl_mae_vits': ('lr', {}),
     'pl_mae_vitl': ('lr', {}),
+    'pl_mae_vith14': ('lr', {}),
     'pl_mae_demo': ('lr', {}),
     'pl_mae_surfaces': ('lr', {}),
     'pl_mae_vitb_single_teacher': ('l', {}),

@@ -7,6 +7,7 @@ import copy
 import html
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ import torch.multiprocessing as mp
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
@@ -26,9 +28,11 @@ import mmpl.methods
 import pretrain_speed
 from mmpl.checkpoints.encoders import read_checkpoint
 from mmpl.datasets.embedded.photos import write_photos
+from mmpl.engine import FullySharded, GuardedOptimWrapper
 from mmpl.evaluation import extract_features
 from mmpl.export import ExportError
 from mmpl.export.backbone import export_backbone
+from mmpl.utils.dist import whole_tensor
 from mmpl.utils.figures import measured
 from mmpl.visualization import build_report
 from tests.faults import runs
@@ -296,14 +300,20 @@ def test_the_speed_of_its_parts_is_measured(name, tmp_path):
 # ---------------------------------------------------------------------- two processes
 
 
-def steps(name: str, rank: int, world_size: int) -> dict:
-    """Three steps of SGD on this rank's part of a batch of eight."""
+def steps(name: str, rank: int, world_size: int, split: bool = False) -> dict:
+    """Three steps of SGD on this rank's part of a batch of eight, under DDP or of a model in shards."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
     model = build(name)
     model.copy_to_teachers()
-    net = DistributedDataParallel(model, broadcast_buffers=False) if world_size > 1 else model
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    net = model
+    if split:
+        net = FullySharded(model)
+        wrapper = GuardedOptimWrapper(optimizer)
+        net.cut(SimpleNamespace(optim_wrapper=wrapper, hooks=[], logger=MMLogger.get_current_instance()))
+    elif world_size > 1:
+        net = DistributedDataParallel(model, broadcast_buffers=False)
     rows = slice(rank * 8 // world_size, (rank + 1) * 8 // world_size)
     record: dict = dict(losses=[])
     for step in range(3):
@@ -314,12 +324,13 @@ def steps(name: str, rank: int, world_size: int) -> dict:
         optimizer.step()
         model.after_step((step + 1) / 3, epoch=step)
         record['losses'].append({key: loss.detach() for key, loss in losses.items()})
-    return record | dict(state=copy.deepcopy(model.state_dict()))
+    return record | dict(state={key: whole_tensor(value).clone() for key, value in model.state_dict().items()})
 
 
 def worker(rank: int, folder: str) -> None:
     dist.init_process_group('gloo', init_method=f'file://{folder}/group', rank=rank, world_size=2)
-    torch.save({name: steps(name, rank, 2) for name in METHODS}, f'{folder}/{rank}.pth')
+    found = {(name, split): steps(name, rank, 2, split) for name in METHODS for split in (False, True)}
+    torch.save(found, f'{folder}/{rank}.pth')
     dist.barrier()
     dist.destroy_process_group()
 
@@ -333,9 +344,10 @@ def two_ranks(tmp_path_factory) -> list[dict]:
 
 
 @pytest.mark.dist
+@pytest.mark.parametrize('split', [False, True], ids=['ddp', 'split'])
 @every_method
-def test_two_processes_are_one_with_the_joint_batch(name, two_ranks):
-    joint, ranks = steps(name, 0, 1), [rank[name] for rank in two_ranks]
+def test_two_processes_are_one_with_the_joint_batch(name, split, two_ranks):
+    joint, ranks = steps(name, 0, 1), [rank[name, split] for rank in two_ranks]
     for a, b, c in zip(*(record['losses'] for record in [*ranks, joint]), strict=True):
         for key, loss in c.items():
             torch.testing.assert_close((a[key] + b[key]) / 2, loss, rtol=1e-5, atol=1e-5)

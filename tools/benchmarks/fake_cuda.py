@@ -406,6 +406,7 @@ def prepare(path: str | Path, options: dict[str, str], world: int, work_dir: str
         if 'DualTeacher' in hook.type:
             hook.health_interval = LOOK
     cfg.default_hooks.checkpoint = None
+    cfg.model_wrapper_cfg = None  # shards would need streams: what is split is looked at unsplit
     cfg.default_hooks.logger.interval = LOOK
     return cfg
 

@@ -26,7 +26,8 @@ def _number(value: float) -> str:
 
 
 def _encoder(backbone: Mapping) -> str:
-    arch, names = backbone['arch'], {'b': 'ViT-B', 'l': 'ViT-L', 'deit-s': 'ViT-S', 'deit-t': 'ViT-Ti'}
+    arch = backbone['arch']
+    names = {'b': 'ViT-B', 'l': 'ViT-L', 'h': 'ViT-H', 'deit-s': 'ViT-S', 'deit-t': 'ViT-Ti'}
     if backbone['type'] == 'mmpl.MaskedSwin':
         names = dict(base='Swin-B')
     return names[arch] if isinstance(arch, str) else f'{arch["embed_dims"]} wide, {arch["num_layers"]} blocks'

@@ -12,6 +12,22 @@ from mmpl.registry import HOOKS
 from mmpl.utils.dist import unwrapped
 
 
+def transformer_blocks(model: nn.Module, otherwise: str = '') -> list[nn.Module]:
+    """The transformer blocks of student, decoder and teachers.
+
+    Args:
+        model: Anything with blocks of mmpretrain's.
+        otherwise: What they are for and what to do where there are none, as the error ends.
+
+    Raises:
+        TypeError: The model has none.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, TransformerEncoderLayer)]
+    if not blocks:
+        raise TypeError(f'{type(model).__name__} has no TransformerEncoderLayer {otherwise}')
+    return blocks
+
+
 def compile_blocks(model: nn.Module, **options: Any) -> int:
     """Compile every transformer block of a model in place; parameters and their names stay as they are.
 
@@ -27,11 +43,7 @@ def compile_blocks(model: nn.Module, **options: Any) -> int:
     Raises:
         TypeError: The model has none.
     """
-    blocks = [module for module in model.modules() if isinstance(module, TransformerEncoderLayer)]
-    if not blocks:
-        raise TypeError(
-            f'{type(model).__name__} has no TransformerEncoderLayer to compile: leave CompileHook out of `custom_hooks`'
-        )
+    blocks = transformer_blocks(model, 'to compile: leave CompileHook out of `custom_hooks`')
     for block in blocks:
         for module in block.modules():
             if isinstance(getattr(module, 'drop_prob', None), np.floating):

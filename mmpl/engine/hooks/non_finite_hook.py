@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from mmpl.checkpoints import files as checkpoint_files
 from mmpl.compat import load_checkpoint
 from mmpl.engine.optimizers.guarded_wrapper import Gradients, GuardedOptimWrapper, single_wrappers
+from mmpl.engine.shards import load_whole
 from mmpl.registry import HOOKS
 from mmpl.utils import transfer
-from mmpl.utils.dist import unwrapped
+from mmpl.utils.dist import local_shard, unwrapped
 from mmpl.utils.fields import Count, checked
 from mmpl.utils.seeds import preserve_rng_state
 
@@ -177,10 +178,7 @@ class NonFiniteHook(Hook):
             self._stop(runner, f'The model itself is {what}', saved=path)
         assert path is not None  # or the run has stopped
         source = load_checkpoint(path)['state_dict']
-        own = model.state_dict()
-        with torch.no_grad():
-            for name in bad_state(model):  # those above, and what they have spoilt since
-                own[name].copy_(source[name])
+        load_whole(model.state_dict(), source, bad_state(model))  # those above, and what they have spoilt since
         runner.logger.warning(f'The model itself was {what}. These were reloaded from {path}')
         if still := bad_state(model):
             self._stop(runner, f'The model itself is non-finite after reloading {path}: {shorten(still)}', saved=path)
@@ -213,7 +211,9 @@ def look_at_state(model: nn.Module) -> tuple[list[str], Tensor]:
     state = {name: value for name, value in model.state_dict().items() if value.is_floating_point() and value.numel()}
     if not state:
         return [], torch.zeros(0)
-    norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(state.values()), float('inf'))])
+    held = [local_shard(value) for value in state.values()]
+    held = [value if value.numel() else value.new_zeros(1) for value in held]  # others may hold all there is
+    norms = torch.stack([norm.float() for norm in torch._foreach_norm(held, float('inf'))])
     bad = 1 - torch.isfinite(norms).float()
     all_reduce(bad, 'max')
     return list(state), bad

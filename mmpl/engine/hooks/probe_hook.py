@@ -6,7 +6,9 @@ from typing import Any, Literal
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
+from mmpl.engine.shards import whole_weights
 from mmpl.evaluation.dense import DenseProbe
+from mmpl.evaluation.features import find_encoder
 from mmpl.evaluation.probe import FeatureProbe
 from mmpl.registry import HOOKS
 from mmpl.utils.dist import unwrapped
@@ -98,11 +100,11 @@ class FeatureProbeHook(Hook):
     def _run(self, runner: Runner, epoch: int, iteration: int, edge: bool) -> None:
         linear = edge if self.linear == 'last' else bool(self.linear)
         with preserve_rng_state():
-            scalars = {
-                f'probe/{prefix}{name}': value
-                for prefix, probe in self.probes.items()
-                for name, value in probe.run(unwrapped(runner.model), linear=linear).items()
-            }
+            model, scalars = unwrapped(runner.model), dict[str, float]()
+            for prefix, probe in self.probes.items():
+                with whole_weights(model, find_encoder(model, probe.target)):
+                    found = probe.run(model, linear=linear)
+                scalars |= {f'probe/{prefix}{name}': value for name, value in found.items()}
         for name, value in scalars.items():
             runner.message_hub.update_scalar(name, value)
         text = '  '.join(f'{name}: {value:.2f}' for name, value in scalars.items())

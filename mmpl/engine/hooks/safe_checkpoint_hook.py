@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 
 from mmpl.checkpoints import files as checkpoint_files
 from mmpl.compat import forbid_unsafe_load
+from mmpl.engine.shards import whole_checkpoint
 from mmpl.registry import HOOKS
 from mmpl.utils.fields import Interval, check_choice, checked
 from mmpl.utils.preemption import EXIT_INTERRUPTED, EXIT_REQUEUE, SIGNALS, Preempted, StopSignals, shelter_workers
@@ -248,13 +249,14 @@ class SafeCheckpointHook(CheckpointHook):
         steps = [old for old in series.steps if old != step] + [step]
         hub.update_info_dict({series.info_key: steps, 'last_ckpt': str(path)})
         try:
-            runner.save_checkpoint(
-                self.out_dir,
-                temporary.name,
-                save_optimizer=self.save_optimizer,
-                save_param_scheduler=self.save_param_scheduler,
-                meta=meta,
-            )
+            with whole_checkpoint(runner):
+                runner.save_checkpoint(
+                    self.out_dir,
+                    temporary.name,
+                    save_optimizer=self.save_optimizer,
+                    save_param_scheduler=self.save_param_scheduler,
+                    meta=meta,
+                )
             if is_main_process():
                 checkpoint_files.publish(temporary, path)
                 checkpoint_files.write_text(Path(runner.work_dir, checkpoint_files.POINTER), str(path))

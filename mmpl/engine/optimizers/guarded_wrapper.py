@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from mmpl.registry import OPTIM_WRAPPERS
 from mmpl.utils import transfer
+from mmpl.utils.dist import local_shard, whole_tensor
 from mmpl.utils.fields import Count, check_choice, check_number, check_part, checked
 
 
@@ -32,7 +33,7 @@ class Gradients(NamedTuple):
     """Which gradients of a step were finite.
 
     Attributes:
-        parameters: Those that have a gradient, P of them.
+        parameters: Those that have a gradient, P of them; of sharded ones those of which this process holds a part.
         finite: (P,) bool.
     """
 
@@ -106,9 +107,11 @@ class GuardedOptimWrapper(OptimWrapper):
         """1 if the loss or a gradient of any process is not finite, else 0, ()."""
         self.gradients = None
         parameters = [p for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
+        parameters = [p for p in parameters if local_shard(p).numel()]
         bad = torch.zeros((), device=parameters[0].device if parameters else get_device())
         if parameters:
-            norms = [norm.float().to(bad.device) for norm in torch._foreach_norm([p.grad for p in parameters])]
+            held = [local_shard(p.grad) for p in parameters]
+            norms = [norm.float().to(bad.device) for norm in torch._foreach_norm(held)]
             self.gradients = Gradients(parameters, torch.isfinite(torch.stack(norms)))
             bad = (~self.gradients.finite).any().float()
         if self._loss_bad is not None:
@@ -122,7 +125,7 @@ class GuardedOptimWrapper(OptimWrapper):
         parameters = [p for group in self.optimizer.param_groups for p in group['params'] if p.grad is not None]
         norm = self.clip_func(parameters, **self.clip_grad_kwargs) if parameters else None
         if norm is not None:
-            self.message_hub.update_scalar(f'train/{self.grad_name}', norm)
+            self.message_hub.update_scalar(f'train/{self.grad_name}', whole_tensor(norm))
 
 
 def _check_clip_grad(clip_grad: Any) -> None:

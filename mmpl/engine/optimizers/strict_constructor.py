@@ -102,7 +102,8 @@ class _ClipInOrder:
 
     def __init__(self, clip: Any, model: nn.Module) -> None:
         self.clip = clip
-        self.order = {id(p): i for i, p in enumerate(model.parameters())}
+        self.model = model  # the parameters may become shards later
 
     def __call__(self, params: Iterable[Tensor], **kwargs: Any) -> Any:
-        return self.clip(sorted(params, key=lambda p: self.order.get(id(p), len(self.order))), **kwargs)
+        order = {id(p): i for i, p in enumerate(self.model.parameters())}
+        return self.clip(sorted(params, key=lambda p: order.get(id(p), len(order))), **kwargs)
