@@ -127,9 +127,9 @@ def dry_run(cfg: Config, gpus: int = 1, images: int | None = None) -> dict[str, 
     accumulated = wrapper.get('accumulative_counts', 1)
     schedule: Any = cfg.get('param_scheduler') or []
     warmups = [
-        (part.end - part.get('begin', 0)) / (1 if part.get('by_epoch', True) else of_epoch)
+        (part['end'] - part.get('begin', 0)) / (1 if part.get('by_epoch', True) else of_epoch)
         for part in ([schedule] if isinstance(schedule, Mapping) else schedule)
-        if 'Linear' in part.type and 'end' in part
+        if 'Linear' in part['type'] and 'end' in part
     ]
     (step,) = run_all([(cfg, gpus, 0)], 1)
     if 'error' in step:

@@ -412,6 +412,12 @@ def has_own_crop(node: Any) -> bool:
     return isinstance(node, (list, tuple)) and any(map(has_own_crop, node))
 
 
+def hooks_of_step(cfg: Config) -> list[Any]:
+    """The hooks without probes, and without what holds parts still in the first epochs: the step is a later one."""
+    left_out = ('Probe', 'Guard', 'FrozenWarmup')
+    return [hook for hook in cfg.get('custom_hooks', []) if not any(name in hook.type for name in left_out)]
+
+
 def prepare(cfg: Config, world: int, work_dir: str) -> Config:
     """The config of a run on fake images."""
     cfg = copy.deepcopy(cfg)
@@ -428,9 +434,7 @@ def prepare(cfg: Config, world: int, work_dir: str) -> Config:
     cfg.train_cfg.pop('bad_files', None)
     cfg.update(work_dir=work_dir, resume=False, load_from=None, visualizer=dict(type='Visualizer', vis_backends=[]))
     cfg.update(log_level='ERROR', launcher='pytorch' if world > 1 else 'none', experiment_name=Path(work_dir).name)
-    cfg.custom_hooks = [
-        hook for hook in cfg.get('custom_hooks', []) if 'Probe' not in hook.type and 'Guard' not in hook.type
-    ]
+    cfg.custom_hooks = hooks_of_step(cfg)
     for hook in cfg.custom_hooks:
         if 'DualTeacher' in hook.type:
             hook.health_interval = LOOK
@@ -497,14 +501,8 @@ def presets() -> list[Path]:
     found: dict[str, Path] = {}
     for path in sorted([*CONFIGS.glob('*.py'), *CONFIGS.glob('ablations/*.py')], key=lambda path: (path.parent, path)):
         cfg = read_config(path)
-        hooks = [hook for hook in cfg.custom_hooks if 'Probe' not in hook.type]
-        step = [
-            cfg.model,
-            cfg.train_dataloader.batch_size,
-            cfg.optim_wrapper,
-            hooks,
-            has_own_crop(cfg.train_dataloader),
-        ]
+        loader = cfg.train_dataloader
+        step = [cfg.model, loader.batch_size, cfg.optim_wrapper, hooks_of_step(cfg), has_own_crop(loader)]
         found.setdefault(repr(step), path)
     return list(found.values())
 
