@@ -1,4 +1,4 @@
-"""The check for the hour with a GPU, on a machine without one: it runs to its end, goes on, and says what it left out."""
+"""The check for the hour with a GPU, where there is none: it runs to its end, goes on, and says what it left out."""
 
 import json
 import os

@@ -121,7 +121,7 @@ def environment(out: Path) -> dict[str, Any]:
         said += f'driver {found.get("driver", "?")}, '
     else:
         said = ''
-    said += f'torch {torch.__version__} (CUDA {torch.version.cuda}); bf16 product of {size}²: {rate / 1000:.2f} TFLOP/s'
+    said += f'torch {torch.__version__} (CUDA {torch.version.cuda}); bf16 product of {size}²: {rate / 1000:.3g} TFLOP/s'
     return dict(said=said, left_out='' if cuda else f'card, driver, memory: {NO_GPU}', **found)
 
 
