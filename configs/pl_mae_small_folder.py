@@ -51,3 +51,4 @@ param_scheduler = [
     dict(_base_.param_scheduler[1], begin=warmup_epochs, end=max_epochs),
 ]
 train_cfg = dict(max_epochs=max_epochs)
+custom_hooks = [_base_.teacher_hook, _base_.non_finite_hook]  # prototypes learn from the start

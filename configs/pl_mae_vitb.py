@@ -11,4 +11,10 @@ _base_ = [
     './_base_/default_runtime.py',
 ]
 
-custom_hooks = [_base_.teacher_hook, _base_.probe, _base_.non_finite_hook]
+optim_wrapper = dict(clip_grad=dict(max_norm=3.0))  # from MC-SSL, as iBOT and DINO
+frozen_prototypes_hook = dict(
+    type='mmpl.FrozenWarmupHook',
+    parts=['label_heads.*.prototypes'],
+    epochs=1,  # from MC-SSL, as iBOT and DINO
+)
+custom_hooks = [_base_.teacher_hook, _base_.probe, _base_.non_finite_hook, frozen_prototypes_hook]

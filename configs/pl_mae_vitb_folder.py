@@ -8,4 +8,5 @@ train_pipeline = [dict(type='mmpl.LoadImage'), *_base_.train_pipeline[1:]]
 train_dataloader = dict(
     dataset=dict(_delete_=True, type='mmpl.UnlabelledFolder', data_root='data/images/', pipeline=train_pipeline)
 )
-custom_hooks = [_base_.teacher_hook, _base_.non_finite_hook]  # without labels there is nothing to probe
+# without labels there is nothing to probe
+custom_hooks = [_base_.teacher_hook, _base_.non_finite_hook, _base_.frozen_prototypes_hook]

@@ -7,3 +7,5 @@ model = dict(
     head=dict(_delete_=True, type='mmpl.TokenReconHead', target='pixel', norm_pix=True),
     loss_weights=dict(label_cls=0, label_data=0),
 )
+optim_wrapper = dict(clip_grad=None)
+custom_hooks = [_base_.teacher_hook, _base_.probe, _base_.non_finite_hook]  # there are no prototypes

@@ -57,7 +57,7 @@ EXPORTED = dict(pl_mae_demo=('student', 'label_teacher', 'recon_teacher'), msa_d
 LIBRARIES = ('mmpretrain', 'timm', 'huggingface')
 TOOL_VARIANTS = ('plain', 'hard')  # the others are made by the data set itself
 VARIANTS = (*TOOL_VARIANTS, 'surfaces', 'surfaces_exposure')
-LEFT_OUT = ('FeatureProbeHook', 'VisualizationHook')  # by the end of their names
+LEFT_OUT = ('FeatureProbeHook', 'VisualizationHook', 'FrozenWarmupHook')  # by the end of their names
 
 STEPS, EPOCHS, BATCH, MAX_RANKS = 20, 2, 4, 2
 ENVIRONMENT = dict(
@@ -216,6 +216,8 @@ def shrink(cfg: Any, images: Path, embedded: Path, dtype: str, ranks: int) -> No
         wrapper.update(type='mmpl.AutocastOptimWrapper', dtype='bfloat16')
     elif wrapper.type == 'mmpl.AutocastOptimWrapper':
         wrapper.dtype = 'float32'
+    if Path(cfg.filename).stem.startswith('pl_mae_vit'):
+        wrapper.pop('clip_grad', None)  # as when the values were written; pl_mae_demo clips
     if cfg.get('auto_scale_lr'):  # as many steps as there are would move next to nothing
         cfg.auto_scale_lr.base_batch_size = max(1, round(cfg.auto_scale_lr.base_batch_size * share / 8))
 

@@ -75,6 +75,18 @@ def test_builds_at_full_size(path):
     assert len(path.read_text().splitlines()) <= 70
 
 
+def test_presets_of_labels_on_imagenet_follow_mc_ssl():
+    """MC-SSL, iBOT and DINO clip gradients at 3 and leave prototypes as they are in the first epoch."""
+    frozen = dict(type='mmpl.FrozenWarmupHook', parts=['label_heads.*.prototypes'], epochs=1)
+    for path in CONFIGS:
+        cfg = Config.fromfile(path)
+        large = (cfg.model.get('label_head') or {}).get('num_prototypes', 0) >= 4096
+        labels = any(cfg.model.loss_weights[name] for name in ('label_cls', 'label_data')) if large else False
+        assert (frozen in cfg.custom_hooks) == labels, path
+        if large:
+            assert cfg.optim_wrapper.get('clip_grad') == (dict(max_norm=3.0) if labels else None), path
+
+
 def test_what_the_variants_change():
     models = {path.stem: Config.fromfile(path).model for path in CONFIGS}
     assert models['pl_mae_vitb_sinkhorn'].label_head.assignment == 'sinkhorn'

@@ -229,6 +229,19 @@ def test_collapse_is_warned_of_once(tmp_path, caplog):
     assert 'entropy_mean 1.0000' in collapses[0]
 
 
+@pytest.mark.parametrize('temperature, warned_of', [(1.25, True), (0.1, False)])
+def test_labels_that_are_nearly_uniform_are_warned_of(temperature, warned_of, tmp_path):
+    temperatures = dict(teacher_temp=temperature, warmup_teacher_temp=temperature)
+    cfg = run_cfg(tmp_path, hook=dict(patience=3), model=dict(label_head=temperatures))
+    runner = Runner.from_cfg(cfg)
+    warned = []
+    runner.logger.warning = lambda text, *args, **kwargs: warned.append(text)
+    runner.train()
+    entropies, _ = runner.message_hub.get_scalar('train/cls_entropy_mean').data
+    assert all(0.98 < entropy < 0.995 for entropy in entropies) if warned_of else max(entropies) < 0.98
+    assert any("'cls' has collapsed or says nothing (cls_entropy_mean 0.9" in text for text in warned) == warned_of
+
+
 def test_collapse_of_an_alignment_is_warned_of(tmp_path):
     """A projector that only adds a bias gives all tokens one embedding."""
     runner = Runner.from_cfg(run_cfg(tmp_path, method='msa', hook=dict(patience=3), log_level='INFO'))

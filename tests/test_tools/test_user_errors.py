@@ -21,7 +21,7 @@ CHECK, MAKE = 'check_dataset.py', 'dataset_converters/make_embedded_data.py'
 EVALUATE, COMPARE = 'benchmarks/evaluate_features.py', 'benchmarks/compare_methods.py'
 PRETRAIN_SPEED, DATA_SPEED = 'benchmarks/pretrain_speed.py', 'benchmarks/data_speed.py'
 DENSE_SPEED, DRILL = 'benchmarks/dense_vit_speed.py', 'benchmarks/fault_drill.py'
-FAKE_CUDA = 'benchmarks/fake_cuda.py'
+FAKE_CUDA, DRY_RUN = 'benchmarks/fake_cuda.py', 'benchmarks/dry_run.py'
 SEEDS, TRANSFER = 'benchmarks/summarise_seeds.py', 'benchmarks/transfer.py'
 VQA = 'benchmarks/vqa.py'
 EXPORT, REPORT = 'model_converters/export_backbone.py', 'visualizations/report.py'
@@ -92,6 +92,7 @@ CASES = [
     (DATA_SPEED, '--a no.py', NO_CONFIG),
     (DENSE_SPEED, '--device cuda:99', CUDA),
     (FAKE_CUDA, 'no.py', NO_CONFIG),
+    (DRY_RUN, 'no.py', NO_CONFIG),
     (DRILL, '--out file/x', 'file/x'),
     (SEEDS, 'no', 'no holds no work directory `seed_'),
     (VQA, '--encoder MAE no.pth', NO_CHECKPOINT),

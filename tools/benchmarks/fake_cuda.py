@@ -12,6 +12,7 @@ What it cannot know: time, the allocator's fragmentation, workspaces of librarie
 
 import argparse
 import contextlib
+import copy
 import json
 import math
 import os
@@ -36,6 +37,7 @@ import numpy as np
 import torch
 import torch._dynamo  # looks at torch as it is: before anything is replaced
 import torch.distributed as dist
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import MMDistributedDataParallel
 from mmengine.registry import DATA_SAMPLERS, DATASETS
@@ -49,12 +51,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 from torch.utils.data import Dataset
+from torch.utils.flop_counter import flop_registry
 
 import mmpl.engine
 import mmpl.methods
 from bench.arguments import CONFIGS, at_least
+from mmpl.models import Teacher
 from mmpl.utils.cfg_options import HELP, CfgOptions, merge_options
 from mmpl.utils.config_errors import read_config
+from mmpl.utils.dist import unwrapped
 from mmpl.utils.user_errors import user_errors
 
 ORDINARY, LOOK = 2, 3  # iterations: the second is like most, at the third the health is looked at and logged
@@ -94,6 +99,7 @@ class Watch(TorchDispatchMode):
         self.waits: dict[int, Counter] = defaultdict(Counter)
         self.copies: dict[int, Counter] = defaultdict(Counter)
         self.collectives: dict[int, Counter] = defaultdict(Counter)
+        self.flops: Counter = Counter()
         self.peaks: dict[str, int] = defaultdict(int)
         self.bytes = self.resting = 0
         self._storages: dict[int, Any] = {}
@@ -113,6 +119,7 @@ class Watch(TorchDispatchMode):
             return self._pin(name, args[0])
         self._copy(name, args, kwargs)
         result = func(*args, **kwargs)
+        self.flops[self.iteration] += flops_of(name, args, kwargs, result)
         for tensor in tree_leaves(result):
             self._hold(tensor)
         return result
@@ -174,6 +181,19 @@ class Watch(TorchDispatchMode):
             self._storages[key] = weakref.ref(storage, freed)
             self.bytes += size
             self.peaks[self.phase] = max(self.peaks[self.phase], self.bytes)
+
+
+def flops_of(name: str, args: tuple, kwargs: Mapping, result: Any) -> int:
+    """FLOP of an operator of ATen: of matrix products, convolutions and attention, 0 of all else.
+
+    The backward pass of attention counts twice its forward pass: what the fused kernels compute once more is no work of
+    the model's. What activation checkpointing computes once more is counted, as it takes as long as any.
+    """
+    formula = flop_registry.get(getattr(torch.ops.aten, name.removesuffix('_'), None))  # `addmm_` is `addmm`
+    if formula is None:
+        return 0
+    flops = formula(*args, **kwargs, out_val=result)
+    return flops * 4 // 5 if name.endswith('_attention_backward') else flops  # torch counts five products, not four
 
 
 def place() -> str:
@@ -385,15 +405,28 @@ def _counted(watch: Watch, name: str, function: Any) -> Any:
     return wrapped
 
 
-def prepare(path: str | Path, options: dict[str, str], world: int, work_dir: str) -> Any:
+def has_own_crop(node: Any) -> bool:
+    """Whether a part of a config, such as a data loader's, gives two views crops of their own."""
+    if isinstance(node, Mapping):
+        return bool(node.get('own_crop')) or any(map(has_own_crop, node.values()))
+    return isinstance(node, (list, tuple)) and any(map(has_own_crop, node))
+
+
+def hooks_of_step(cfg: Config) -> list[Any]:
+    """The hooks without probes, and without what holds parts still in the first epochs: the step is a later one."""
+    left_out = ('Probe', 'Guard', 'FrozenWarmup')
+    return [hook for hook in cfg.get('custom_hooks', []) if not any(name in hook.type for name in left_out)]
+
+
+def prepare(cfg: Config, world: int, work_dir: str) -> Config:
     """The config of a run on fake images."""
-    cfg = read_config(path)
-    merge_options(cfg, options)
+    cfg = copy.deepcopy(cfg)
     model, loader = cfg.model, cfg.train_dataloader
     method = mmpl.methods.base.MODELS.get(model.type)
     paired = method.__name__ == 'MSA'
+    own_crop = has_own_crop(loader)
     shape = dict(views=1 + paired, channels=model.backbone.get('in_channels') or 3)
-    shape |= dict(side=model.backbone.get('img_size', 224), boxes='own_crop' in Path(path).stem)
+    shape |= dict(side=model.backbone.get('img_size', 224), boxes=own_crop)
     count = loader.batch_size * world * (LOOK + 1)
     loader.dataset = dict(type='mmengine.FakeImages', _scope_='mmengine', count=count, **shape)
     loader.sampler = dict(type='mmengine.InOrder', _scope_='mmengine')
@@ -401,7 +434,7 @@ def prepare(path: str | Path, options: dict[str, str], world: int, work_dir: str
     cfg.train_cfg.pop('bad_files', None)
     cfg.update(work_dir=work_dir, resume=False, load_from=None, visualizer=dict(type='Visualizer', vis_backends=[]))
     cfg.update(log_level='ERROR', launcher='pytorch' if world > 1 else 'none', experiment_name=Path(work_dir).name)
-    cfg.custom_hooks = [hook for hook in cfg.custom_hooks if 'Probe' not in hook.type and 'Guard' not in hook.type]
+    cfg.custom_hooks = hooks_of_step(cfg)
     for hook in cfg.custom_hooks:
         if 'DualTeacher' in hook.type:
             hook.health_interval = LOOK
@@ -411,35 +444,57 @@ def prepare(path: str | Path, options: dict[str, str], world: int, work_dir: str
     return cfg
 
 
-def fake_run(path: str | Path, options: dict[str, str], world: int = 8, rank: int = 0) -> dict[str, Any]:
+def fake_run(cfg: Config, world: int = 8, rank: int = 0) -> dict[str, Any]:
     """Run a config in this process, which is good for nothing else afterwards.
 
     Args:
-        path: Of the config.
-        options: Overrides of its fields.
+        cfg: Of the run; not changed.
         world: Processes of the run.
         rank: Which of them this one is.
 
     Returns:
-        ``batch`` (images a GPU), ``peak`` (bytes by phase), ``rest`` (bytes between steps), and of the iterations
-        ``ordinary`` and ``look`` the ``waits``, ``copies`` and ``collectives``, a number by kind and place each.
+        ``batch`` (images a GPU), ``peak`` (bytes by phase), ``rest`` (bytes between steps), ``flops`` (of an iteration
+        of this process, see :func:`flops_of`), ``rate`` (the largest learning rate, as it is used), ``parameters``
+        (those trained, and of each teacher), ``weights`` and ``optimizer`` (bytes that a checkpoint has of them), and
+        of the iterations ``ordinary`` and ``look`` the ``waits``, ``copies`` and ``collectives``, a number by kind and
+        place each.
     """
     watch = Watch()
     pretend(watch, world, rank)
     with tempfile.TemporaryDirectory() as work_dir:
-        cfg = prepare(path, options, world, work_dir)
+        cfg = prepare(cfg, world, work_dir)
         with FakeTensorMode(), watch:
             runner = Runner.from_cfg(cfg)
             runner.register_hook(Phases(watch), priority='VERY_HIGH')
             with contextlib.suppress(Stop):
                 runner.train()
         if watch.iteration != LOOK:
-            raise RuntimeError(f'{path} stopped at iteration {watch.iteration} of {LOOK}')
+            raise RuntimeError(f'{cfg.filename} stopped at iteration {watch.iteration} of {LOOK}')
     result: dict[str, Any] = dict(batch=cfg.train_dataloader.batch_size, peak=dict(watch.peaks), rest=watch.resting)
+    result |= dict(flops=watch.flops[ORDINARY], **_sizes(runner))
     for name, at in dict(ordinary=ORDINARY, look=LOOK).items():
         counted = dict(waits=watch.waits[at], copies=watch.copies[at], collectives=watch.collectives[at])
         result[name] = {key: dict(value) for key, value in counted.items()}
     return result
+
+
+def _sizes(runner: Runner) -> dict[str, Any]:
+    model, optimizer = unwrapped(runner.model), runner.optim_wrapper.optimizer
+
+    def bytes_of(state: Any) -> int:
+        return sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, Tensor))
+
+    def count(parameters: Iterator[Tensor]) -> int:
+        return sum(parameter.numel() for parameter in parameters)
+
+    trained = count(parameter for parameter in model.parameters() if parameter.requires_grad)
+    teachers = {name: part for name, part in model.named_children() if isinstance(part, Teacher)}
+    return dict(
+        rate=max(group.get('initial_lr', group['lr']) for group in optimizer.param_groups),
+        parameters=dict(trained=trained, **{name: count(part.parameters()) for name, part in teachers.items()}),
+        weights=bytes_of(model.state_dict()),
+        optimizer=bytes_of(optimizer.state_dict()),
+    )
 
 
 def presets() -> list[Path]:
@@ -447,13 +502,13 @@ def presets() -> list[Path]:
     found: dict[str, Path] = {}
     for path in sorted([*CONFIGS.glob('*.py'), *CONFIGS.glob('ablations/*.py')], key=lambda path: (path.parent, path)):
         cfg = read_config(path)
-        hooks = [hook for hook in cfg.custom_hooks if 'Probe' not in hook.type]
-        step = [cfg.model, cfg.train_dataloader.batch_size, cfg.optim_wrapper, hooks, 'own_crop' in path.stem]
+        loader = cfg.train_dataloader
+        step = [cfg.model, loader.batch_size, cfg.optim_wrapper, hooks_of_step(cfg), has_own_crop(loader)]
         found.setdefault(repr(step), path)
     return list(found.values())
 
 
-def _run(job: tuple[Path, dict[str, str], int, int]) -> dict[str, Any]:
+def _run(job: tuple[Config, int, int]) -> dict[str, Any]:
     warnings.simplefilter('ignore')
     try:
         return fake_run(*job)
@@ -461,7 +516,7 @@ def _run(job: tuple[Path, dict[str, str], int, int]) -> dict[str, Any]:
         return dict(error=traceback.format_exc())  # the others are to be known too
 
 
-def run_all(jobs: Sequence[tuple[Path, dict[str, str], int, int]], processes: int) -> list[dict[str, Any]]:
+def run_all(jobs: Sequence[tuple[Config, int, int]], processes: int) -> list[dict[str, Any]]:
     """:func:`fake_run` of each job, in processes of their own; ``error`` is the traceback of one that failed."""
     with get_context('fork').Pool(processes, maxtasksperchild=1) as pool:
         return pool.map(_run, jobs, chunksize=1)
@@ -499,9 +554,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--jobs', type=at_least(1), default=2, help='configs at once')
     options = parser.parse_args(argv)
     paths = options.configs or presets()
-    for path in paths:
-        read_config(path)
-    jobs = [(path, options.options, options.world, options.rank) for path in paths]
+    configs = [read_config(path) for path in paths]
+    for cfg in configs:
+        merge_options(cfg, options.options)
+    jobs = [(cfg, options.world, options.rank) for cfg in configs]
     results = dict(zip((path.stem for path in paths), run_all(jobs, options.jobs), strict=True))
     print(json.dumps(results) if options.json else table({n: run for n, run in results.items() if 'error' not in run}))
     if failed := {name: run['error'] for name, run in results.items() if 'error' in run}:

@@ -33,6 +33,7 @@ NOT_RUN = {
     ('docs/getting_started.md', 'bash tools/run_tests.sh'): 'it is what CI runs',
     ('docs/own_images.md', '8 files'): _OUTPUT,
     ('docs/performance.md', 'NNODES=4'): _MACHINES,
+    ('docs/performance.md', 'bash tools/benchmarks/gpu_check.sh'): 'a test runs it',
     ('docs/robustness.md', '#SBATCH'): _SLURM,
     ('docs/robustness.md', 'srun'): _SLURM,
     ('docs/robustness.md', '[ $? -eq 75 ]'): _SLURM,
