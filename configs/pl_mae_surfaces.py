@@ -20,7 +20,6 @@ param_scheduler = [
 optim_wrapper = dict(type='mmpl.GuardedOptimWrapper')
 
 loader = dict(batch_size=250, num_workers=0)
-plain = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]  # one view, as it is
 probe = dict(
     type='mmpl.FeatureProbeHook',
     interval=2,  # epochs
@@ -29,8 +28,8 @@ probe = dict(
     pool='avg',  # mean of the patch tokens
     k=20,
     temperature=0.07,
-    train_dataloader=dict(dataset=dict(dataset, split='train', pipeline=plain), **loader),
-    val_dataloader=dict(dataset=dict(dataset, split='test', pipeline=plain), **loader),
+    train_dataloader=dict(dataset=dict(dataset, split='train'), **loader),
+    val_dataloader=dict(dataset=dict(dataset, split='test'), **loader),
 )
 custom_hooks = [
     dict(_base_.custom_hooks[0], health_interval=10),

@@ -59,7 +59,7 @@ methods = dict(
     mixed_ae=dict(label='MixedAE', config=_methods + 'mixed_ae.py', **images_only),
     cae=dict(label='CAE-style', config=_methods + 'cae.py', **images_only),
     one_teacher=dict(label='PL-MAE, one teacher', config=_methods + 'pl_mae_one_teacher.py', **images_only),
-    same_view=dict(label='PL-MAE, no jitter', config=_methods + 'pl_mae_same_view.py', **images_only),
+    no_jitter=dict(label='PL-MAE, no jitter', config=_methods + 'pl_mae_no_jitter.py', **images_only),
     one_mask=dict(label='PL-MAE, one mask', config=_methods + 'pl_mae_one_mask.py', **images_only),
     no_class_labels=dict(label='PL-MAE, no class labels', config=_methods + 'pl_mae_no_class_labels.py', **images_only),
     no_data_labels=dict(label='PL-MAE, no data labels', config=_methods + 'pl_mae_no_data_labels.py', **images_only),

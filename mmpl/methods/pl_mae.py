@@ -45,6 +45,9 @@ class PLMAE(Method):
             ``'masked'`` places, or ``'all'`` (our choice: visible).
         teacher_input: What the teachers see: ``'full'`` images, or the masked patches in ``'folds'`` of as many as are
             visible (then ``data_tokens`` must be ``'masked'``).
+        jitter: Photometric jitter of what the student sees, a :class:`mmpl.models.PhotometricJitter`; teachers see the
+            image as it is, and pixels are of what the student sees. Without it labels follow brightness and contrast
+            wherever these vary, for a part of the patches shows them as well as the whole (our choice).
         teacher_view: Which view the teachers see: the ``'same'`` that the student sees a part of, or the ``'other'`` of
             the two that :class:`mmpl.datasets.TwoViews` makes (MC-SSL's clean view of a corrupted one). With a crop of
             its own it can teach class tokens only. Pixels are always of the student's view.
@@ -74,6 +77,7 @@ class PLMAE(Method):
         masking: dict | None = None,
         data_tokens: Literal['visible', 'masked', 'all'] = 'visible',
         teacher_input: TeacherInput = 'full',
+        jitter: dict | None = None,
         teacher_view: Literal['same', 'other'] = 'same',
         shared_projector: bool = False,
         single_teacher: bool = False,
@@ -97,6 +101,11 @@ class PLMAE(Method):
         )
         if shared_projector:
             self._share_projector()
+        if jitter is not None:
+            check_part('jitter', jitter, 'dict(strength=0.5)')
+            self.jitter = MODELS.build(with_defaults(jitter, type='mmpl.PhotometricJitter'))
+        else:
+            self.jitter = nn.Identity()
         self.data_tokens = data_tokens
         self.num_views = 2 if teacher_view == 'other' else 1
         self.teacher_input: TeacherInput = teacher_input
@@ -113,7 +122,7 @@ class PLMAE(Method):
 
     def step(self, views: list[Tensor], samples: list | None = None) -> Step:
         """One step on images, or on two views of each, (B, C, H, W): the student's and the teachers'."""
-        images, seen = views[0], views[-1]
+        images, seen = self.jitter(views[0]), views[-1]
         self._check_places(samples)
         masks = self.masking(len(images), self.backbone.num_patches, images.device)
         latent = self.backbone(images, masks.ids_keep)  # (B·R, 1+V, D)

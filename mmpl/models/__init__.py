@@ -6,6 +6,7 @@ from .assignment import Centering, PseudoLabels, Sinkhorn
 from .backbones import DenseViT, MaskedSwin, MaskedViT
 from .codebook import OnlineCodebook
 from .heads import AlignHead, CodebookTarget, FeatureTarget, PixelTarget, PseudoLabelHead, TokenReconHead
+from .jitter import PhotometricJitter
 from .label_teacher import LabelTeacher
 from .masking import BlockMasking, Masks, RandomMasking, gather_tokens
 from .matching import match_places
@@ -32,6 +33,7 @@ __all__ = [
     'OnlineCodebook',
     'OnlineTokenizer',
     'PatchTokenizer',
+    'PhotometricJitter',
     'PixelTarget',
     'PseudoLabelHead',
     'PseudoLabels',

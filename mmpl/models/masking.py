@@ -6,12 +6,13 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import torch
 from mmengine.dist import get_rank
-from mmengine.model import BaseModule
 from torch import Tensor
 
 from mmpl.registry import MODELS
 from mmpl.utils.fields import Count, Interval, Natural, checked
 from mmpl.utils.transfer import to_device
+
+from .step_noise import StepNoise
 
 
 class Masks(NamedTuple):
@@ -117,12 +118,8 @@ def ratio_leaving(num_visible: int, num_patches: int) -> float:
 
 
 @MODELS.register_module()
-class RandomMasking(BaseModule):
-    """Uniformly random masks from a counter-based generator.
-
-    The noise of a step is a pure function of ``seed``, of the number of steps taken so far (a buffer, hence in every
-    checkpoint) and of an image's place in the *global* batch. A resumed run therefore draws the masks that it would
-    have drawn, CPU and GPU draw the same, and two processes draw what one process would with both their batches.
+class RandomMasking(StepNoise):
+    """Uniformly random masks, a function of the step and of an image's place in the global batch.
 
     Args:
         mask_ratio: Share of the patches that is hidden from the student, in (0, 1). 0.75 is MAE's (section 4.1).
@@ -139,17 +136,10 @@ class RandomMasking(BaseModule):
         predict_ratio: Annotated[float, Interval(0, 1, open_low=True)] = 1.0,
         seed: Natural = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(seed)
         self.mask_ratio = mask_ratio
         self.num_masks = num_masks
         self.predict_ratio = predict_ratio
-        self.seed = seed
-        self.register_buffer('step', torch.zeros((), dtype=torch.long))
-        self._step = 0  # the buffer's value, read without waiting for the device
-
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args, **kwargs) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._step = int(self.step)
 
     def split(self, num_patches: int) -> tuple[int, int]:
         """How many of N patches are visible, V, and how many are predicted, P.
@@ -189,14 +179,8 @@ class RandomMasking(BaseModule):
 
         The patches with the most are masked.
         """
-        draws = self.draws(_count(num_patches))
-        blocks = -(-draws // 4)  # Philox makes four numbers a count: a whole number of counts is one row
-        philox = np.random.Philox(key=[self.seed, self._step], counter=first * blocks)
-        numbers = np.random.Generator(philox).random((rows, 4 * blocks))[:, :draws]
-        noise = self.noise(numbers, num_patches)
-        self._step += 1
-        self.step.add_(1)
-        return torch.from_numpy(noise).float()
+        numbers = self.numbers(first, rows, self.draws(_count(num_patches)))
+        return torch.from_numpy(self.noise(numbers, num_patches)).float()
 
     def draws(self, count: int) -> int:
         """How many random numbers the mask of an image of ``count`` patches takes."""
@@ -205,10 +189,6 @@ class RandomMasking(BaseModule):
     def noise(self, numbers: np.ndarray, num_patches: int | tuple[int, int]) -> np.ndarray:
         """Noise of each patch, (rows, N), from numbers in [0, 1), (rows, draws)."""
         return numbers
-
-    def rewind(self, steps: int = 0) -> None:
-        """Draw next what was drawn ``steps`` steps before where the buffer ``step`` stands."""
-        self._step = max(0, int(self.step) - steps)
 
 
 def _count(num_patches: int | tuple[int, int]) -> int:

@@ -1,5 +1,5 @@
-# PL-MAE: four masks an image share the teachers' work; the student sees it with colours of its own, the teachers as it
-# is. What each choice gained: docs/evidence/tried.md.
+# PL-MAE: class labels and data labels, token targets, two teachers; four masks an image share their work. What each
+# choice gained: docs/evidence/tried.md.
 _base_ = './_surfaces.py'
 
 model = dict(
@@ -9,7 +9,7 @@ model = dict(
     masking=dict(mask_ratio=0.75, num_masks=4, predict_ratio=0.5),
     neck=dict(type='mmpl.TokenDecoder', decoder_embed_dims=96, depth=1, num_heads=3),
     head=dict(type='mmpl.TokenReconHead', loss='l2', target_norm='position_layer', target_blocks=4),
-    teacher_view='other',
+    jitter=dict(strength=0.5),  # of what the student sees; teachers see the image as it is
     label_head=dict(
         num_prototypes=256,
         hidden_dims=256,
@@ -26,11 +26,5 @@ model = dict(
     loss_weights=dict(label_cls=0.1, label_data=0.02),
 )
 custom_hooks = [dict(type='mmpl.DualTeacherHook')]
-
-views = dict(
-    type='mmpl.TwoViews',
-    weak=[dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)],  # from BYOL
-)
-pipeline = [dict(type='LoadImageFromFile'), views, dict(type='PackInputs', meta_keys=('view_boxes',))]
-train_dataloader = dict(batch_size=64, dataset=dict(pipeline=pipeline))
+train_dataloader = dict(batch_size=64)
 optim_wrapper = dict(optimizer=dict(lr=3e-3))

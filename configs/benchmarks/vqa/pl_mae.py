@@ -4,6 +4,6 @@
 _base_ = ['../methods/pl_mae.py', './_easy_vqa.py']
 
 model = dict(data_preprocessor=_base_.easy_vqa_pixels, backbone=dict(img_size=64))
-train_dataloader = dict(dataset=dict(_base_.easy_vqa_images, _delete_=True, pipeline=_base_.pipeline))
+train_dataloader = dict(dataset=dict(_delete_=True, **_base_.easy_vqa_images))
 log_level = 'INFO'
 default_hooks = dict(checkpoint=_base_.easy_vqa_checkpoint)

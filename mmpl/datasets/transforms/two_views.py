@@ -53,7 +53,7 @@ class TwoViews(BaseTransform):
         own_crop: Draw the geometry of each view by itself.
 
     Raises:
-        ValueError: There are no transforms of a single view, one of them crops or flips, or ``own_crop`` cannot tell
+        ValueError: The views would be the same, a transform of a single one crops or flips, or ``own_crop`` cannot tell
             from ``geometry`` where a view lies.
     """
 
@@ -65,7 +65,7 @@ class TwoViews(BaseTransform):
         weak: Sequence[dict] = (),
         own_crop: bool = False,
     ) -> None:
-        if not strong and not weak:
+        if not (strong or weak or own_crop):
             raise ValueError('`strong` or `weak` must hold at least one transform, but both are empty')
         self.geometry = Compose(list(geometry))
         self.strong = Compose(list(strong))
