@@ -38,6 +38,9 @@ model = dict(
     data_label_head=dict(),  # fields in which the head of data tokens differs from label_head
     data_tokens='visible',  # 'visible' | 'masked' | 'all'
     teacher_input='full',  # 'full' | 'folds'
+    # jitter=dict(strength=0.5): photometric jitter of what the student sees, see docs/evidence.md
+    teacher_view='same',  # 'same' | 'other': with mmpl.TwoViews, the second view
+    shared_projector=False,  # one for both kinds of labels
     single_teacher=False,
     momentum_label=dict(start=0.996, end=1.0),  # labelling teacher, cosine over the run
     momentum_recon=dict(start=0.9995, end=1.0),  # reconstruction teacher
