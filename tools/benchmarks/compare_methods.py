@@ -151,7 +151,8 @@ class Bench:
         files = [method.config or reference, method.get('finetune', config.get('finetune'))]
         if run.budget == 'wall':
             files.append(reference)  # its length follows from the reference's time
-        data = {name: value for name, value in config.data[run.data].items() if name not in ('label', 'budgets')}
+        shown = ('label', 'budgets', 'scenes')  # what a run is shown with, and what is measured beside
+        data = {name: value for name, value in config.data[run.data].items() if name not in shown}
         asked = [method.get('images', config.get('images'))]
         asked += [config.get(field) for field in ('probe', 'curve', 'curve_points', 'threads')]
         return fingerprint([_config_as_dict(file) for file in files if file] + [data, method.get('pool'), asked])
@@ -433,6 +434,21 @@ def table(bench: Bench, runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def overview(bench: Bench, tables: dict[tuple[str, str], pd.DataFrame], budget: str) -> pd.DataFrame:
+    """Means over the seeds of kNN and linear accuracy, one row a method and one column a data set."""
+    columns: dict[str, pd.Series] = {}
+    for (data, of_budget), rows in tables.items():
+        if of_budget == budget:
+            groups = rows.groupby('method', sort=False)
+            means = groups[['knn', 'linear']].mean().map('{:.1f}'.format).agg(' / '.join, axis=1)
+            columns[f'{data}, seeds'] = means + ', ' + groups.size().astype(str)
+    found = pd.DataFrame(columns).reindex(
+        [name for name in bench.config.methods if any(name in c for c in columns.values())]
+    )
+    labels = [bench.config.methods[name].label for name in found.index]
+    return found.fillna('–').rename_axis('method').assign(method=labels)[['method', *columns]]
+
+
 def write_csv(runs: pd.DataFrame, path: Path) -> None:
     """One line a run."""
     columns = ['data', 'budget', 'method', 'seed', 'iterations', 'images', 'views', 'seconds', 'peak_memory_mib']
@@ -484,6 +500,10 @@ def write_all(bench: Bench, folder: Path) -> str:
     runs = pd.json_normalize(results)  # figures of health become columns
     tables = shown(bench, runs)
     text = '\n'.join(
+        f'### kNN / linear (%): {BUDGETS[budget]}\n\n{as_markdown(overview(bench, tables, budget))}\n'
+        for budget in dict.fromkeys(budget for _, budget in tables)
+    )
+    text += '\n' + '\n'.join(
         f'### {bench.config.data[data].label}: {BUDGETS[budget]}\n\n{as_markdown(table(bench, rows))}\n'
         for (data, budget), rows in tables.items()
     )

@@ -9,7 +9,10 @@ import pandas as pd
 
 
 def mean_sd(values: pd.Series, digits: int = 1) -> str:
-    """Mean ± standard deviation, of one value without the latter, as text."""
+    """Mean ± standard deviation, of one value without the latter, as text; what is missing does not count."""
+    values = values.dropna()
+    if values.empty:
+        return '–'
     spread = f' ± {values.std():.{digits}f}' if len(values) > 1 else ''
     return f'{values.mean():.{digits}f}{spread}'
 
