@@ -257,7 +257,9 @@ class PLMAE(Method):
                 '`shared_projector` needs the same `num_layers`, `hidden_dims` and `bottleneck_dims` in `label_head` '
                 f'and `data_label_head`, but their MLPs have {[tuple(x) for x in own]} and {[tuple(x) for x in other]}'
             )
-        heads['data'].projector = heads['cls'].projector
+        del heads['data'].projector
+        # not as its part: optimizers and checkpoints find it once
+        object.__setattr__(heads['data'], 'projector', heads['cls'].projector)
 
     def _check_places(self, samples: list | None) -> None:
         """Refuse views with a crop of their own where the teachers of the other one give what belongs to a place."""

@@ -10,6 +10,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch.nn import functional as F  # noqa: N812
 
+from mmpl.engine.optimizers import StrictOptimWrapperConstructor
 from mmpl.models.masking import Masks
 from tests.test_models.helpers import ARCH, build_msa, build_plmae, move_teachers, plmae_cfg, samples_of, scramble
 
@@ -230,6 +231,11 @@ def test_a_shared_projector_is_one_in_student_and_teacher_and_learns_of_both():
     for heads in (model.label_heads, model.label_teacher.heads):
         assert heads['cls'].projector is heads['data'].projector
         assert heads['cls'].prototypes is not heads['data'].prototypes
+    names = [name for name in model.state_dict() if 'projector' in name]
+    assert len(names) == 2 * 6 and all('heads.cls.' in name for name in names), 'one in student and teacher'
+    StrictOptimWrapperConstructor(dict(optimizer=dict(type='SGD', lr=0.1)))(model)
+    other = build_plmae(shared_projector=True)
+    other.load_state_dict(model.state_dict())
     images = torch.randn(4, 3, 16, 16)
     masks = copy.deepcopy(model.masking)(4, 16)
     model.masking.forward = lambda *args: masks
