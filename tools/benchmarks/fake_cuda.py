@@ -423,7 +423,7 @@ def prepare(cfg: Config, world: int, work_dir: str) -> Config:
     cfg = copy.deepcopy(cfg)
     model, loader = cfg.model, cfg.train_dataloader
     method = mmpl.methods.base.MODELS.get(model.type)
-    paired = method.__name__ == 'MSA'
+    paired = method.__name__ == 'MSA' or model.get('teacher_view') == 'other'
     own_crop = has_own_crop(loader)
     shape = dict(views=1 + paired, channels=model.backbone.get('in_channels') or 3)
     shape |= dict(side=model.backbone.get('img_size', 224), boxes=own_crop)
