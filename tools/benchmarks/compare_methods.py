@@ -441,7 +441,7 @@ def overview(bench: Bench, tables: dict[tuple[str, str], pd.DataFrame], budget: 
         if of_budget == budget:
             groups = rows.groupby('method', sort=False)
             means = groups[['knn', 'linear']].mean().map('{:.1f}'.format).agg(' / '.join, axis=1)
-            columns[f'{data}, seeds'] = means + ', ' + groups.size().astype(str)
+            columns[f'{data} (seeds)'] = means + ' (' + groups.size().astype(str) + ')'
     found = pd.DataFrame(columns).reindex(
         [name for name in bench.config.methods if any(name in c for c in columns.values())]
     )
