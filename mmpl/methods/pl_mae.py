@@ -101,11 +101,10 @@ class PLMAE(Method):
         )
         if shared_projector:
             self._share_projector()
+        self.jitter = None
         if jitter is not None:
             check_part('jitter', jitter, 'dict(strength=0.5)')
             self.jitter = MODELS.build(with_defaults(jitter, type='mmpl.PhotometricJitter'))
-        else:
-            self.jitter = nn.Identity()
         self.data_tokens = data_tokens
         self.num_views = 2 if teacher_view == 'other' else 1
         self.teacher_input: TeacherInput = teacher_input
@@ -122,7 +121,7 @@ class PLMAE(Method):
 
     def step(self, views: list[Tensor], samples: list | None = None) -> Step:
         """One step on images, or on two views of each, (B, C, H, W): the student's and the teachers'."""
-        images, seen = self.jitter(views[0]), views[-1]
+        images, seen = views[0] if self.jitter is None else self.jitter(views[0]), views[-1]
         self._check_places(samples)
         masks = self.masking(len(images), self.backbone.num_patches, images.device)
         latent = self.backbone(images, masks.ids_keep)  # (B·R, 1+V, D)

@@ -22,6 +22,7 @@ EVALUATE, COMPARE = 'benchmarks/evaluate_features.py', 'benchmarks/compare_metho
 PRETRAIN_SPEED, DATA_SPEED = 'benchmarks/pretrain_speed.py', 'benchmarks/data_speed.py'
 DENSE_SPEED, DRILL = 'benchmarks/dense_vit_speed.py', 'benchmarks/fault_drill.py'
 FAKE_CUDA, DRY_RUN = 'benchmarks/fake_cuda.py', 'benchmarks/dry_run.py'
+GPU_CHECK = 'benchmarks/gpu_check.py'
 SEEDS, TRANSFER = 'benchmarks/summarise_seeds.py', 'benchmarks/transfer.py'
 VQA = 'benchmarks/vqa.py'
 EXPORT, REPORT = 'model_converters/export_backbone.py', 'visualizations/report.py'
@@ -94,6 +95,7 @@ CASES = [
     (FAKE_CUDA, 'no.py', NO_CONFIG),
     (DRY_RUN, 'no.py', NO_CONFIG),
     (DRILL, '--out file/x', 'file/x'),
+    (GPU_CHECK, '--out file/x', 'file/x'),
     (SEEDS, 'no', 'no holds no work directory `seed_'),
     (VQA, '--encoder MAE no.pth', NO_CHECKPOINT),
     (TRANSFER, 'no.pth', NO_CHECKPOINT),
