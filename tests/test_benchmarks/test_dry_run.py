@@ -37,6 +37,7 @@ def vit_b_flops() -> int:
     projector = 2 * labelled * (width * hidden + hidden**2 + hidden * bottleneck)
     logits = 2 * labelled * bottleneck * prototypes
     labels = (3 + 1) * (projector + logits)  # the student with its backward pass, the teacher without
+    labels += 2 * labelled * prototypes  # the logits' products with the labels
     return student + 3 * decoder + 2 * teacher + labels
 
 

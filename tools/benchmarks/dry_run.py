@@ -131,7 +131,7 @@ def dry_run(cfg: Config, gpus: int = 1, images: int | None = None) -> dict[str, 
         for part in ([schedule] if isinstance(schedule, Mapping) else schedule)
         if 'Linear' in part['type'] and 'end' in part
     ]
-    (step,) = run_all([(cfg, gpus, 0)], 1)
+    (step,) = run_all([(cfg, gpus, 0)], 1, 'spawn')
     if 'error' in step:
         raise RuntimeError(step['error'])
     return dict(

@@ -516,15 +516,16 @@ def _run(job: tuple[Config, int, int]) -> dict[str, Any]:
         return dict(error=traceback.format_exc())  # the others are to be known too
 
 
-def run_all(jobs: Sequence[tuple[Config, int, int]], processes: int) -> list[dict[str, Any]]:
+def run_all(jobs: Sequence[tuple[Config, int, int]], processes: int, start: str = 'fork') -> list[dict[str, Any]]:
     """:func:`fake_run` of each job, in processes of their own; ``error`` is the traceback of one that failed.
 
-    They are forked from a process that has imported all and done nothing: autograd counts the devices when it is first
-    used.
+    Args:
+        jobs: Arguments of :func:`fake_run`.
+        processes: At once.
+        start: How they start: ``'fork'`` imports nothing again; ``'spawn'`` is for callers that have used autograd,
+            which counts the devices when it is first used.
     """
-    context = get_context('forkserver')
-    context.set_forkserver_preload([Path(__file__).stem])
-    with context.Pool(processes, maxtasksperchild=1) as pool:
+    with get_context(start).Pool(processes, maxtasksperchild=1) as pool:
         return pool.map(_run, jobs, chunksize=1)
 
 
