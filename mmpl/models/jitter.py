@@ -27,6 +27,8 @@ class PhotometricJitter(StepNoise):
         seed: Seed of the draws.
     """
 
+    stream = 1
+
     @checked('jitter')
     def __init__(self, strength: Annotated[float, Interval(0, 1, open_high=True)] = 0.5, seed: Natural = 0) -> None:
         super().__init__(seed)

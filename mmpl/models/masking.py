@@ -128,6 +128,8 @@ class RandomMasking(StepNoise):
         seed: Seed of the masks.
     """
 
+    stream = 0
+
     @checked('masking')
     def __init__(
         self,

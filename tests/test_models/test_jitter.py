@@ -2,10 +2,11 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
-from mmpl.models import PhotometricJitter
+from mmpl.models import PhotometricJitter, RandomMasking
 from tests.test_models.helpers import build_plmae, scramble
 
 
@@ -46,6 +47,15 @@ def test_a_resumed_run_draws_what_it_would_have_drawn(monkeypatch):
     monkeypatch.setattr('mmpl.models.jitter.get_rank', lambda: 1)  # the second process of two with half a batch each
     assert torch.equal(PhotometricJitter(0.5)(images[2:]), first[2:])
     assert not torch.equal(PhotometricJitter(0.5, seed=1)(images), first)
+
+
+def test_its_draws_are_not_those_of_the_masks():
+    """Same seed, same step: the numbers themselves, in any row of either, are others."""
+    masking, jitter = RandomMasking(seed=3), PhotometricJitter(seed=3)
+    masks, jitters = masking.numbers(0, 64, 64).ravel(), jitter.numbers(0, 256, 8).ravel()
+    assert len(masks) == len(np.unique(masks)) and len(jitters) == len(np.unique(jitters))
+    assert not np.isin(jitters, masks).any()
+    assert abs(np.corrcoef(jitters, masks[: len(jitters)])[0, 1]) < 0.1
 
 
 def test_the_student_sees_it_and_the_teachers_do_not():
