@@ -1,8 +1,8 @@
 # PL-MAE on crops of photographs, ViT 96 x 4 with 16 patches: the comparison's PL-MAE (benchmarks/methods/pl_mae.py) as
-# a run of 10 epochs, 1,250 steps, with checkpoints, probe and report; for two CPU cores.
+# a run of 6 epochs, 750 steps, with checkpoints, probe and report; for one CPU core.
 #
-#   CONFIG=configs/pl_mae_surfaces.py tools/demo.sh    (three seeds, and the report)
-#   python tools/train.py configs/pl_mae_surfaces.py   (one)
+#   tools/demo.sh                                      (beside MAE, and the report)
+#   python tools/train.py configs/pl_mae_surfaces.py   (alone)
 #
 # Its encoder is fine-tuned by downstream/*/*_surfaces*.py; tools/benchmarks/transfer.sh --data surfaces runs them all.
 _base_ = './benchmarks/methods/pl_mae.py'
@@ -11,7 +11,7 @@ dataset = dict(_base_.train_dataloader.dataset, variant='surfaces')
 train_dataloader = dict(
     sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True), dataset=dict(_delete_=True, **dataset)
 )
-max_epochs = 10
+max_epochs = 6
 train_cfg = dict(_delete_=True, type='mmpl.ExactEpochLoop', max_epochs=max_epochs)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=True, end=0.1 * max_epochs, convert_to_iter_based=True),

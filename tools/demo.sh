@@ -1,51 +1,68 @@
 #!/usr/bin/env bash
-# PL-MAE from nothing to a probed backbone on two CPU cores: sets up an environment, makes the embedded data, pre-trains,
-# probes the features against the same encoder at random initialisation, and draws the report.
+# From nothing to probed encoders on two CPU cores: sets up an environment, makes the embedded data (crops of photographs),
+# pre-trains PL-MAE and, for as long on the other core, MAE, probes both and the encoder that they start from, and draws
+# the report.
 #
-#   bash tools/demo.sh
+#   bash tools/demo.sh              # MAE and PL-MAE
+#   bash tools/demo.sh CONFIG...    # others with a FeatureProbeHook; the last one is shown
 #
-# SEEDS="0" runs one seed instead of three; CONFIG=... another config with a FeatureProbeHook. A demo that was stopped
-# goes on where it was.
+# SEEDS="0 1 2" makes a run of each for each seed, all at once. A demo that was stopped goes on where it was.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 start=$SECONDS
+configs=("$@")
 
 # shellcheck source=tools/setup_env.sh
-source tools/setup_env.sh
+source tools/setup_env.sh runtime # without an argument it would get ours
 
-CONFIG=${CONFIG:-configs/pl_mae_demo.py}
-SEEDS=${SEEDS:-0 1 2}
-WORK_DIR=${WORK_DIR:-work_dirs/$(basename "$CONFIG" .py)}
-read -ra seeds <<<"$SEEDS"
-threads=$(($(env -u OMP_NUM_THREADS nproc) / ${#seeds[@]}))
+names=() maps=()
+if ((${#configs[@]} == 0)); then
+    configs=(configs/mae_surfaces_20e.py configs/pl_mae_surfaces.py)
+    names=(--names "MAE, 20 epochs" "PL-MAE, 6 epochs")
+    maps=(--maps-of data/mmpl_embedded/demo_surfaces/coco/val) # scenes of several things
+fi
+WORK_DIR=${WORK_DIR:-work_dirs/demo}
+read -ra seeds <<<"${SEEDS:-0}"
+runs=() folders=()
+for config in "${configs[@]}"; do
+    folders+=("$WORK_DIR/$(basename "$config" .py)")
+    for seed in "${seeds[@]}"; do
+        runs+=("$config $seed")
+    done
+done
+shown="${configs[-1]} ${seeds[0]}"
+threads=$(($(env -u OMP_NUM_THREADS nproc) / ${#runs[@]}))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
-mkdir -p "$WORK_DIR"
+mkdir -p "${folders[@]}"
 
 pretrain() {
-    "$PYTHON" tools/train.py "$CONFIG" --work-dir "$WORK_DIR/seed_$1" --resume \
-        --cfg-options randomness.seed="$1" model.masking.seed="$1"
+    "$PYTHON" tools/train.py "$1" --work-dir "$WORK_DIR/$(basename "$1" .py)/seed_$2" --resume \
+        --cfg-options randomness.seed="$2" model.masking.seed="$2"
 }
 
-# All seeds at once: a thread each is more than a tiny model makes of several. The first one is shown.
-pids=()
+# All at once: a thread each is more than a tiny model makes of several.
+pids=() logs=()
 trap 'kill "${pids[@]}" 2>/dev/null || true' EXIT
-for seed in "${seeds[@]:1}"; do
-    pretrain "$seed" >>"$WORK_DIR/seed_$seed.log" 2>&1 &
+for run in "${runs[@]}"; do
+    [[ $run == "$shown" ]] && continue
+    read -r config seed <<<"$run"
+    logs+=("$WORK_DIR/$(basename "$config" .py)/seed_$seed.log")
+    pretrain "$config" "$seed" >>"${logs[-1]}" 2>&1 &
     pids+=($!)
 done
-echo "== pre-training, seeds $SEEDS; shown: seed ${seeds[0]}"
-pretrain "${seeds[0]}"
+echo "== pre-training ${configs[*]}, seeds ${seeds[*]}; shown: $shown"
+pretrain "${configs[-1]}" "${seeds[0]}"
 for index in "${!pids[@]}"; do
     wait "${pids[$index]}" || {
-        log=$WORK_DIR/seed_${seeds[$((index + 1))]}.log
-        tail -n 30 "$log" >&2
-        echo "seed ${seeds[$((index + 1))]} failed; the whole log is in $log" >&2
+        tail -n 30 "${logs[$index]}" >&2
+        echo "a run failed; the whole log is in ${logs[$index]}" >&2
         exit 1
     }
 done
 trap - EXIT
 
 echo "== results"
-"$PYTHON" tools/benchmarks/summarise_seeds.py "$WORK_DIR"
-"$PYTHON" tools/visualizations/report.py "$WORK_DIR/seed_${seeds[0]}" --out "$WORK_DIR/report.html"
+"$PYTHON" tools/benchmarks/summarise_seeds.py "${folders[@]}" "${names[@]}"
+"$PYTHON" tools/visualizations/report.py "${folders[-1]}/seed_${seeds[0]}" --out "$WORK_DIR/report.html" \
+    "${maps[@]}"
 echo "done in $(((SECONDS - start) / 60)) min $(((SECONDS - start) % 60)) s: open $WORK_DIR/report.html (or .png)"

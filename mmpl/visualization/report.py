@@ -134,21 +134,10 @@ def _inputs(item: Mapping[str, Any]) -> Tensor:
 
 
 class _WithoutClasses(Dataset):
-    """The images of a training set without labels, whole, at the size that the encoder takes."""
+    """A data set of images without labels."""
 
-    def __init__(self, cfg: Config) -> None:
-        size = cfg.model.backbone.img_size
-        sides = (size, size) if isinstance(size, int) else tuple(size)[::-1]  # (width, height)
-        resize = dict(type='Resize', scale=sides, interpolation='bicubic')
-        if cfg.model.backbone.get('in_channels', 3) in (1, 3):
-            resize['backend'] = 'pillow'  # as FeatureExtractor; Pillow has no images of other channels
-        steps = [loader_of(cfg.to_dict()), resize, dict(type='PackInputs')]
-        dataset = cfg.train_dataloader.dataset
-        if dataset_with_pipeline(dataset) is None:
-            raise ValueError(
-                f'the images of `train_dataloader.dataset`, {dataset.type}, cannot be shown whole: it has no `pipeline`'
-            )
-        self.dataset = DATASETS.build(_with_pipeline(dataset, steps))
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -157,6 +146,28 @@ class _WithoutClasses(Dataset):
         item = self.dataset[index]
         item['data_samples'].set_gt_label(NO_CLASS)
         return item
+
+
+def _training_images(cfg: Config) -> _WithoutClasses:
+    """The images of a training set without labels, whole, at the size that the encoder takes."""
+    size = cfg.model.backbone.img_size
+    sides = (size, size) if isinstance(size, int) else tuple(size)[::-1]  # (width, height)
+    resize = dict(type='Resize', scale=sides, interpolation='bicubic')
+    if cfg.model.backbone.get('in_channels', 3) in (1, 3):
+        resize['backend'] = 'pillow'  # as FeatureExtractor; Pillow has no images of other channels
+    steps = [loader_of(cfg.to_dict()), resize, dict(type='PackInputs')]
+    dataset = cfg.train_dataloader.dataset
+    if dataset_with_pipeline(dataset) is None:
+        raise ValueError(
+            f'the images of `train_dataloader.dataset`, {dataset.type}, cannot be shown whole: it has no `pipeline`'
+        )
+    return _WithoutClasses(DATASETS.build(_with_pipeline(dataset, steps)))
+
+
+def _images_of_folder(cfg: Config, folder: str | Path) -> _WithoutClasses:
+    """The images of any folder, at their own size."""
+    steps = [loader_of(cfg.to_dict()), dict(type='PackInputs')]
+    return _WithoutClasses(DATASETS.build(dict(type='mmpl.UnlabelledFolder', data_root=str(folder), pipeline=steps)))
 
 
 def _with_pipeline(node: Any, steps: list[dict]) -> Any:
@@ -191,7 +202,11 @@ class _Split:
 
     def images(self, indices: Sequence[int], model: nn.Module) -> Tensor:
         """Normalised images (B, 3, H, W), as the model gets them."""
-        stacked = torch.stack([_inputs(self.dataset[self.indices[index]]) for index in indices])
+        inputs = [_inputs(self.dataset[self.indices[index]]) for index in indices]
+        sizes = sorted({tuple(image.shape[-2:]) for image in inputs})
+        if len(sizes) > 1:
+            raise ValueError(f'the images whose maps are shown must have one size, but have {sizes} (height, width)')
+        stacked = torch.stack(inputs)
         device = next(model.parameters()).device
         return model.data_preprocessor(dict(inputs=stacked.to(device), data_samples=None), False)['inputs'].to(device)
 
@@ -303,7 +318,7 @@ def _splits(cfg: Config, options: ReportOptions) -> tuple[_Split, _Split]:
     """Images to search and to ask for: of the run's probe, or, of a run without labels, of its training set."""
     hooks = [str(hook.get('type', '')) for hook in cfg.get('custom_hooks') or [] if isinstance(hook, Mapping)]
     if not any('FeatureProbeHook' in kind for kind in hooks) and 'train_dataloader' in cfg:
-        dataset = _WithoutClasses(cfg)
+        dataset = _training_images(cfg)
         asked = min(max(options.queries, options.maps), len(dataset) // 2)
         val = _Split(dataset, 64, asked, cfg, options.seed)
         return _Split(dataset, 64, options.max_train_images, cfg, options.seed, start=asked), val
@@ -320,7 +335,13 @@ def _splits(cfg: Config, options: ReportOptions) -> tuple[_Split, _Split]:
 
 
 def _add_pictures(
-    data: ReportData, cfg: Config, model: nn.Module, checkpoint: Path, options: ReportOptions, device: str
+    data: ReportData,
+    cfg: Config,
+    model: nn.Module,
+    checkpoint: Path,
+    options: ReportOptions,
+    device: str,
+    maps_of: str | Path | None,
 ) -> None:
     """Neighbours, label maps, components and attention, from a model that was built but not initialised."""
     try:
@@ -344,6 +365,10 @@ def _add_pictures(
         data.notes.append(labels)
     else:
         data.label_maps = list(zip(pictures, labels, strict=True))
+    if maps_of is not None:
+        scenes = _Split(_images_of_folder(cfg, maps_of), 64, options.maps, cfg, options.seed)
+        shown = list(range(len(scenes.indices)))
+        pictures, images = [scenes.picture(index) for index in shown], scenes.images(shown, model)
     maps = zip(pca_maps(model, images), pca_maps(untrained, images), strict=True)
     start = 'given weights' if any_loads_weights(cfg.model) else 'random init'
     coloured = [{'trained': trained, start: initial} for trained, initial in maps]
@@ -394,6 +419,7 @@ def collect_report(
     checkpoint: str | Path | None = None,
     options: ReportOptions | None = None,
     device: str = 'cpu',
+    maps_of: str | Path | None = None,
 ) -> ReportData:
     """Gather everything that a work directory has to show.
 
@@ -403,12 +429,15 @@ def collect_report(
         checkpoint: By default the last whole one there. Without any, curves only.
         options: How much to show.
         device: Where to compute features.
+        maps_of: Folder of the images whose components and attention are shown, all of one size, which may be larger
+            than the encoder's; by default images of the probe's validation set, or of a training set without labels.
+            Labels are shown of the latter in any case: standardised place by place, they mean nothing at other sizes.
 
     Returns:
         The report's content; ``notes`` says what is missing and why.
 
     Raises:
-        FileNotFoundError: If the work directory, the config or the given checkpoint does not exist.
+        FileNotFoundError: If the work directory, the config, the given checkpoint or ``maps_of`` does not exist.
         ValueError: If a log, the config or ``results.json`` is wrong, or this machine has no such device.
         CheckpointMismatchError: If the checkpoint is not one of the config's model.
     """
@@ -417,6 +446,8 @@ def collect_report(
     work_dir = Path(work_dir)
     if not work_dir.is_dir():
         raise FileNotFoundError(f'work_dir {str(work_dir)!r} does not exist')
+    if maps_of is not None and not Path(maps_of).is_dir():
+        raise FileNotFoundError(f'maps_of {str(maps_of)!r} is not a folder')
     config_file = Path(config) if config is not None else find_config(work_dir)
     cfg = read_config(config_file)
     scalars = read_scalars(work_dir)
@@ -447,7 +478,7 @@ def collect_report(
         return data
     data.figures, data.losses = getattr(model, 'figures', {}), getattr(model, 'LOSSES', {})
     if file is not None:
-        _add_pictures(data, cfg, model, file, options, device)
+        _add_pictures(data, cfg, model, file, options, device, maps_of)
     return data
 
 
@@ -459,10 +490,11 @@ def build_report(
     out: str | Path | None = None,
     options: ReportOptions | None = None,
     device: str = 'cpu',
+    maps_of: str | Path | None = None,
 ) -> tuple[Path, Path]:
     """Gather and draw: :func:`collect_report`, then :func:`render_report`.
 
     ``out`` is ``report.html`` in the work directory by default.
     """
-    data = collect_report(work_dir, config, checkpoint, options, device)
+    data = collect_report(work_dir, config, checkpoint, options, device, maps_of)
     return render_report(data, out if out is not None else Path(work_dir) / 'report.html')

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bench.tables import as_csv, as_markdown, as_rows, over_seeds
-from summarise_seeds import probes
+from summarise_seeds import main, probes
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'benchmarks' / 'summarise_seeds.py'
 
@@ -22,9 +22,14 @@ def log(folder: Path, lines: list[dict]) -> None:
 
 @pytest.fixture
 def runs(tmp_path):
-    for seed, (before, after) in enumerate([(60, 80), (62, 84)]):
+    make_runs(tmp_path / 'ours', [(60, 80), (62, 84)])
+    return tmp_path / 'ours'
+
+
+def make_runs(folder: Path, values: list[tuple[int, int]]) -> None:
+    for seed, (before, after) in enumerate(values):
         log(
-            tmp_path / f'seed_{seed}',
+            folder / f'seed_{seed}',
             [
                 {'probe/knn_top1': before - 30, 'probe/linear_top1': before, 'epoch': 0, 'iter': 0},
                 {'loss': 1.0, 'epoch': 1, 'iter': 5, 'step': 5},
@@ -32,13 +37,14 @@ def runs(tmp_path):
                 {'probe/knn_top1': after - 30, 'probe/linear_top1': after, 'epoch': 2, 'iter': 10},
             ],
         )
-        (tmp_path / f'seed_{seed}.log').write_text('a log beside the folders')
-    return tmp_path
+        (folder / f'seed_{seed}.log').write_text('a log beside the folders')
 
 
 def test_rows_are_the_first_and_the_last_probe(runs):
-    assert as_rows(probes(runs))['rows'] == [
+    make_runs(runs.parent / 'peer', [(10, 90)])
+    assert as_rows(probes({'MAE': runs.parent / 'peer', 'PL-MAE': runs}))['rows'] == [
         dict(name='random init', knn=[30, 32], linear=[60, 62]),
+        dict(name='MAE', knn=[60], linear=[90]),
         dict(name='PL-MAE', knn=[50, 54], linear=[80, 84]),
     ]
 
@@ -46,7 +52,7 @@ def test_rows_are_the_first_and_the_last_probe(runs):
 def test_the_tool_writes_for_the_report_and_prints(runs, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', [str(TOOL), str(runs)])
     runpy.run_path(str(TOOL), run_name='__main__')
-    assert '| PL-MAE | 52.0 ± 2.8 | 82.0 ± 2.8 | 2 |' in capsys.readouterr().out
+    assert '| ours | 52.0 ± 2.8 | 82.0 ± 2.8 | 2 |' in capsys.readouterr().out
     for folder in (runs, runs / 'seed_0', runs / 'seed_1'):
         assert json.loads((folder / 'results.json').read_text())['rows'][1]['linear'] == [80, 84]
 
@@ -70,7 +76,9 @@ def test_csv_has_all_values():
 
 def test_refuses(tmp_path):
     with pytest.raises(FileNotFoundError, match='holds no work directory `seed_'):
-        probes(tmp_path)
+        probes(dict(x=tmp_path))
     log(tmp_path / 'seed_0', [{'probe/knn_top1': 1, 'probe/linear_top1': 1, 'epoch': 0, 'iter': 0}])
     with pytest.raises(ValueError, match='holds 1 values of probe/knn_top1'):
-        probes(tmp_path)
+        probes(dict(x=tmp_path))
+    with pytest.raises(SystemExit, match='--names must be 1 names, one for each WORK_DIR'):
+        main([str(tmp_path), '--names', 'a', 'b'])

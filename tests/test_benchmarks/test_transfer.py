@@ -37,7 +37,7 @@ if seed == 7:
     print('the disk is full'); sys.exit(3)
 if seed == 8:
     time.sleep(60)
-better = 10.0 * (encoder != 'random init')
+better = {'random init': 0.0, 'peer': 4.0}.get(encoder, 10.0)
 folder = work_dir / 'pictures'
 folder.mkdir(parents=True, exist_ok=True)
 Image.new('RGB', (8, 8), (int(20 * better), 0, 0)).save(folder / '0.png')
@@ -71,9 +71,9 @@ def fake(monkeypatch):
     monkeypatch.setattr(transfer, 'run_jobs', run_jobs)
 
 
-def arguments(checkpoints: Path | list[Path], out: Path | str, *more: str) -> list[str]:
+def arguments(checkpoints: Path | list[Path], out: Path | str, *more: str, name: str = 'PL-MAE') -> list[str]:
     paths = checkpoints if isinstance(checkpoints, list) else [checkpoints]
-    return [*map(str, paths), '--work-dir', str(out), *more]
+    return ['--encoder', name, *map(str, paths), '--work-dir', str(out), *more]
 
 
 def bench_of(checkpoints: Path | list[Path], out: Path | str, *more: str) -> Bench:
@@ -111,8 +111,13 @@ def test_refuses(tmp_path, checkpoint):
         (arguments(checkpoint, tmp_path, '--seeds', '1', '1'), ValueError, r'--seeds must be different .* \[1, 1\]'),
         (arguments(checkpoint, tmp_path, '--tasks', *['detection'] * 2), ValueError, '--tasks must be different'),
         *(
-            (arguments(checkpoint, tmp_path, '--name', name), ValueError, '--name must be a word')
+            (arguments(checkpoint, tmp_path, name=name), ValueError, '--encoder must begin with a name of its own')
             for name in ('random init', 'random_init', 'a/b', '')
+        ),
+        (
+            [*arguments(checkpoint, tmp_path), '--encoder', 'PL-MAE', str(checkpoint)],
+            ValueError,
+            "a name of its own.* but got 'PL-MAE'",
         ),
     ):
         with pytest.raises(error, match=message):
@@ -130,24 +135,27 @@ def test_refuses(tmp_path, checkpoint):
 )
 def test_refuses_options(options, message, capsys):
     with pytest.raises(SystemExit):
-        parse_args(['encoder.pth', *options])
+        parse_args(options)
     assert re.search(message, capsys.readouterr().err, re.DOTALL)
 
 
 def test_table_and_picture(tmp_path, checkpoint, fake, capsys):
     out = tmp_path / 'out'
-    transfer.main(arguments(checkpoint, out, '--seeds', '1', '3', '--jobs', '2', '--name', 'ours'))
+    more = ('--seeds', '1', '3', '--jobs', '2', '--encoder', 'ours', str(checkpoint))
+    transfer.main(arguments(checkpoint, out, *more, name='peer'))
     table = (out / 'transfer.md').read_text()
     assert table in capsys.readouterr().out
     rows = [[cell.strip() for cell in line.split('|')[1:-1]] for line in table.splitlines()]
     assert rows[0][0] == 'encoder' and rows[0][-1] == 'seeds'
     # 50 + seed for seeds 1 and 3: mean 52, sample standard deviation sqrt(2)
     assert rows[2] == ['random init', '80.0 ± 0.0', '52.0 ± 1.4', '22.0 ± 1.4', '10.0 ± 0.0', '2']
-    assert rows[3] == ['ours', '90.0 ± 0.0', '62.0 ± 1.4', '32.0 ± 1.4', '10.0 ± 0.0', '2']
-    assert rows[4] == ['difference', '+10.0', '+10.0', '+10.0', '+0.0', '']
+    assert rows[3][:3] == ['peer', '84.0 ± 0.0', '56.0 ± 1.4']
+    assert rows[4] == ['ours', '90.0 ± 0.0', '62.0 ± 1.4', '32.0 ± 1.4', '10.0 ± 0.0', '2']
+    assert rows[5] == ['ours − random init', '+10.0', '+10.0', '+10.0', '+0.0', '']
+    assert rows[6] == ['ours − peer', '+6.0', '+6.0', '+6.0', '+0.0', '']
     lines = (out / 'transfer.csv').read_text().splitlines()
-    assert 'ours,miou,62.0000,1.4142,2,61.0000 63.0000' in lines and len(lines) == 9
-    assert json.loads((out / 'results.json').read_text())['rows'][1]['miou'] == [61, 63]
+    assert 'ours,miou,62.0000,1.4142,2,61.0000 63.0000' in lines and len(lines) == 13
+    assert json.loads((out / 'results.json').read_text())['rows'][2]['miou'] == [61, 63]
     with Image.open(out / 'transfer.png') as file:
         pixels = np.asarray(file.convert('RGB')).reshape(-1, 3)
     assert (np.abs(pixels.astype(int) - [200, 0, 0]).max(1) < 12).mean() > 0.02  # predictions of ours
@@ -157,7 +165,7 @@ def test_table_and_picture(tmp_path, checkpoint, fake, capsys):
 def test_each_seed_its_checkpoint(tmp_path, checkpoint):
     other = tmp_path / 'other.pth'
     other.write_bytes(checkpoint.read_bytes())
-    bench = bench_of([checkpoint, other], tmp_path, '--seeds', '4', '9', '--name', 'x')
+    bench = Bench(parse_args(arguments([checkpoint, other], tmp_path, '--seeds', '4', '9', name='x')))
     runs = bench.plan()
     assert len(runs) == 12 and len({run.work_dir for run in runs}) == len({run.key for run in runs}) == 12
     assert {run.checkpoint for run in runs if run.encoder == 'x' and run.seed == 9} == {other}
@@ -177,7 +185,7 @@ def test_data_chooses_configs_and_encoder(tmp_path, fake, data, patches):
         backbone = Config.fromfile(config).model.backbone
         assert all(backbone[field] == encoder[field] for field in ('arch', 'img_size', 'patch_size'))
     transfer.main([*argv, '--tasks', 'segmentation'])
-    assert '| difference | +10.0 |' in (tmp_path / 'transfer.md').read_text()
+    assert '| PL-MAE − random init | +10.0 |' in (tmp_path / 'transfer.md').read_text()
     state = torch.load(tmp_path / 'random_init' / 'seed_0.pth', weights_only=True)['state_dict']
     assert state['backbone.pos_embed'].shape == (1, patches + 1, 96)
 
@@ -223,7 +231,7 @@ def test_finished_runs_are_kept_and_others_not_mixed_in(tmp_path, checkpoint, fa
 
 def test_command_line(tmp_path, checkpoint, fake, monkeypatch, capsys):
     tool = str(ROOT / 'tools' / 'benchmarks' / 'transfer.py')
-    monkeypatch.setattr(sys, 'argv', [tool, str(tmp_path / 'nowhere.pth')])
+    monkeypatch.setattr(sys, 'argv', [tool, '--encoder', 'x', str(tmp_path / 'nowhere.pth')])
     with pytest.raises(SystemExit, match='error: checkpoint .*nowhere.pth does not exist'):
         runpy.run_path(tool, run_name='__main__')
     monkeypatch.setattr('bench.jobs.run_jobs', transfer.run_jobs)

@@ -496,6 +496,25 @@ def test_report_of_a_run_of_mmpretrain(tmp_path, colour_images, tiny_mae_config,
     assert str(tmp_path) not in page
     with pytest.raises(FileNotFoundError, match='nope'):
         collect_report(work_dir, checkpoint='nope.pth')
+    if method == 'MAE':
+        check_maps_of_a_folder(work_dir, tmp_path / 'scenes')
+
+
+def check_maps_of_a_folder(work_dir: Path, folder: Path) -> None:
+    """Components and attention are those of the images there, at their own size; neighbours stay the probe's."""
+    folder.mkdir()
+    for i in range(2):
+        noise = np.random.default_rng(i).integers(0, 255, (16, 32, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f'scene_{i}.png')
+    data = collect_report(work_dir, options=ReportOptions(queries=2, maps=3), maps_of=folder)
+    assert [picture.name for picture, _ in data.pca] == ['scene_0.png', 'scene_1.png']
+    assert all(maps['trained'].shape == maps['random init'].shape == (4, 8, 3) for _, maps in data.pca)
+    assert all(picture.pixels.shape == (16, 32, 3) for picture, _ in data.attention)
+    assert np.array_equal(data.pca[1][0].pixels, noise)
+    assert [query.class_name for query, _ in data.neighbours] == ['blue', 'red']
+    Image.fromarray(noise[:8]).save(folder / 'wide.png')
+    with pytest.raises(ValueError, match=r'must have one size, but have \[\(8, 32\), \(16, 32\)\]'):
+        collect_report(work_dir, maps_of=folder)
 
 
 def test_model_that_cannot_be_built(tmp_path):

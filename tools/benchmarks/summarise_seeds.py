@@ -1,9 +1,10 @@
 """Table of the runs in WORK_DIR/seed_*: kNN and linear probe before and after pre-training, mean ± sd over the seeds.
 
-python tools/benchmarks/summarise_seeds.py work_dirs/pl_mae_demo
+python tools/benchmarks/summarise_seeds.py work_dirs/demo/mae_surfaces_20e work_dirs/demo/pl_mae_surfaces
 """
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -21,48 +22,61 @@ def seed_dirs(work_dir: str | Path) -> list[Path]:
     return sorted(path for path in Path(work_dir).glob('seed_*') if path.is_dir())
 
 
-def probes(work_dir: str | Path, name: str = 'PL-MAE') -> pd.DataFrame:
-    """What the runs in ``work_dir/seed_*`` logged of their probes, accuracies in percent.
+def probes(folders: Mapping[str, str | Path]) -> pd.DataFrame:
+    """What the runs in ``FOLDER/seed_*`` logged of their probes, accuracies in percent.
 
-    A run's first probe is the encoder as it was initialised, its last one the pre-trained encoder.
+    A run's first probe is the encoder as it was initialised, its last one the pre-trained encoder. Random
+    initialisation is that of the last folder's runs.
 
     Args:
-        work_dir: Folder that holds the runs' work directories.
-        name: What the pre-trained encoder is called.
+        folders: What a pre-trained encoder is called -> folder that holds the runs' work directories.
 
     Raises:
-        FileNotFoundError: If there is no run.
+        FileNotFoundError: If a folder holds no run.
         ValueError: If a run was not probed before and after its training.
     """
-    rows: dict[str, list[dict]] = {'random init': [], name: []}
-    for run in seed_dirs(work_dir):
-        series = read_scalars(run).series
-        points = {metric: series.get(f'probe/{metric}_top1', []) for metric in COLUMNS}
-        for metric, values in points.items():
-            if len(values) < 2:
-                raise ValueError(
-                    f'{run} holds {len(values)} values of probe/{metric}_top1, but one from before and one from after '
-                    f'training are needed: was the run stopped, or FeatureProbeHook without `before_train=True`?'
-                )
-        for encoder, index in zip(rows, (0, -1), strict=True):
-            rows[encoder].append(
-                dict(name=encoder, **{metric: round(values[index][1], 4) for metric, values in points.items()})
+    rows: list[dict] = []
+    for name, folder in folders.items():
+        runs = [_first_and_last(run) for run in seed_dirs(folder)]
+        if not runs:
+            raise FileNotFoundError(f'{folder} holds no work directory `seed_*`')
+        rows += [dict(name=name, **last) for _, last in runs]
+    return pd.DataFrame([*(dict(name='random init', **first) for first, _ in runs), *rows])
+
+
+def _first_and_last(run: Path) -> tuple[dict[str, float], dict[str, float]]:
+    series = read_scalars(run).series
+    points = {metric: series.get(f'probe/{metric}_top1', []) for metric in COLUMNS}
+    for metric, values in points.items():
+        if len(values) < 2:
+            raise ValueError(
+                f'{run} holds {len(values)} values of probe/{metric}_top1, but one from before and one from after '
+                f'training are needed: was the run stopped, or FeatureProbeHook without `before_train=True`?'
             )
-    if not rows[name]:
-        raise FileNotFoundError(f'{work_dir} holds no work directory `seed_*`')
-    return pd.DataFrame([row for encoder in rows.values() for row in encoder])
+    first, last = ({metric: round(values[i][1], 4) for metric, values in points.items()} for i in (0, -1))
+    return first, last
 
 
 @user_errors()
 def main(argv: list[str] | None = None) -> None:
-    """Collect, write results.json into WORK_DIR and into each run, print the table."""
+    """Collect, write results.json into each WORK_DIR and into each run, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('work_dir', help='folder that holds the work directories seed_*')
-    parser.add_argument('--name', default='PL-MAE', help='what the pre-trained encoder is called (default: PL-MAE)')
+    parser.add_argument(
+        'work_dirs', nargs='+', metavar='WORK_DIR', help='folder that holds the work directories seed_*'
+    )
+    parser.add_argument(
+        '--names', nargs='+', help="what the pre-trained encoders are called (default: the folders' names)"
+    )
     args = parser.parse_args(argv)
-    runs = probes(args.work_dir, args.name)
-    for folder in (Path(args.work_dir), *seed_dirs(args.work_dir)):
-        write_json(folder / 'results.json', as_rows(runs))
+    names = args.names or [Path(folder).name for folder in args.work_dirs]
+    if len(names) != len(args.work_dirs) or len(set(names)) != len(names):
+        raise ValueError(
+            f'--names must be {len(args.work_dirs)} names, one for each WORK_DIR and all different, but got {names}'
+        )
+    runs = probes(dict(zip(names, args.work_dirs, strict=True)))
+    for work_dir in args.work_dirs:
+        for folder in (Path(work_dir), *seed_dirs(work_dir)):
+            write_json(folder / 'results.json', as_rows(runs))
     print(as_markdown(over_seeds(runs, COLUMNS)))
 
 

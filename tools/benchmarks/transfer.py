@@ -6,8 +6,10 @@ prints the table. Random initialisation is the encoder of the pre-training confi
 way; all else is equal. Every run (a task, an encoder to start from, a seed) is a process with one thread. Runs that
 finished are not repeated, one that was killed goes on::
 
-    bash tools/benchmarks/transfer.sh work_dirs/pl_mae_demo/seed_*/epoch_3.pth
-    bash tools/benchmarks/transfer.sh --data surfaces work_dirs/pl_mae_surfaces/seed_*/epoch_10.pth
+    bash tools/benchmarks/transfer.sh --encoder PL-MAE work_dirs/demo/pl_mae_demo/seed_*/epoch_3.pth
+    bash tools/benchmarks/transfer.sh --data surfaces \
+        --encoder MAE work_dirs/demo/mae_surfaces/seed_*/epoch_6.pth \
+        --encoder PL-MAE work_dirs/demo/pl_mae_surfaces/seed_*/epoch_6.pth
 """
 
 import argparse
@@ -124,26 +126,30 @@ class Runs:
     Whether checkpoints may run code is decided by this process's policy (:func:`mmpl.compat.set_load_policy`).
 
     Args:
-        args: ``tasks``, ``seeds``, ``work_dir``, ``cfg_options``.
-        checkpoints: All that runs start from.
+        args: ``encoder``, ``tasks``, ``seeds``, ``work_dir``, ``cfg_options``.
 
     Attributes:
         NAME: Of the table and the picture.
         TASKS: All tasks by name, the longest first.
         COLUMNS: Headings of the table.
+        CONTROLS: Names of what each encoder is compared with; they start from no checkpoint that is given.
+        encoders: Name -> the checkpoint of each seed, None for controls; in the order of the table.
 
     Raises:
         FileNotFoundError: If a checkpoint is missing.
-        ValueError: If a task or a seed is named twice.
+        ValueError: If a task or a seed is named twice, or an encoder has no name of its own, or neither one checkpoint
+            nor one for each seed.
     """
 
     NAME: str
     TASKS: Mapping[str, Task]
     COLUMNS: Mapping[str, str]
+    CONTROLS: tuple[str, ...] = (RANDOM,)
 
-    def __init__(self, args: argparse.Namespace, checkpoints: Sequence[Path]) -> None:
+    def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.out = Path(args.work_dir)
+        self.encoders = self._read_encoders()
         for field in ('tasks', 'seeds'):
             values = getattr(args, field)
             if len(set(values)) != len(values):
@@ -152,14 +158,38 @@ class Runs:
         self.options = ['--cfg-options', *args.cfg_options] if args.cfg_options else []
         self._digest = functools.cache(lambda path: read_checkpoint(path).digest())
         self._config_fingerprint = functools.cache(self._fingerprint_of_config)
-        for path in checkpoints:
+        for path in [path for paths in self.encoders.values() for path in paths if path]:
             if not path.is_file():
                 raise FileNotFoundError(f'checkpoint {path} does not exist')
             self._digest(path)
 
+    def _read_encoders(self) -> dict[str, list[Path | None]]:
+        seeds = len(self.args.seeds)
+        encoders: dict[str, list[Path | None]] = {name: [None] * seeds for name in self.CONTROLS}
+        folders = {folder_name(name) for name in encoders}  # names have no spaces there
+        for name, *paths in self.args.encoder:
+            if not name or '/' in name or folder_name(name) in folders:
+                raise ValueError(
+                    f"--encoder must begin with a name of its own, without '/', other than "
+                    f'{" and ".join(map(repr, self.CONTROLS))}, but got {name!r}'
+                )
+            if len(paths) not in (1, seeds):
+                raise ValueError(
+                    f'--encoder {name} must have one checkpoint, or one for each of the {seeds} seeds, but '
+                    f'got {len(paths)}'
+                )
+            folders.add(folder_name(name))
+            encoders[name] = [Path(path).resolve() for _ in range(seeds // len(paths)) for path in paths]
+        return encoders
+
     def plan(self) -> list[Run]:
         """All runs, in the order in which they are started."""
-        raise NotImplementedError
+        return [
+            Run(task, name, seed, paths[index], self.out / task / folder_name(name) / f'seed_{seed}')
+            for task in self.tasks
+            for index, seed in enumerate(self.args.seeds)
+            for name, paths in self.encoders.items()
+        ]
 
     def config(self, task: str) -> str:
         """The config that a task runs."""
@@ -298,39 +328,19 @@ class Bench(Runs):
     NAME, TASKS, COLUMNS = 'transfer', TASKS, COLUMNS
 
     def __init__(self, args: argparse.Namespace) -> None:
-        # Folders have no spaces: 'random_init' would share that of the random encoder.
-        if folder_name(args.name) == folder_name(RANDOM) or '/' in args.name or not args.name:
-            raise ValueError(
-                f"--name must be a word for the table other than {RANDOM!r} and without '/', but got {args.name!r}"
-            )
-        if len(args.checkpoints) not in (1, len(args.seeds)):
-            raise ValueError(
-                f'there must be one checkpoint, or one for each of the {len(args.seeds)} seeds, '
-                f'but got {len(args.checkpoints)}'
-            )
-        self.checkpoints = [path.resolve() for path in args.checkpoints]
-        super().__init__(args, self.checkpoints)
+        super().__init__(args)
         self.random = [(self.out / 'random_init' / f'seed_{seed}.pth').resolve() for seed in args.seeds]
+        self.encoders[RANDOM] = [*self.random]
         if not args.pretrain_config.is_file():
             raise FileNotFoundError(f'pretrain_config {args.pretrain_config} does not exist')
-
-    def plan(self) -> list[Run]:
-        """All runs, in the order in which they are started."""
-        ours = self.checkpoints * (len(self.args.seeds) // len(self.checkpoints))
-        return [
-            Run(task, encoder, seed, paths[index], self.out / task / folder_name(encoder) / f'seed_{seed}')
-            for task in self.tasks
-            for index, seed in enumerate(self.args.seeds)
-            for encoder, paths in ((RANDOM, self.random), (self.args.name, ours))
-        ]
 
     def config(self, task: str) -> str:
         """The config that a task runs."""
         return str(CONFIGS / 'downstream' / TASKS[task].config.format(DOWNSTREAM[self.args.data]))
 
     def table(self, runs: pd.DataFrame, columns: Mapping[str, str]) -> str:
-        """The Markdown table, with what pre-training gains."""
-        return with_gain(runs, columns)
+        """The Markdown table, with what the last encoder gains over each other."""
+        return with_gains(runs, columns)
 
 
 def folder_name(encoder: str) -> str:
@@ -374,22 +384,35 @@ def scores(task: str, metrics: Mapping[str, float], tasks: Mapping[str, Task] = 
     return {column: metrics[key] * factor for column, (key, factor) in tasks[task].metrics.items()}
 
 
-def with_gain(runs: pd.DataFrame, columns: Mapping[str, str]) -> str:
-    """The Markdown table, with the difference of the means of the last and the first encoder below."""
+def with_gains(runs: pd.DataFrame, columns: Mapping[str, str]) -> str:
+    """The Markdown table; below it, how far the mean of the last encoder is from that of each other."""
     table = over_seeds(runs, columns)
     means = runs.groupby('name', sort=False)[list(columns)].mean()
-    gain = [f'{value:+.1f}' for value in means.iloc[-1] - means.iloc[0]]
-    table.loc[len(table)] = ['difference', *gain, '']
+    last = means.iloc[-1]
+    for name, mean in means.iloc[:-1].iterrows():
+        table.loc[len(table)] = [f'{last.name} − {name}', *(f'{gain:+.1f}' for gain in last - mean), '']
     return as_markdown(table)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that :class:`Runs` reads, but for ``--tasks`` and ``--work-dir``."""
+    parser.add_argument(
+        '--encoder',
+        nargs='+',
+        action='append',
+        default=[],
+        metavar=('NAME', 'CHECKPOINT'),
+        help='name for the table and one checkpoint, or one for each seed; may be given several times',
+    )
+    parser.add_argument('--seeds', type=at_least(0), nargs='+', default=[0, 1, 2], help='of all but the encoder')
+    parser.add_argument('--cfg-options', nargs='+', default=[], help="override fields of every run's config: key=value")
+    add_job_arguments(parser)
+    add_trust_argument(parser)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('checkpoints', type=Path, nargs='+', help='one pre-training checkpoint, or one for each seed')
-    parser.add_argument(
-        '--seeds', type=at_least(0), nargs='+', default=[0, 1, 2], help='of heads, order and random encoder'
-    )
     parser.add_argument('--tasks', nargs='+', choices=list(TASKS), default=list(TASKS))
     parser.add_argument(
         '--data', choices=list(PRETRAIN), default='digits', help='scenes and crops of digits or of photographs'
@@ -397,15 +420,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--work-dir', help='folder of all results (default: work_dirs/transfer, or work_dirs/transfer_surfaces)'
     )
-    parser.add_argument('--name', default='PL-MAE', help='what the pre-trained encoder is called')
     parser.add_argument(
         '--pretrain-config',
         type=Path,
-        help='the config that made the checkpoints (default: configs/pl_mae_demo.py, or configs/pl_mae_surfaces.py)',
+        help='a config that made checkpoints, for random initialisation (default: configs/pl_mae_demo.py, or '
+        'configs/pl_mae_surfaces.py)',
     )
-    parser.add_argument('--cfg-options', nargs='+', default=[], help="override fields of every run's config: key=value")
-    add_job_arguments(parser)
-    add_trust_argument(parser)
+    add_run_arguments(parser)
     args = parser.parse_args(argv)
     args.work_dir = args.work_dir or 'work_dirs/transfer' + ('' if args.data == 'digits' else f'_{args.data}')
     args.pretrain_config = args.pretrain_config or CONFIGS / PRETRAIN[args.data]

@@ -10,12 +10,10 @@ process with one thread. Runs that finished are not repeated, one that was kille
 
 import argparse
 import sys
-from pathlib import Path
 
-from bench.arguments import add_job_arguments, at_least
-from mmpl.compat import add_trust_argument, set_load_policy
+from mmpl.compat import set_load_policy
 from mmpl.utils.user_errors import user_errors
-from transfer import RANDOM, Run, Runs, Task, folder_name
+from transfer import RANDOM, Run, Runs, Task, add_run_arguments
 
 BLIND = 'question only'
 """Name of the rows of the model that sees no image."""
@@ -36,41 +34,9 @@ COLUMNS = {f'{task}_{column}': f'{task}: {text} (%)' for task in TASKS for colum
 
 
 class VQABench(Runs):
-    """The controls, and each encoder that is given; ``args`` are those of :func:`parse_args`.
+    """The controls, and each encoder that is given; ``args`` are those of :func:`parse_args`."""
 
-    Raises:
-        ValueError: If an encoder has no name of its own, or neither one checkpoint nor one for each seed.
-    """
-
-    NAME, TASKS, COLUMNS = 'vqa', TASKS, COLUMNS
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.encoders: dict[str, list[Path | None]] = {name: [None] * len(args.seeds) for name in (BLIND, RANDOM)}
-        folders = {folder_name(name) for name in self.encoders}  # names have no spaces there
-        for name, *paths in args.encoder:
-            if not name or '/' in name or folder_name(name) in folders:
-                raise ValueError(
-                    f"--encoder must begin with a name of its own, without '/', other than {BLIND!r} and {RANDOM!r}, "
-                    f'but got {name!r}'
-                )
-            if len(paths) not in (1, len(args.seeds)):
-                raise ValueError(
-                    f'--encoder {name} must have one checkpoint, or one for each of the {len(args.seeds)} seeds, but '
-                    f'got {len(paths)}'
-                )
-            folders.add(folder_name(name))
-            repeats = len(args.seeds) // len(paths)
-            self.encoders[name] = [Path(path).resolve() for _ in range(repeats) for path in paths]
-        super().__init__(args, [path for paths in self.encoders.values() for path in paths if path])
-
-    def plan(self) -> list[Run]:
-        """All runs, in the order in which they are started."""
-        return [
-            Run(task, name, seed, paths[index], self.out / task / folder_name(name) / f'seed_{seed}')
-            for task in self.tasks
-            for index, seed in enumerate(self.args.seeds)
-            for name, paths in self.encoders.items()
-        ]
+    NAME, TASKS, COLUMNS, CONTROLS = 'vqa', TASKS, COLUMNS, (BLIND, RANDOM)
 
     def start(self, run: Run) -> list[str]:
         """Options that let a run start from its encoder, or look at no image."""
@@ -82,20 +48,9 @@ class VQABench(Runs):
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        '--encoder',
-        nargs='+',
-        action='append',
-        default=[],
-        metavar=('NAME', 'CHECKPOINT'),
-        help='name for the table and one checkpoint, or one for each seed; may be given several times',
-    )
-    parser.add_argument('--seeds', type=at_least(0), nargs='+', default=[0, 1, 2], help='of all but the encoder')
     parser.add_argument('--tasks', nargs='+', choices=list(TASKS), default=['frozen'], help='default: frozen')
     parser.add_argument('--work-dir', default='work_dirs/vqa', help='folder of all results (default: work_dirs/vqa)')
-    parser.add_argument('--cfg-options', nargs='+', default=[], help="override fields of every run's config: key=value")
-    add_job_arguments(parser)
-    add_trust_argument(parser)
+    add_run_arguments(parser)
     return parser.parse_args(argv)
 
 
