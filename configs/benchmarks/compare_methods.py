@@ -58,7 +58,12 @@ methods = dict(
     msa=dict(label='MSA', config=_methods + 'msa.py', **images_only),
     mixed_ae=dict(label='MixedAE', config=_methods + 'mixed_ae.py', **images_only),
     cae=dict(label='CAE-style', config=_methods + 'cae.py', **images_only),
-    one_teacher=dict(label='PL-MAE, one teacher', config=_methods + 'pl_mae_one_teacher.py', budgets=['images']),
+    one_teacher=dict(
+        label='PL-MAE, one teacher',
+        config=_methods + 'pl_mae_one_teacher.py',
+        data=['surfaces', 'digits', 'hard'],
+        budgets=['images'],
+    ),
     pixels=dict(
         label='PL-MAE, pixels',
         config=_methods + 'pl_mae_pixels.py',

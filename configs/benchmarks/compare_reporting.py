@@ -15,6 +15,6 @@ methods = dict(
     random=_base_.methods.random,
     mae=_base_.methods.mae,
     pl_mae=_base_.methods.pl_mae,
-    one_teacher=_base_.methods.one_teacher,
+    one_teacher=dict(_base_.methods.one_teacher, data=['letters', 'regions', 'shapes']),
     msa=dict(_base_.methods.msa, data=['letters', 'regions', 'shapes']),
 )
