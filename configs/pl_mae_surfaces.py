@@ -31,11 +31,9 @@ probe = dict(
     train_dataloader=dict(dataset=dict(dataset, split='train'), **loader),
     val_dataloader=dict(dataset=dict(dataset, split='test'), **loader),
 )
-custom_hooks = [
-    dict(_base_.custom_hooks[0], health_interval=10),
-    probe,
-    dict(type='mmpl.NonFiniteHook', max_skips=10, on_bad_state='stop'),
-]
+teacher_hook = dict(_base_.custom_hooks[0], health_interval=10)
+non_finite_hook = dict(type='mmpl.NonFiniteHook', max_skips=10, on_bad_state='stop')
+custom_hooks = [teacher_hook, probe, non_finite_hook]
 
 # As _base_/default_runtime.py, which cannot be a second base: both have these fields.
 default_hooks = dict(
