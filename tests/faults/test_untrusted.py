@@ -98,7 +98,7 @@ def test_trust_is_an_option_of_every_tool(
         evaluate_features=('tools/benchmarks/evaluate_features.py', config, poisoned),
         export_backbone=('tools/model_converters/export_backbone.py', poisoned, tmp_path / 'out.pth'),
         report=('tools/visualizations/report.py', poisoned.parent, '--config', config),
-        transfer=('tools/benchmarks/transfer.py', poisoned, '--work-dir', tmp_path / 'out'),
+        transfer=('tools/benchmarks/transfer.py', '--encoder', 'PL-MAE', poisoned, '--work-dir', tmp_path / 'out'),
     )[tool]
     monkeypatch.setattr('signal.signal', lambda *args: None)
     monkeypatch.setattr(sys, 'argv', [str(path), *map(str, arguments), *['--trust'] * trust])
@@ -113,8 +113,8 @@ def test_transfer_passes_trust_on(trust: bool, tmp_path: Path, monkeypatch: pyte
     """From the benchmark to its runs, and from a run to its training and its test."""
     checkpoint = tmp_path / 'a.pth'
     torch.save(dict(state_dict={'backbone.patch_embed.projection.weight': torch.ones(1)}), checkpoint)
-    argv = [str(checkpoint), '--seeds', '0', '--tasks', 'segmentation', '--work-dir', str(tmp_path / 'work')]
-    argv += ['--trust'] * trust
+    argv = ['--encoder', 'PL-MAE', str(checkpoint), '--seeds', '0', '--tasks', 'segmentation']
+    argv += ['--work-dir', str(tmp_path / 'work'), *['--trust'] * trust]
     jobs: list = []
     monkeypatch.setattr(transfer, 'run_jobs', lambda some, *args: jobs.extend(some) or sys.exit(0))
     monkeypatch.setattr(transfer, 'write_random_encoder', lambda *args: None)
