@@ -187,6 +187,18 @@ def test_rejects(bench, change, message, tmp_path):
         Bench(bench.config, tmp_path, tmp_path)
 
 
+BENCHES = sorted((ROOT / 'configs/benchmarks').glob('compare_*.py'))
+
+
+@pytest.mark.parametrize('config', BENCHES, ids=lambda path: path.stem)
+def test_every_comparison_has_a_plan(config, tmp_path):
+    """Each data set of it is met by PL-MAE and by what it is compared with."""
+    cfg = Config.fromfile(config)
+    plan = Bench(cfg, tmp_path, tmp_path).plan()
+    assert {(run.data, run.method) for run in plan} >= {(data, name) for data in cfg.data for name in ('mae', 'pl_mae')}
+    assert {run.seed for run in plan} == set(cfg.seeds)
+
+
 @pytest.mark.parametrize(
     'name, committed', [('compare_methods', 'evidence'), ('compare_reporting', 'evidence/reporting')]
 )
