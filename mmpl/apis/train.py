@@ -151,8 +151,6 @@ def train_config(options: argparse.Namespace) -> Config:
     """
     cfg = load_config(options.config, options)
     resolve_length(cfg, options.config)
-    if options.no_validate:
-        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if options.resume is not None:
         cfg.resume = True
         cfg.load_from = cfg.get('load_from') if options.resume == 'auto' else options.resume
@@ -167,6 +165,8 @@ def train_config(options: argparse.Namespace) -> Config:
             cfg, {key: option_value(cfg, key, options.cfg_options[key]) for key in LENGTHS & {*options.cfg_options}}
         )
         merge_options(cfg, options.cfg_options)
+    if options.no_validate:  # after the options: those of validation fit, though nothing reads them
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     check_fields(cfg)
     check_work_dir(cfg.work_dir)
     set_loader_defaults(cfg, not options.no_pin_memory, not options.no_persistent_workers)

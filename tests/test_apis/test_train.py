@@ -111,6 +111,17 @@ def test_options_come_last(tiny_mae_config: Path) -> None:
     assert cfg.train_dataloader.persistent_workers is False and cfg.train_dataloader.pin_memory is False
 
 
+def test_options_of_validation_fit_a_run_that_has_none(tiny_mae_config: Path) -> None:
+    tiny_mae_config.write_text(
+        tiny_mae_config.read_text()
+        + "val_dataloader = dict(train_dataloader)\nval_cfg = dict()\nval_evaluator = dict(type='Accuracy')\n"
+    )
+    options = ['val_dataloader.batch_size=2', 'train_dataloader.batch_size=3']
+    cfg = parsed(tiny_mae_config, '--no-validate', '--cfg-options', *options)
+    assert cfg.train_dataloader.batch_size == 3
+    assert cfg.val_dataloader is cfg.val_cfg is cfg.val_evaluator is None
+
+
 def test_auto_scale_lr(tiny_mae_config: Path) -> None:
     assert parsed(tiny_mae_config, '--auto-scale-lr').auto_scale_lr.enable is True
     tiny_mae_config.write_text(tiny_mae_config.read_text().replace('auto_scale_lr', 'unused'))
