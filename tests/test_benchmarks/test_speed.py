@@ -170,6 +170,16 @@ def test_data_speed(capsys):
     assert printed['ratio'] == pytest.approx(printed['images_per_s']['a'] / printed['images_per_s']['b'])
 
 
+def test_data_speed_of_loaders(capsys):
+    """From shards, from a folder, and the other side's: each photo once a turn."""
+    argv = ['--photos', '5', '--rounds', '2', '--photo-size', '80', '60', '--batch', '2', '--workers', '1']
+    result = data_speed.main(argv)['workers'][1]
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])['workers']['1']
+    assert printed == result and list(result['images_per_s']) == list(data_speed.SOURCES)
+    assert all(rate > 0 for rate in result['images_per_s'].values())
+    assert list(result['ratios']) == ['A from a folder', 'B from a folder']
+
+
 def test_the_rate_of_a_product_is_plausible():
     assert 0.01 < matmul_gflops('float32', 'cpu', 1, 'cpu', size=64, seconds=0.01) < 1e5
 

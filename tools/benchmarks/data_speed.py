@@ -1,14 +1,19 @@
 #!/usr/bin/env python
-"""Images/s per core of two input pipelines, in turns in one process, on JPEGs made from real photographs.
+"""Images/s of two input pipelines, in turns, on JPEGs made from real photographs.
 
-By default that of the fast preset against that of mmpretrain's MAE; the last line of the output is one JSON object.
+By default that of the fast preset against that of mmpretrain's MAE, on one core in one process; the last line of the
+output is one JSON object. With ``--workers``, through data loaders with so many workers, A from shards and from a
+folder, B from a folder::
 
     python tools/benchmarks/data_speed.py
     python tools/benchmarks/data_speed.py --photo-size 1600 1200
+    python tools/benchmarks/data_speed.py --workers 1 2
 """
 
+import argparse
 import json
 import statistics
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -20,8 +25,11 @@ import torch
 from mmengine.dataset import Compose, default_collate
 from mmengine.registry import init_default_scope
 from mmengine.utils import import_modules_from_strings
+from mmpretrain.datasets import CustomDataset
+from torch.utils.data import DataLoader, Dataset
 
 from bench.arguments import at_least
+from mmpl.datasets import ShardDataset, UnlabelledFolder
 from mmpl.datasets.embedded.photos import write_photos
 from mmpl.utils.user_errors import user_errors
 from pretrain_speed import load_side, sides_parser
@@ -45,6 +53,52 @@ def run(pipeline: Compose, paths: list[Path], batch: int) -> float:
     return statistics.median(seconds)
 
 
+SHARDS = 4
+SOURCES = ('A from shards', 'A from a folder', 'B from a folder')
+
+
+def datasets(folder: Path, photos: list[Path], pipelines: dict[str, Compose]) -> dict[str, Dataset]:
+    """The photos as each of ``SOURCES`` reads them."""
+    for number in range(SHARDS):
+        with tarfile.open(folder / f'{number}.tar', 'w') as shard:
+            for photo in photos[number::SHARDS]:
+                shard.add(photo, photo.name)
+    images = str(photos[0].parent)
+    found = (
+        ShardDataset(shards=str(folder), pipeline=[]),
+        UnlabelledFolder(data_root=images, pipeline=[]),
+        CustomDataset(data_root=images, with_label=False, pipeline=[]),
+    )
+    for dataset, side in zip(found, 'aab', strict=True):
+        dataset.pipeline = pipelines[side]
+    return dict(zip(SOURCES, found, strict=True))
+
+
+def with_workers(data: dict[str, Dataset], workers: int, args: argparse.Namespace) -> dict:
+    """Images/s of each source through a data loader; the workers are there before the clock starts."""
+    loaders = {
+        name: DataLoader(
+            dataset, args.batch, num_workers=workers, persistent_workers=True, collate_fn=default_collate, shuffle=True
+        )
+        for name, dataset in data.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in loaders}
+    for number in range(-1, args.rounds):  # the first turn starts the workers
+        for name, loader in loaders.items():
+            begin = time.perf_counter()
+            count = sum(len(batch['inputs']) for batch in loader)
+            if number >= 0:
+                seconds[name].append((time.perf_counter() - begin) / count)
+    rates = {name: 1 / statistics.median(values) for name, values in seconds.items()}
+    shards, *others = SOURCES
+    ratios = {
+        name: statistics.median(b / a for a, b in zip(seconds[shards], seconds[name], strict=True)) for name in others
+    }
+    said = ', '.join(f'{name} {rate:.0f}' for name, rate in rates.items())
+    print(f'{workers} workers, images/s: {said}; ' + ', '.join(f'shards / {n}: {r:.2f}' for n, r in ratios.items()))
+    return dict(images_per_s=rates, ratios=ratios)
+
+
 @user_errors()
 def main(argv: list[str] | None = None) -> dict:
     """Run the benchmark; returns what the last line of the output says."""
@@ -53,6 +107,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument('--quality', type=int, default=97, help='of the JPEGs')
     parser.add_argument('--rounds', type=at_least(1), default=10, help='how often each side has its turn')
     parser.add_argument('--batch', type=at_least(1), default=16, help='images that are collated into one tensor')
+    parser.add_argument('--workers', type=at_least(1), nargs='+', default=[], help='time data loaders with so many')
     args = parser.parse_args(argv)
     cv2.setNumThreads(0)  # as in a data loader's worker
     torch.set_num_threads(1)
@@ -61,6 +116,13 @@ def main(argv: list[str] | None = None) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         paths = write_photos(folder, args.photos, tuple(args.photo_size), args.quality)
         kilobytes = statistics.mean(path.stat().st_size for path in paths) / 1e3
+        if args.workers:
+            with tempfile.TemporaryDirectory() as shards:
+                data = datasets(Path(shards), paths, pipelines)
+                found = {workers: with_workers(data, workers, args) for workers in args.workers}
+            result = dict(workers=found, kilobytes_per_photo=kilobytes, settings=vars(args))
+            print(json.dumps(result))
+            return result
         for pipeline in pipelines.values():
             run(pipeline, paths, args.batch)
         for number in range(args.rounds):

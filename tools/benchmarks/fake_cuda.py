@@ -13,6 +13,7 @@ What it cannot know: time, the allocator's fragmentation, workspaces of librarie
 import argparse
 import contextlib
 import copy
+import functools
 import json
 import math
 import os
@@ -30,6 +31,7 @@ from typing import Any
 
 import mmengine.device.utils
 import mmengine.dist.utils
+import mmengine.model.base_module
 import mmengine.runner.runner
 import mmpretrain
 import mmpretrain.models.utils.attention
@@ -200,14 +202,23 @@ def place() -> str:
     """Where in mmpl, or else in what it uses, something happens: file and function."""
     found = 'torch'
     for frame, _ in traceback.walk_stack(sys._getframe(1)):
-        path = Path(frame.f_code.co_filename)
-        for package in (mmpl, mmengine, mmpretrain):
-            folder = Path(str(package.__file__)).parent
-            if folder in path.parents and (package is mmpl or found == 'torch'):
-                found = f'{path.relative_to(folder.parent).as_posix()}:{frame.f_code.co_name}'
-                if package is mmpl:
-                    return found
+        package, file = _in_package(frame.f_code.co_filename)
+        if package is mmpl:
+            return f'{file}:{frame.f_code.co_name}'
+        if package is not None and found == 'torch':
+            found = f'{file}:{frame.f_code.co_name}'
     return found
+
+
+@functools.cache
+def _in_package(filename: str) -> tuple[Any, str]:
+    """Which of the packages that :func:`place` names a file is part of, and its name there; None if of none."""
+    path = Path(filename)
+    for package in (mmpl, mmengine, mmpretrain):
+        folder = Path(str(package.__file__)).parent
+        if folder in path.parents:
+            return package, path.relative_to(folder.parent).as_posix()
+    return None, filename
 
 
 def _asked_by_engine() -> bool:
@@ -338,6 +349,7 @@ def pretend(watch: Watch, world: int, rank: int) -> None:
     torch.cuda.synchronize = lambda device=None: watch.waits[watch.iteration].update([f'synchronize in {place()}'])
     torch.accelerator.is_available = lambda: True
     torch.optim.Optimizer._accelerator_graph_capture_health_check = lambda self: None  # type: ignore[method-assign]
+    mmengine.model.base_module.update_init_info = lambda module, init_info: None  # means of numbers that are not there
     torch.nn.init._no_grad_trunc_normal_ = lambda tensor, *args, **kwargs: tensor  # draws until all numbers fit
     torch.nn.Module._apply = _convert  # type: ignore[method-assign,assignment]
     FakeTensorMode.avoid_device_init = property(lambda self: True)  # type: ignore[assignment,method-assign]
