@@ -42,6 +42,14 @@ def _process_as_it_was() -> Iterator[None]:
         logger._cache.clear()  # logging does so for its own loggers only
 
 
+@pytest.fixture(autouse=True, scope='session')
+def _configs_in_long_lines() -> Iterator[None]:
+    """A run writes its config four times, each time laid out anew by yapf: most of what starting a tiny run takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, True))
+        yield
+
+
 @pytest.fixture(autouse=True, scope='module')
 def _module_undone() -> Iterator[None]:
     """Nothing of a file's fixtures is left to the next file.

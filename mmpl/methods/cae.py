@@ -13,6 +13,7 @@ from mmpretrain.models.utils import LayerScale
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from mmpl.models.attention import attention, use_attention
 from mmpl.models.heads.mlp import mlp
 from mmpl.registry import MODELS
 from mmpl.utils.fields import Count, NonNegative, Part, Positive, check_number, checked
@@ -266,7 +267,7 @@ class CrossBlock(nn.Module):
         key = self.key(self.ln_context(context + context_places))
         value = self.value(self.ln_context(context))
         heads = [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
-        answer = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        answer = attention(*heads).transpose(1, 2).flatten(2)
         x = x + self.gamma1(self.proj(answer))
         return x + self.gamma2(self.mlp(self.ln_mlp(x)))
 
@@ -310,6 +311,7 @@ class CodeDecoder(BaseModule):
             )
             for _ in range(depth)
         )
+        use_attention(self)
         self.ln = nn.LayerNorm(embed_dims, eps=1e-6)
         self.classifier = nn.Linear(embed_dims, num_codes)
 

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmpl.checkpoints.strict_pretrained import loads_weights
 from mmpl.models.arch import check_arch, check_patches
+from mmpl.models.attention import use_attention
 from mmpl.models.masking import gather_tokens
 from mmpl.registry import MODELS
 from mmpl.utils.fields import Count, checked
@@ -70,6 +71,7 @@ class MaskedViT(MAEViT):
             )
         kwargs['patch_cfg'] = patch_cfg
         super().__init__(arch=arch, img_size=img_size, patch_size=patch_size, **kwargs)
+        use_attention(self)
         self.patch_size = self.token_size = patch_size
         self.token_dims = self.embed_dims
         self.in_channels = said

@@ -6,6 +6,7 @@ import torch
 from mmpretrain.models.necks import MAEPretrainDecoder
 from torch import Tensor
 
+from mmpl.models.attention import use_attention
 from mmpl.models.masking import Masks, gather_tokens
 from mmpl.registry import MODELS
 from mmpl.utils.fields import Count, Positive, checked
@@ -65,6 +66,7 @@ class TokenDecoder(MAEPretrainDecoder):
             predict_feature_dim=out_dims,
             init_cfg=init_cfg,
         )
+        use_attention(self)
         self.num_extra_tokens = int(with_cls_token)
         self.embed_dims = embed_dims
         self.out_dims = out_dims
