@@ -28,10 +28,11 @@ if [ ${#failed[@]} -gt 0 ]; then
     echo "!! failed before the tests: ${failed[*]} (see above)" >&2
 fi
 
-# One process a core, each with one thread: tiny models gain nothing from threads. A file's tests stay together.
+# One process a core, each with one thread: tiny models gain nothing from threads. A file's tests stay together, and the
+# files in their order: those of few and long tests are not the last, with a core idle.
 cores=$(env -u OMP_NUM_THREADS nproc)  # nproc heeds the variable
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-"$PYTHON" -m pytest -n "${WORKERS:-$cores}" --dist loadfile -m "not full" "$@"
+"$PYTHON" -m pytest -n "${WORKERS:-$cores}" --dist loadfile --no-loadscope-reorder -m "not full" "$@"
 status=$?
 [ $status -ne 0 ] && exit $status
 [ ${#failed[@]} -eq 0 ]
