@@ -44,7 +44,7 @@ def _process_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope='session')
 def _configs_in_long_lines() -> Iterator[None]:
-    """A run writes its config four times, each time laid out anew by yapf: most of what starting a tiny run takes."""
+    """A run writes its config several times; yapf takes a quarter of a second to lay it out, each time anew."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, True))
         yield

@@ -13,8 +13,8 @@ MAX_TOKENS = 512  # up to which the scores of all pairs are kept for the backwar
 def attention(query: Tensor, key: Tensor, value: Tensor, dropout_p: float = 0.0) -> Tensor:
     """``scaled_dot_product_attention``; on a CPU in bf16, with gradients, as plain matrix products.
 
-    There the backward pass of torch's fused kernel takes five to twelve times as long as that of the products (torch
-    2.14, 50 to 197 tokens). They round to bf16 between the steps, and keep the scores, (B, heads, N, S).
+    There the backward pass of torch's fused kernel takes three to twelve times as long as that of the products (torch
+    2.14; most at 50 tokens, least at 197). They round to bf16 between the steps, and keep the scores, (B, heads, N, S).
 
     Args:
         query: (B, heads, N, D).

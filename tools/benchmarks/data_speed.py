@@ -65,12 +65,10 @@ def datasets(folder: Path, photos: list[Path], pipelines: dict[str, Compose]) ->
                 shard.add(photo, photo.name)
     images = str(photos[0].parent)
     found = (
-        ShardDataset(shards=str(folder), pipeline=[]),
-        UnlabelledFolder(data_root=images, pipeline=[]),
-        CustomDataset(data_root=images, with_label=False, pipeline=[]),
+        ShardDataset(shards=str(folder), pipeline=pipelines['a'].transforms),
+        UnlabelledFolder(data_root=images, pipeline=pipelines['a'].transforms),
+        CustomDataset(data_root=images, with_label=False, pipeline=pipelines['b'].transforms),
     )
-    for dataset, side in zip(found, 'aab', strict=True):
-        dataset.pipeline = pipelines[side]
     return dict(zip(SOURCES, found, strict=True))
 
 
