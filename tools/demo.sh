@@ -25,7 +25,12 @@ WORK_DIR=${WORK_DIR:-work_dirs/demo}
 read -ra seeds <<<"${SEEDS:-0}"
 runs=() folders=()
 for config in "${configs[@]}"; do
-    folders+=("$WORK_DIR/$(basename "$config" .py)")
+    folder=$WORK_DIR/$(basename "$config" .py)
+    if [[ " ${folders[*]} " == *" $folder "* ]]; then
+        echo "demo.sh: each config needs a file name of its own, but got ${configs[*]}" >&2
+        exit 1
+    fi
+    folders+=("$folder")
     for seed in "${seeds[@]}"; do
         runs+=("$config $seed")
     done

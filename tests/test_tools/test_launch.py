@@ -24,7 +24,7 @@ def call(*command: str | Path, cwd: Path, check: bool = True, **env: str) -> sub
     done = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=environ, capture_output=True, text=True, timeout=300
     )
-    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    assert not check or done.returncode == 0, done.stdout[-3000:] + done.stderr[-30000:]
     return done
 
 
