@@ -37,7 +37,8 @@ data = dict(
     ),
 )
 
-images_only = dict(data=['surfaces'], budgets=['images'])  # on the main data only
+main_data = dict(data=['surfaces'])
+images_only = dict(main_data, budgets=['images'])
 methods = dict(
     random=dict(label='random init', config=None),
     mae=dict(label='MAE (mmpretrain)', config=_methods + 'mae.py'),
@@ -46,18 +47,19 @@ methods = dict(
         config=_methods + 'simmim.py',
         finetune=_methods + 'finetune_simmim.py',
         pool=['avg'],
-        **images_only,
+        **main_data,
     ),
     green_mim=dict(
         label='GreenMIM (Swin)',
         config=_methods + 'green_mim.py',
         finetune=_methods + 'finetune_simmim.py',
-        **images_only,
+        **main_data,
     ),
     pl_mae=dict(label='PL-MAE', config=_methods + 'pl_mae.py'),
-    msa=dict(label='MSA', config=_methods + 'msa.py', **images_only),
-    mixed_ae=dict(label='MixedAE', config=_methods + 'mixed_ae.py', **images_only),
-    cae=dict(label='CAE-style', config=_methods + 'cae.py', **images_only),
+    msa=dict(label='MSA', config=_methods + 'msa.py'),
+    sdae=dict(label='SdAE', config=_methods + 'sdae.py', **main_data),
+    mixed_ae=dict(label='MixedAE', config=_methods + 'mixed_ae.py', **main_data),
+    cae=dict(label='CAE-style', config=_methods + 'cae.py', **main_data),
     one_teacher=dict(
         label='PL-MAE, one teacher',
         config=_methods + 'pl_mae_one_teacher.py',
