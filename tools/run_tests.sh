@@ -28,10 +28,6 @@ if [ ${#failed[@]} -gt 0 ]; then
     echo "!! failed before the tests: ${failed[*]} (see above)" >&2
 fi
 
-# The tests start some hundred processes; where nothing may be kept of what Python compiles (as many container images have
-# it), each compiles torch and the OpenMMLab packages anew, 10 s instead of 4.
-unset PYTHONDONTWRITEBYTECODE
-
 # One process a core, each with one thread: tiny models gain nothing from threads. A file's tests stay together, and the
 # files in their order: those of few and long tests are not the last, with a core idle.
 cores=$(env -u OMP_NUM_THREADS nproc)  # nproc heeds the variable
