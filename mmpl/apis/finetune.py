@@ -1,7 +1,9 @@
 """The work behind ``mmpl finetune``: annotations of one's own and an encoder become a config, and the config a run."""
 
+import glob
 import json
 import os
+import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +17,8 @@ from PIL import Image, ImageOps
 from mmpl.checkpoints import read_checkpoint
 from mmpl.checkpoints.encoders import STUDENT
 from mmpl.compat import set_load_policy
-from mmpl.datasets.listing import list_images, read_lines
+from mmpl.datasets.agreement.findings import IMAGE_SUFFIXES
+from mmpl.datasets.listing import list_images, read_lines, split_folders
 from mmpl.datasets.unlabelled_folder import EXTENSIONS
 from mmpl.evaluation.extractor import normalisation_of
 from mmpl.export.spec import EncoderSpec, Preprocessing, infer_spec
@@ -26,8 +29,11 @@ from mmpl.utils.user_errors import UserError
 from .train import parse_train_args, train, train_config
 from .written import config_folder, publish, render
 
-TRAIN = ('train', 'training', 'train2017')
-VAL = ('val', 'validation', 'valid', 'val2017', 'test')
+WORDS = dict(  # split -> words in the names of COCO files
+    train=('train', 'training', 'trainset', 'trainval'),
+    val=('val', 'valid', 'validation', 'valset', 'minival'),
+    test=('test', 'testing', 'testset'),
+)
 VAL_SHARE = 0.2  # of the images, where no split is given; our choice
 LOOKED_AT = 64  # images and label maps that are opened
 STEPS = 1000  # of a default run of segmentation or detection, at least
@@ -96,8 +102,10 @@ def finetune(
         task: ``'classification'``: ``data`` holds a folder for each class, or ``train`` and ``val`` with such folders.
             ``'segmentation'``: ``images`` and ``annotations`` (or ``masks``, ``labels``), each with ``train`` and
             ``val`` or not, label maps that hold the number of the class, and ``classes.txt``. ``'detection'``: COCO
-            files, in ``data`` or in ``annotations``, with ``train`` and ``val`` in their names, or one. What has no
-            split gets one: a fifth of the images, by their names, is for validation.
+            files, in ``data``, in ``annotations`` or in ``train`` and ``val``, with ``train`` and ``val`` in their
+            names or their folders', or one file. What has no split gets one: a fifth of the images, by their names, is
+            for validation. Where there is no ``val``, ``test`` is taken; :data:`mmpl.datasets.listing.SPLITS` has
+            other names of these folders.
         data: The folder.
         checkpoint: Of pre-training, or public weights.
         source: Which encoder of it: 'student' or a teacher.
@@ -271,7 +279,7 @@ def _sizes_det(spec: EncoderSpec, annotated: Annotated, image_size: int | None) 
 
 
 def _class_folders(root: Path, place: Path) -> Annotated:
-    train, val = _subfolder(root, TRAIN), _subfolder(root, VAL)
+    train, val = _train_and_val(root)
     if (train is None) != (val is None):
         raise FinetuneError(
             f'{str(root)!r} has {train or val!r}, but lacks the other: `train` and `val` with a folder for each class, '
@@ -282,7 +290,10 @@ def _class_folders(root: Path, place: Path) -> Annotated:
     if len(classes) < 2:
         raise FinetuneError(f'{str(root)!r} must hold a folder of images for each of 2 or more classes, has {classes}')
     if train and val:
-        fields = dict(train_data=dict(data_prefix=train), val_data=dict(data_prefix=val))
+        fields = {
+            f'{split}_data': dict(data_prefix=part, extensions=EXTENSIONS)
+            for split, part in (('train', train), ('val', val))
+        }
         count = sum(map(len, files.values()))
     else:
         lines: dict[str, list[str]] = dict(train=[], val=[])
@@ -324,7 +335,7 @@ def _label_maps(root: Path, place: Path, names: Sequence[str] | None) -> Annotat
             f'{str(root)!r} must hold `images` and `annotations` (or `masks`, `labels`), but has '
             f'{sorted(path.name for path in root.iterdir())[:8]}'
         )
-    train, val = (_subfolder(root / images, names) for names in (TRAIN, VAL))
+    train, val = _train_and_val(root / images)
     folders = [train, val] if train and val else ['']
     listed = {
         folder: [path for path in list_images(str(root / images / folder), EXTENSIONS).files] for folder in folders
@@ -332,7 +343,13 @@ def _label_maps(root: Path, place: Path, names: Sequence[str] | None) -> Annotat
     first = listed[folders[0]]
     if not first:
         raise FinetuneError(f'{str(root / images / folders[0])!r} holds no image')
+    endings = Counter(Path(path).suffix for paths in listed.values() for path in paths).most_common()
     suffix = Counter(Path(path).suffix for path in first).most_common(1)[0][0]
+    if len(endings) > 1:
+        raise FinetuneError(
+            f'{str(root / images)!r} has images that end in {", ".join(f"{end} ({count})" for end, count in endings)}, '
+            'and a data set of mmseg takes one ending, in one case: convert or rename the others'
+        )
     stems = {folder: [p.removesuffix(suffix) for p in paths if p.endswith(suffix)] for folder, paths in listed.items()}
     map_suffix = _map_suffix(root / maps / folders[0], stems[folders[0]])
     looked = [root / maps / folders[0] / (stem + map_suffix) for stem in stems[folders[0]][:LOOKED_AT]]
@@ -357,15 +374,23 @@ def _label_maps(root: Path, place: Path, names: Sequence[str] | None) -> Annotat
 
 
 def _map_suffix(folder: Path, stems: Sequence[str]) -> str:
-    """What follows the name of an image in that of its label map."""
+    """What follows the name of an image in that of its label map: what most of the images looked at have."""
+    ends: Counter[str] = Counter()
     for stem in stems[:LOOKED_AT]:
-        near = sorted(path.name for path in (folder / stem).parent.glob(f'{Path(stem).name}*'))
-        if near:
-            return near[0].removeprefix(Path(stem).name)
-    raise FinetuneError(
-        f'{str(folder)!r} holds no label map of {stems[0]!r}: its file must be called as the image, such as '
-        f'{Path(stems[0]).name}.png'
-    )
+        near = ((folder / stem).parent).glob(f'{glob.escape(Path(stem).name)}*')
+        ends.update(path.name.removeprefix(Path(stem).name) for path in near if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not ends:
+        raise FinetuneError(
+            f'{str(folder)!r} holds no label map of {stems[0]!r}: its file must be called as the image, such as '
+            f'{Path(stems[0]).name}.png'
+        )
+    most = [end for end, count in ends.items() if count == max(ends.values())]
+    if len(most) > 1:
+        raise FinetuneError(
+            f'{str(folder)!r} holds several files for each image, which end in {sorted(most)}: leave the label maps '
+            'alone there'
+        )
+    return most[0]
 
 
 def _names_of(root: Path, names: Sequence[str] | None, values: Sequence[int]) -> tuple[str, ...]:
@@ -387,24 +412,23 @@ def _names_of(root: Path, names: Sequence[str] | None, values: Sequence[int]) ->
 
 
 def _coco_files(root: Path, place: Path) -> Annotated:
-    files = sorted({*root.glob('*.json'), *(root / 'annotations').glob('*.json')})
-    named = {
-        'train': [file for file in files if 'train' in file.stem.lower()],
-        'val': [file for file in files if any(word in file.stem.lower() for word in ('val', 'test'))],
-    }
-    if len(named['train']) == 1 and len(named['val']) >= 1:
-        val = next((file for file in named['val'] if 'val' in file.stem.lower()), named['val'][0])
-        chosen = dict(train=named['train'][0], val=val)
-        contents = {split: _read_coco(file) for split, file in chosen.items()}
-    elif len(files) == 1:
+    parts = [root, root / 'annotations', *(root / part for part in split_folders(root).values())]
+    files = [file for part in parts for file in sorted(part.glob('*.json'))]
+    named = {split: [file for file in files if _split_of(file, root) == split] for split in WORDS}
+    validating = named['val'] or named['test']
+    if len(files) == 1:
         contents = _split_coco(_read_coco(files[0]), files[0])
         chosen = {split: place / f'{split}.json' for split in contents}
         for split, content in contents.items():
             _write(chosen[split], json.dumps(content))
+    elif len(named['train']) == len(validating) == 1:
+        chosen = dict(train=named['train'][0], val=validating[0])
+        contents = {split: _read_coco(file) for split, file in chosen.items()}
     else:
         raise FinetuneError(
-            f'{str(root)!r} must hold one COCO file, or one with `train` and one with `val` in its name, there or in '
-            f'`annotations`, but has {[file.name for file in files]}'
+            f'{str(root)!r} must hold one COCO file, or one with the word `train` and one with `val` (or `test`) in '
+            "its name or its folder's, there, in `annotations`, or in `train` and `val`, but has "
+            f'{[str(file.relative_to(root)) for file in files]}'
         )
     classes = tuple(str(category['name']) for category in contents['train']['categories'])
     fields: dict[str, Any] = {}
@@ -420,6 +444,16 @@ def _coco_files(root: Path, place: Path) -> Annotated:
         raise FinetuneError(f'{chosen["train"]}: its images have no `height` and `width`')
     sides = tuple(int(statistics.median(values)) for values in zip(*sizes, strict=True))
     return Annotated(classes, fields, len(contents['train']['images']), (sides[0], sides[1]))
+
+
+def _split_of(file: Path, root: Path) -> str | None:
+    """The split that a file's name, or its folder's, has the word of; None if there is none, or there are several."""
+    for name in (file.stem, '' if file.parent == root else file.parent.name):
+        words = {word.lower() for word in re.findall('[A-Z]?[a-z]+|[A-Z]+', name)}
+        found = [split for split, known in WORDS.items() if words & set(known)]
+        if found:
+            return found[0] if len(found) == 1 else None
+    return None
 
 
 def _read_coco(file: Path) -> dict[str, Any]:
@@ -456,8 +490,10 @@ def _split_coco(content: Mapping[str, Any], file: Path) -> dict[str, dict[str, A
 def _image_folder(root: Path, content: Mapping[str, Any], file: Path, split: str) -> str:
     """The folder in which the files of a COCO file's images are."""
     name = str(content['images'][0]['file_name'])
-    words = TRAIN if split == 'train' else VAL
-    tried = [root, root / 'images', *(root / f for f in words), *(root / 'images' / f for f in words), file.parent]
+    tried = [root, root / 'images', file.parent]
+    for base in filter(Path.is_dir, tried[:2]):
+        part = dict(zip(('train', 'val'), _train_and_val(base), strict=True))[split]
+        tried += [base / part] if part else []
     folder = next((place for place in tried if (place / name).is_file()), None)
     if folder is None:
         raise FinetuneError(
@@ -467,6 +503,12 @@ def _image_folder(root: Path, content: Mapping[str, Any], file: Path, split: str
 
 
 # ---- shared
+
+
+def _train_and_val(root: Path) -> tuple[str | None, str | None]:
+    """The folders to train on and to validate on, if there are any."""
+    found = split_folders(root)
+    return found.get('train'), found.get('val', found.get('test'))
 
 
 def _subfolder(root: Path, names: Sequence[str]) -> str | None:

@@ -1,11 +1,13 @@
 """Public weights of plain vision transformers: which library wrote them, and what they hold by mmpretrain's names."""
 
 import json
+import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmengine.logging import print_log
 from torch import Tensor
 
 from mmpl.compat.torch_load import load_checkpoint
@@ -196,6 +198,14 @@ def _architecture(
     )
     if heads := said.get('num_attention_heads', _HEADS.get(dims)):
         arch['num_heads'] = heads
+    if 'num_attention_heads' not in said and dims == 384 and not encoder['pos_embed'][:, 0].any():
+        print_log(
+            f'{path}: taken for a ViT-S of {heads} heads. Its positions are fixed ones, as those of MoCo-v3, whose '
+            'ViT-S has 12 heads, which no tensor shows: if it is that one, these features are not its own, and it cannot be '
+            'used here',
+            logger='current',
+            level=logging.WARNING,
+        )
     eps = said.get('layer_norm_eps', 1e-12 if layout is HUGGINGFACE else 1e-6)
     backbone = dict(
         type='mmpretrain.VisionTransformer',

@@ -10,6 +10,11 @@ from mmengine.fileio import get_file_backend
 from mmengine.fileio.backends import LocalBackend
 
 _SHOWN = 5  # kinds of other files in a message
+SPLITS = dict(  # split -> what folders of it are called, in lower case
+    train=('train', 'training', 'train2017'),
+    val=('val', 'valid', 'validation', 'val2017'),
+    test=('test', 'testing'),
+)
 
 
 @dataclass
@@ -99,6 +104,25 @@ def list_images(root: str, extensions: Sequence[str]) -> Listing:
                 _add(found, below, extensions)
         links.sort()
     found.files.sort()
+    return found
+
+
+def split_folders(root: str | os.PathLike) -> dict[str, str]:
+    """Which folders in a folder are splits, by their names in any case: split ('train', 'val', 'test') -> name.
+
+    Raises:
+        ValueError: Two of them are the same split.
+    """
+    found: dict[str, str] = {}
+    for name in sorted(os.listdir(root)):
+        split = next((split for split, names in SPLITS.items() if name.lower() in names), None)
+        if split is None or not os.path.isdir(os.path.join(root, name)):
+            continue
+        if split in found:
+            raise ValueError(
+                f'{os.fspath(root)!r} has {found[split]!r} and {name!r}: which is the {split} part? Keep one'
+            )
+        found[split] = name
     return found
 
 

@@ -90,10 +90,10 @@ class Centering(nn.Module):
 
     @torch.no_grad()
     def after_step(self, progress: float, epoch: int) -> None:
-        """Move the centre towards what all processes saw since the last step."""
+        """Move the centre towards what all processes saw since the last step; if that is not finite, it stays."""
         seen = global_sum(self.seen)
         moved = self.center.lerp(seen[:-1] / seen[-1], 1 - self.momentum)
-        self.center.copy_(torch.where(seen[-1] > 0, moved, self.center))
+        self.center.copy_(torch.where((seen[-1] > 0) & torch.isfinite(seen).all(), moved, self.center))
         self.seen.zero_()
 
     def forget(self) -> None:

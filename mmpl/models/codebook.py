@@ -50,9 +50,10 @@ class OnlineCodebook(nn.Module):
 
     @torch.no_grad()
     def after_step(self, progress: float, epoch: int) -> None:
-        """Move the entries towards what all processes saw since the last step."""
+        """Move the entries towards what all processes saw since the last step; if that is not finite, they stay."""
         sums, counts = global_sum(self.sums), global_sum(self.counts)
         broadcast(self.replacements, src=0)
+        counts = counts * (torch.isfinite(sums).all() & torch.isfinite(self.replacements).all())
         used, total = (counts > 0)[:, None], counts.sum()
         means = F.normalize(sums / counts.clamp_min(1)[:, None], dim=-1)
         codes = torch.where(used, F.normalize(self.codes.lerp(means, 1 - self.momentum), dim=-1), self.codes)

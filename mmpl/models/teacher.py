@@ -38,29 +38,39 @@ class MomentumSchedule:
 
     Args:
         start: At the start, in [0, 1].
-        end: At the end, in [0, 1] and not below ``start``.
+        end: At the end, in [0, 1] and not below ``start``; 1 by default.
         curve: ``'cosine'`` (BYOL, section 3.3), ``'linear'`` or ``'constant'`` (then ``end`` must be ``start``).
         every: When the teacher moves: after each optimizer ``'step'``, or after the one that ends an ``'epoch'``
             (SdAE, section 3.3).
         horizon: Instead of ``start``: how far the teacher looks back at the start, as a share of the run in (0, 1]. In
             a run of n moves ``start`` is 1 - 1 / (horizon * n), at least 0: whatever the length of the run and the size
             of the batch, the teacher follows the run alike (our choice).
+        end_horizon: Instead of ``end``: the same at the end, not below ``horizon``.
         name: How error messages call the field.
     """
 
     def __init__(
         self,
         start: float | None = None,
-        end: float = 1.0,
+        end: float | None = None,
         curve: str = 'cosine',
         every: str = 'step',
         horizon: float | None = None,
+        end_horizon: float | None = None,
         name: str = 'momentum',
     ) -> None:
         if (start is None) == (horizon is None):
             raise ValueError(
                 f'`{name}` must have one of `start` and `horizon`, but got start={start} and horizon={horizon}'
             )
+        if end_horizon is not None:
+            if horizon is None or end is not None or curve == 'constant':
+                raise ValueError(
+                    f"`{name}.end_horizon` goes with `horizon` and a `curve` other than 'constant', and without `end`, "
+                    f'but got horizon={horizon}, end={end}, curve={curve!r}'
+                )
+            check_number(f'{name}.end_horizon', end_horizon, horizon, 1)
+        end = 1.0 if end is None else end
         check_number(f'{name}.end', end, 0, 1)
         check_choice(f'{name}.curve', curve, ('cosine', 'linear', 'constant'))
         check_choice(f'{name}.every', every, ('step', 'epoch'))
@@ -73,7 +83,7 @@ class MomentumSchedule:
         else:
             check_number(f'{name}.horizon', horizon, 0, 1, open_minimum=True)
         self.start, self.end, self.curve, self.every = start, end, curve, every
-        self.horizon, self.name = horizon, name
+        self.horizon, self.end_horizon, self.name = horizon, end_horizon, name
         self.moves: int | None = None
 
     def fit(self, moves: int) -> None:
@@ -83,6 +93,8 @@ class MomentumSchedule:
             self.start = max(0.0, 1 - 1 / (self.horizon * moves))
             if self.curve == 'constant':
                 self.end = self.start
+            elif self.end_horizon is not None:
+                self.end = max(0.0, 1 - 1 / (self.end_horizon * moves))
             if self.start > self.end:
                 raise ValueError(
                     f'`{self.name}.end` must be at least {self.start}, what `horizon` {self.horizon} means in a run of '

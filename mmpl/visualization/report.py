@@ -280,6 +280,10 @@ def predict_label_maps(model: nn.Module, images: Tensor) -> np.ndarray | str:
             labels = model.predict_labels(images)
     except RuntimeError as error:  # a model that could learn labels, but whose loss weighs them 0
         return f'Label maps: {error}'
+    except ValueError:
+        if len(images) > 1:
+            raise
+        return 'Label maps: labels of this run compare images with each other, and there is only one.'
     return labels['data'].cpu().numpy() if 'data' in labels else 'Label maps: this run labels no data tokens.'
 
 

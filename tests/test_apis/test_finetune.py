@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
 import mmpl
@@ -166,11 +167,21 @@ def texts(content: dict) -> None:
             r'classes\.txt.* no text in UTF-8',
         ),
         ('classification', lambda p: (p / 'classes/nut').mkdir(), r"the folders \['nut'\] hold no image"),
-        ('detection', lambda p: (p / 'boxes/b.json').write_text('{}'), 'must hold one COCO file, or one with `train`'),
+        ('detection', lambda p: (p / 'boxes/b.json').write_text('{}'), 'must hold one COCO file, or one with the word'),
         ('detection', lambda p: (p / 'boxes/all.json').write_text('{'), 'is no JSON'),
         ('detection', lambda p: (p / 'boxes/all.json').write_text('[]'), 'is no COCO file with boxes'),
         ('detection', lambda p: (p / 'boxes/images').rename(p / 'boxes/pictures'), 'is in none of'),
         ('segmentation', lambda p: (p / 'maps/classes.txt').unlink(), r'the label maps hold the values \[0, 1, 2\]'),
+        (
+            'segmentation',
+            lambda p: (p / 'maps/images/03.png').rename(p / 'maps/images/03.PNG'),
+            r'end in \.png \(23\), \.PNG \(1\), and',
+        ),
+        (
+            'segmentation',
+            lambda p: [shutil.copy(x, x.with_name(f'{x.stem}_shown.png')) for x in (p / 'maps/masks').iterdir()],
+            r"which end in \['_mask.png', '_mask_shown.png'\]",
+        ),
         ('segmentation', lambda p: (p / 'maps/masks').rename(p / 'maps/x'), 'must hold `images` and `annotations`'),
         ('classification', lambda p: (p / 'classes/bolt').rename(p / 'bolt'), 'must hold a folder of images for each'),
         ('classification', lambda p: (p / 'classes/bolt').rename(p / 'classes/val'), 'but lacks the other'),
@@ -182,6 +193,71 @@ def test_what_is_refused(task: str, spoil, said: str, tmp_path: Path, checkpoint
     with pytest.raises(ValueError, match=said):
         config_of(task, tmp_path, checkpoint)
     assert not (tmp_path / 'run.py').exists()
+
+
+def parts(folder: Path, names: dict[str, slice]) -> None:
+    """The COCO file in several, by their paths."""
+    content = json.loads((folder / 'all.json').read_text())
+    (folder / 'all.json').unlink()
+    for name, chosen in names.items():
+        images = content['images'][chosen]
+        ids = {image['id'] for image in images}
+        part = dict(content, images=images, annotations=[a for a in content['annotations'] if a['image_id'] in ids])
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(part))
+
+
+@pytest.mark.parametrize(
+    ('train', 'val', 'other'),
+    [
+        ('instances_train2017.json', 'instances_val2017.json', None),
+        ('voc07_trainval.json', 'voc07_test.json', None),
+        ('latestTrain.json', 'latestVal.json', 'latestTest.json'),
+        ('train/_annotations.coco.json', 'valid/_annotations.coco.json', 'test/_annotations.coco.json'),
+    ],
+)
+def test_the_two_coco_files_are_told_by_words(train, val, other, tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    names = {train: slice(16), val: slice(16, 20)} | ({other: slice(20, 24)} if other else {})
+    parts(tmp_path / 'boxes', names)
+    cfg = config_of('detection', tmp_path, checkpoint)
+    assert cfg.train_dataloader.dataset.ann_file == str(tmp_path / 'boxes' / train)
+    assert cfg.val_dataloader.dataset.ann_file == str(tmp_path / 'boxes' / val)
+
+
+@pytest.mark.parametrize('name', ['trainval.json', 'train_latest.json', 'train.json', 'val_of_train.json'])
+def test_one_coco_file_is_split_whatever_its_name(name: str, tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    (tmp_path / 'boxes' / 'all.json').rename(tmp_path / 'boxes' / name)
+    cfg = config_of('detection', tmp_path, checkpoint)
+    train, val = (
+        json.loads(Path(cfg[f'{split}_dataloader'].dataset.ann_file).read_text()) for split in ('train', 'val')
+    )
+    ids = [{image['id'] for image in part['images']} for part in (train, val)]
+    assert not ids[0] & ids[1] and len(ids[0] | ids[1]) == 24
+
+
+def test_label_maps_of_images_that_are_numbered(tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    for folder, rest in (('images', '.png'), ('masks', '_mask.png')):
+        for path in sorted((tmp_path / 'maps' / folder).iterdir()):
+            path.rename(path.with_name(f'{int(path.name[:2]) + 1}{rest}'))
+    assert config_of('segmentation', tmp_path, checkpoint).train_dataloader.dataset.seg_map_suffix == '_mask.png'
+
+
+def test_classes_in_given_splits_of_any_format(tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    for number, path in enumerate(sorted((tmp_path / 'classes').rglob('*.png'))):
+        place = tmp_path / 'classes' / ('Testing' if number % 12 > 9 else 'Training') / path.parent.name
+        place.mkdir(parents=True, exist_ok=True)
+        Image.open(path).save(place / f'{path.stem}.webp')
+        path.unlink()
+    for name in NAMES:
+        (tmp_path / 'classes' / name).rmdir()
+    cfg = config_of('classification', tmp_path, checkpoint)
+    init_default_scope('mmpretrain')
+    counts = [len(DATASETS.build(cfg[f'{split}_dataloader'].dataset)) for split in ('train', 'val')]
+    assert counts == [20, 4]
 
 
 def test_names_of_classes_from_an_editor_of_windows(tmp_path: Path, checkpoint: Path) -> None:

@@ -47,8 +47,41 @@ def test_a_folder_without_splits(tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / 'cache').rglob('*.png')}
     assert class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache') == data
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / 'cache').rglob('*.png')} == before
+    (tmp_path / 'own' / '.ipynb_checkpoints').mkdir()
+    (tmp_path / 'own' / 'a' / '.copies').mkdir()
+    Image.new('RGB', (40, 30)).save(tmp_path / 'own' / 'a' / '.copies' / '0-checkpoint.png')
+    assert class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache') == data, 'what is hidden is no image'
     (tmp_path / 'own' / 'a' / '0.png').unlink()
     assert class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')['digest'] != data['digest']
+
+
+def test_an_image_that_changes_is_another_one_whatever_its_size(tmp_path: Path) -> None:
+    for name in 'ab':
+        write(tmp_path / 'own' / name, 20, 0)
+        for path in (tmp_path / 'own' / name).iterdir():
+            Image.open(path).save(path.with_suffix('.bmp'))
+            path.unlink()
+    first = class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
+    for path in (tmp_path / 'own').rglob('*.bmp'):
+        size = path.stat().st_size
+        Image.new('RGB', (40, 30), (7, 7, 7)).save(path)
+        assert path.stat().st_size == size
+    second = class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
+    assert second['mean'] == 7 != first['mean'] and second['digest'] != first['digest']
+
+
+def test_more_than_eight_bits_are_scaled_as_in_pre_training(tmp_path: Path) -> None:
+    for name in 'ab':
+        (tmp_path / 'own' / name).mkdir(parents=True)
+        for number in range(5):
+            ramp = np.linspace(0, 60000, 32 * 32).reshape(32, 32).astype(np.uint16)
+            Image.fromarray(ramp).save(tmp_path / 'own' / name / f'{number}.png')
+    data = class_folders('own', tmp_path / 'own', 32, tmp_path / 'cache')
+    values = pixels(data['folders']['test'])
+    assert (values.min(), values.max()) == (0, pytest.approx(233, abs=1)) and len(set(values)) > 200
+    Image.fromarray(np.linspace(0, 1, 1024, dtype=np.float32).reshape(32, 32)).save(tmp_path / 'own' / 'a' / 'x.tiff')
+    with pytest.raises(ValueError, match=r'a/x\.tiff cannot be read: .*scaling'):
+        class_folders('own', tmp_path / 'own', 32, tmp_path / 'cache')
 
 
 def test_splits_share_no_image_and_follow_from_the_names(tmp_path: Path) -> None:
@@ -67,10 +100,12 @@ def test_splits_share_no_image_and_follow_from_the_names(tmp_path: Path) -> None
     assert len(train | val | test) == 40
 
 
-@pytest.mark.parametrize('second', ['val', 'test'])
-def test_given_splits_are_kept(second: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ('first', 'second'), [('train', 'val'), ('train', 'test'), ('Training', 'Testing'), ('train', 'validation')]
+)
+def test_given_splits_are_kept(first: str, second: str, tmp_path: Path) -> None:
     for name in 'ab':
-        write(tmp_path / 'own' / 'train' / name, 16, 0)
+        write(tmp_path / 'own' / first / name, 16, 0)
         write(tmp_path / 'own' / second / name, 6, 200)
     data = class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
     assert {split: len(found) for split, found in files(data).items()} == dict(train=24, few=2, val=8, test=12)
@@ -83,6 +118,8 @@ def test_given_splits_are_kept(second: str, tmp_path: Path) -> None:
         ({}, 'two at least'),
         (dict(a=9), 'two at least'),
         (dict(a=9, b=2), r"lacks images of \['b'\]"),
+        ({'train/a': 9, 'train/b': 9, 'unsorted/c': 9}, r"\['train'\] alone is no split"),
+        ({f'{split}/{name}': 9 for split in ('train', 'val', 'valid') for name in 'ab'}, "has 'val' and 'valid'"),
         (None, 'no such'),
     ],
 )

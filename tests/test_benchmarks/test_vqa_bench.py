@@ -71,10 +71,10 @@ def test_plan_has_the_controls_and_every_encoder(tmp_path, checkpoint):
     assert len(runs) == 2 * 2 * 4 == len({run.work_dir for run in runs}) == len({run.key for run in runs})
     starts = {run.encoder: bench.start(run) for run in runs}
     assert starts[BLIND] == ['model.backbone.init_cfg=None', 'model.blind=True']
-    assert starts['random init'] == ['model.backbone.init_cfg=None', 'model.blind=False']
+    assert starts['random init'] == [f'model.backbone.init_cfg.checkpoint={bench.random[-1]}']
     assert starts['MAE'] == [f'model.backbone.init_cfg.checkpoint={checkpoint}']
     assert all(Path(bench.config(run.task)).is_file() for run in runs)
-    identities = {run.encoder: bench.identity(run) for run in runs if run.task == 'frozen' and run.seed == 0}
+    identities = {run.encoder: bench.identity(run) for run in runs[:4] if run.encoder != 'random init'}
     assert identities[BLIND]['encoder'] is None and identities['MAE'] == identities['PL-MAE']
 
 
@@ -119,6 +119,10 @@ def test_table_and_picture(tmp_path, checkpoint, monkeypatch, capsys):
     with Image.open(out / 'vqa.png') as file:
         pixels = np.asarray(file.convert('RGB')).reshape(-1, 3).astype(int)
     assert (np.abs(pixels - [200, 0, 0]).max(1) < 12).mean() > 0.02
+    weights = [torch.load(out / f'random_init/seed_{seed}.pth')['state_dict'] for seed in (1, 3)]
+    places = [w['backbone.pos_embed'] for w in weights]  # those of pre-training, not drawn at random
+    assert torch.equal(*places) and places[0].std() > 0.4
+    assert not torch.equal(*(w['backbone.layers.0.attn.qkv.weight'] for w in weights))
     green, red = ((np.abs(pixels - colour).max(1) < 30).any() for colour in ([0, 158, 115], [213, 94, 0]))
     assert green and red  # one row right, two wrong
 

@@ -245,6 +245,22 @@ def test_another_number_of_heads_is_refused(tmp_path: Path) -> None:
         features(tmp_path / 'vit', arch=arch, norm_cfg=dict(type='LN', eps=1e-12))
 
 
+def test_a_small_vit_with_fixed_positions_may_be_one_of_12_heads(tmp_path: Path, monkeypatch) -> None:
+    import mmpl.checkpoints.foreign as foreign
+
+    said: list[str] = []
+    monkeypatch.setattr(foreign, 'print_log', lambda text, **kwargs: said.append(text))
+    model = timm_vit(embed_dim=384, depth=1)
+    torch.save(model.state_dict(), tmp_path / 'learnt.pth')
+    model.pos_embed.data[:, 0] = 0
+    torch.save(model.state_dict(), tmp_path / 'fixed.pth')
+    heads = [
+        read_checkpoint(tmp_path / name).config['model']['backbone']['arch']['num_heads']
+        for name in ('learnt.pth', 'fixed.pth')
+    ]
+    assert heads == [6, 6] and len(said) == 1 and 'fixed.pth' in said[0] and 'MoCo-v3' in said[0]
+
+
 def test_another_epsilon_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch) -> None:
     import mmpl.checkpoints.encoders as encoders
 

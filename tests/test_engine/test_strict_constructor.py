@@ -108,12 +108,24 @@ def test_the_log_has_a_table_and_no_line_for_each_tensor(caplog: pytest.LogCaptu
     model = Toy()
     model.backbone.requires_grad_(False)
     with logged(caplog) as messages:
-        build_optim_wrapper(model, _cfg('mmpl.StrictOptimWrapperConstructor', head={'lr_mult': 0.5}))
+        head = {'lr_mult': 0.5, 'decay_mult': 1.0}
+        build_optim_wrapper(model, _cfg('mmpl.StrictOptimWrapperConstructor', head=head))
         MMLogger.get_current_instance().warning('paramwise_options -- afterwards')
     assert [m for m in messages if 'paramwise' in m or 'requires_grad' in m] == ['paramwise_options -- afterwards']
     (table,) = [message for message in messages if 'frozen' in message]
     rows = [line.split() for line in table.splitlines()[2:]]
     assert rows == [['0', '5.000e-02', '0.5000', '0.5', '2', '10'], ['frozen:', 'backbone', '4', '28']]
+
+
+def test_a_key_that_takes_other_factors_away_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """mmengine gives what a key matches the factor 1 where the key has none: norms there decay after all."""
+    model, constructor = Toy(), 'mmpl.StrictOptimWrapperConstructor'
+    with logged(caplog) as messages:
+        found = _settings(model, _cfg(constructor, backbone={'lr_mult': 0.5}, head={'lr_mult': 0.5, 'decay_mult': 1.0}))
+    assert found['backbone.ln1.weight']['weight_decay'] == 0.5
+    (said,) = [message for message in messages if 'has the factor 1' in message]
+    assert said.startswith('`optim_wrapper.paramwise_cfg.custom_keys.backbone` has no `decay_mult`')
+    assert '`norm_decay_mult` say' in said
 
 
 def test_a_checkpoint_with_other_groups_is_refused() -> None:

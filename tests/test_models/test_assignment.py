@@ -91,6 +91,18 @@ def test_nothing_seen_moves_no_center(unit):
     assert torch.equal(centering.center, torch.ones(9))
 
 
+def test_a_batch_of_nan_leaves_no_trace_in_the_center(unit):
+    """Also where nobody forgets it: the step was not taken, and the next one sees good embeddings."""
+    centering = Centering(9, momentum=0.5)
+    centering.observe(unit[0] * float('nan'), unit[1])
+    centering.observe(*unit)
+    centering.after_step(0.5, 0)
+    assert torch.equal(centering.center, torch.zeros(9))
+    centering.observe(*unit)
+    centering.after_step(0.5, 0)
+    torch.testing.assert_close(centering.center, 0.5 * (unit[0] @ unit[1].t()).mean(0))
+
+
 @pytest.mark.parametrize('field', ['iters', 'chunk_size'])
 def test_sinkhorn_refuses(field):
     with pytest.raises(ValueError, match=rf'{field}` must be an integer in \[1, inf\), but got 0'):

@@ -29,6 +29,13 @@ def test_a_horizon_is_a_share_of_the_run():
         MomentumSchedule(horizon=0.05)(0)
 
 
+@pytest.mark.parametrize('moves', [20, 600, 6000])  # a horizon of less than one step, and the lengths of the benches
+def test_both_ends_by_horizons(moves):
+    schedule = MomentumSchedule(horizon=0.083, end_horizon=0.33)
+    schedule.fit(moves)
+    assert [1 / (1 - schedule(p)) / moves for p in (0, 1)] == pytest.approx([0.083, 0.33])
+
+
 @pytest.mark.parametrize('curve', ['cosine', 'linear'])
 @pytest.mark.parametrize('start', [0.9, 0.999])
 def test_the_share_of_the_start_is_the_product_of_the_momenta(start, curve):
@@ -53,6 +60,9 @@ def test_what_was_left_of_a_slow_teacher():
         (dict(), '`momentum_label` must have one of `start` and `horizon`'),
         (dict(start=0.9, horizon=0.1), '`momentum_label` must have one of `start` and `horizon`'),
         (dict(horizon=0.0), r'`momentum_label.horizon` must be a number in \(0, 1\], but got 0.0'),
+        (dict(start=0.9, end_horizon=0.1), '`momentum_label.end_horizon` goes with `horizon` and a `curve` other than'),
+        (dict(horizon=0.2, end=0.9, end_horizon=0.3), 'and without `end`, but got horizon=0.2, end=0.9'),
+        (dict(horizon=0.2, end_horizon=0.1), r'`momentum_label.end_horizon` must be a number in \[0.2, 1\]'),
         (dict(start=1.0, end=0.9), '`momentum_label.start` must be at most `momentum_label.end` 0.9, but got 1.0'),
         (dict(start=-0.1), r'`momentum_label.start` must be a number in \[0, 1\], but got -0.1'),
         (dict(start=0.9, end=1.01), r'`momentum_label.end` must be a number in \[0, 1\]'),

@@ -116,6 +116,21 @@ def test_codebook_that_saw_nothing_stays():
     assert torch.equal(book.codes, before)
 
 
+def test_a_batch_of_nan_leaves_no_trace_in_the_codebook():
+    """Also where nobody forgets it, and whether good tokens follow it or not."""
+    book = OnlineCodebook(4, 3).train()
+    before = {name: value.clone() for name, value in book.state_dict().items()}
+    for tokens in (torch.randn(5, 3), None):
+        book(torch.full((5, 3), float('nan')))
+        if tokens is not None:
+            book(tokens)
+        book.after_step(0.5, 0)
+        assert all(torch.equal(value, before[name]) for name, value in book.state_dict().items())
+    book(torch.randn(5, 3))
+    book.after_step(0.5, 0)
+    assert torch.isfinite(book.codes).all() and not torch.equal(book.codes, before['codes'])
+
+
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [

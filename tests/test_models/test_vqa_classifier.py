@@ -102,6 +102,10 @@ def test_looks_at_the_image_unless_blind():
     assert torch.equal(blind(inputs), blind(others))
     assert (blind(inputs) - blind(dict(inputs, question=inputs['question'][[1, 2, 3, 0]]))).abs().max() > 1e-4
     assert not any(p.requires_grad for p in blind.backbone.parameters())
+    for model in (seeing, blind):
+        model(inputs, mode='loss')['loss'].backward()
+        unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert not unused, 'DistributedDataParallel would wait for them'
     assert set(seeing.state_dict()) == set(blind.state_dict())
 
 

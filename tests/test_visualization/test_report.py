@@ -348,11 +348,14 @@ def test_label_maps_of_a_stub():
         def predict_labels(self, images):
             if not self.labels:
                 raise RuntimeError('the labels weigh nothing')
+            if len(images) == 1:
+                raise ValueError('take a larger batch')
             return self.labels
 
     assert predict_label_maps(torch.nn.Linear(2, 2), images) == 'Label maps: Linear learns no labels.'
     model = Labeller()
     assert np.array_equal(predict_label_maps(model, images), model.labels['data'])
+    assert predict_label_maps(model, images[:1]).endswith('compare images with each other, and there is only one.')
     model.labels = dict(cls=model.labels['cls'])
     assert predict_label_maps(model, images) == 'Label maps: this run labels no data tokens.'
     model.labels = {}

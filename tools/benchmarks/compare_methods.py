@@ -588,7 +588,12 @@ def add_own_data(config: Config, given: Sequence[str], cache: Path) -> None:
         if not separator or not name.isidentifier() or name in config.data:
             raise ValueError(f'--data must be NAME=FOLDER with a new name such as mine=~/images, but got {text!r}')
         side = read_config(config.methods[config.reference].config).model.backbone.img_size
-        config.data[name] = class_folders(name, Path(folder).expanduser(), side, cache)
+        data = config.data[name] = class_folders(name, Path(folder).expanduser(), side, cache)
+        classes = sorted(path.name for path in Path(data['folders']['train']).iterdir())
+        counts = {split: len(list(Path(place).rglob('*.png'))) for split, place in data['folders'].items()}
+        print(
+            f'{name}: {len(classes)} classes ({", ".join(classes[:8])}{", ..." if len(classes) > 8 else ""}), {counts}'
+        )
 
 
 def run_all(bench: Bench, wanted: Sequence[Run], command: Sequence[str], args: argparse.Namespace) -> int:

@@ -126,7 +126,7 @@ class Runs:
     Whether checkpoints may run code is decided by this process's policy (:func:`mmpl.compat.set_load_policy`).
 
     Args:
-        args: ``encoder``, ``tasks``, ``seeds``, ``work_dir``, ``cfg_options``.
+        args: ``encoder``, ``tasks``, ``seeds``, ``work_dir``, ``cfg_options``, ``pretrain_config``.
 
     Attributes:
         NAME: Of the table and the picture.
@@ -134,9 +134,10 @@ class Runs:
         COLUMNS: Headings of the table.
         CONTROLS: Names of what each encoder is compared with; they start from no checkpoint that is given.
         encoders: Name -> the checkpoint of each seed, None for controls; in the order of the table.
+        random: The checkpoint of the encoder before its first step, of each seed; :meth:`run_all` writes them.
 
     Raises:
-        FileNotFoundError: If a checkpoint is missing.
+        FileNotFoundError: If a checkpoint or the config is missing.
         ValueError: If a task or a seed is named twice, or an encoder has no name of its own, or neither one checkpoint
             nor one for each seed.
     """
@@ -162,6 +163,10 @@ class Runs:
             if not path.is_file():
                 raise FileNotFoundError(f'checkpoint {path} does not exist')
             self._digest(path)
+        self.random = [(self.out / 'random_init' / f'seed_{seed}.pth').resolve() for seed in args.seeds]
+        self.encoders[RANDOM] = [*self.random]
+        if not args.pretrain_config.is_file():
+            raise FileNotFoundError(f'pretrain_config {args.pretrain_config} does not exist')
 
     def _read_encoders(self) -> dict[str, list[Path | None]]:
         seeds = len(self.args.seeds)
@@ -309,6 +314,8 @@ class Runs:
             for run in self.plan()
         ]
         print(f'{len(jobs)} runs, {self.args.jobs} at once; logs in {self.out}', flush=True)
+        for seed, path in zip(self.args.seeds, self.random, strict=True):
+            write_random_encoder(self.args.pretrain_config, seed, path)
         try:
             run_jobs(jobs, self.args.jobs, self.report)
         except TransferError as error:  # several lines: the end of a log
@@ -318,21 +325,9 @@ class Runs:
 
 
 class Bench(Runs):
-    """What is fine-tuned, from what, and where to; ``args`` are those of :func:`parse_args`.
-
-    Raises:
-        FileNotFoundError: If a checkpoint or the config is missing.
-        ValueError: If arguments do not fit together.
-    """
+    """What is fine-tuned, from what, and where to; ``args`` are those of :func:`parse_args`."""
 
     NAME, TASKS, COLUMNS = 'transfer', TASKS, COLUMNS
-
-    def __init__(self, args: argparse.Namespace) -> None:
-        super().__init__(args)
-        self.random = [(self.out / 'random_init' / f'seed_{seed}.pth').resolve() for seed in args.seeds]
-        self.encoders[RANDOM] = [*self.random]
-        if not args.pretrain_config.is_file():
-            raise FileNotFoundError(f'pretrain_config {args.pretrain_config} does not exist')
 
     def config(self, task: str) -> str:
         """The config that a task runs."""
@@ -395,7 +390,7 @@ def with_gains(runs: pd.DataFrame, columns: Mapping[str, str]) -> str:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that :class:`Runs` reads, but for ``--tasks`` and ``--work-dir``."""
+    """Add the options that :class:`Runs` reads, but for ``--tasks``, ``--work-dir`` and ``--pretrain-config``."""
     parser.add_argument(
         '--encoder',
         nargs='+',
@@ -442,8 +437,6 @@ def main(argv: list[str] | None = None) -> None:
     if args.run:
         bench.execute({run.key: run for run in bench.plan()}[args.run])
         return
-    for seed, path in zip(args.seeds, bench.random, strict=True):
-        write_random_encoder(args.pretrain_config, seed, path)
     bench.run_all([sys.executable, __file__, *(sys.argv[1:] if argv is None else argv)])
 
 

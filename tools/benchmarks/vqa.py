@@ -1,6 +1,8 @@
 #!/usr/bin/env python
 """Visual question answering on easy-vqa, from checkpoints, from random weights, and from the question alone.
 
+Random weights are the encoder of a pre-training config before its first step, loaded as checkpoints are.
+
 Writes a table (vqa.md, vqa.csv), answers of yes and no apart from all others, and a picture of questions with answers
 right and wrong (vqa.png) into the work directory, and prints the table. Every run (a task, an encoder, a seed) is a
 process with one thread. Runs that finished are not repeated, one that was killed goes on::
@@ -10,7 +12,9 @@ process with one thread. Runs that finished are not repeated, one that was kille
 
 import argparse
 import sys
+from pathlib import Path
 
+from bench.arguments import CONFIGS
 from mmpl.compat import set_load_policy
 from mmpl.utils.user_errors import user_errors
 from transfer import RANDOM, Run, Runs, Task, add_run_arguments
@@ -40,9 +44,7 @@ class VQABench(Runs):
 
     def start(self, run: Run) -> list[str]:
         """Options that let a run start from its encoder, or look at no image."""
-        if run.checkpoint:
-            return super().start(run)
-        return ['model.backbone.init_cfg=None', f'model.blind={run.encoder == BLIND}']
+        return super().start(run) if run.checkpoint else ['model.backbone.init_cfg=None', 'model.blind=True']
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -50,6 +52,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--tasks', nargs='+', choices=list(TASKS), default=['frozen'], help='default: frozen')
     parser.add_argument('--work-dir', default='work_dirs/vqa', help='folder of all results (default: work_dirs/vqa)')
+    parser.add_argument(
+        '--pretrain-config',
+        type=Path,
+        default=CONFIGS / 'benchmarks/vqa/pl_mae.py',
+        help='a config that made checkpoints, for random initialisation (default: configs/benchmarks/vqa/pl_mae.py)',
+    )
     add_run_arguments(parser)
     return parser.parse_args(argv)
 

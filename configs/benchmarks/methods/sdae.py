@@ -9,6 +9,6 @@ model = dict(
     backbone=dict(type='mmpl.MaskedViT', **_base_.encoder),
     masking=dict(mask_ratio=0.75),
     neck=dict(type='mmpl.TokenDecoder', decoder_embed_dims=96, depth=1, num_heads=3),
-    momentum=dict(horizon=0.083, end=0.995),
+    momentum=dict(horizon=0.083, end_horizon=0.33),
 )
 custom_hooks = [dict(type='mmpl.DualTeacherHook')]

@@ -338,6 +338,12 @@ def check_detection(
                 file.check_annotations(evaluator.masks, True)
                 if not side.is_part and [s.split for s in sides].count(side.split) == 1:
                     _check_evaluator(found, side, evaluator, own, file)
+    files = {side.split: os.path.realpath(side.dataset.ann_file) for side in sides if _is_coco(side)}
+    if files.get('train') == files.get('val', ''):
+        found.warn(
+            f'`val_dataloader.dataset.ann_file`={files["val"]!r} is that of `train_dataloader.dataset` too: what is '
+            'measured on it says nothing about other images'
+        )
     if 'train' in taught:
         for split in taught.keys() - {'train'}:
             untaught = [name for name, count in taught[split].items() if count and not taught['train'][name]]

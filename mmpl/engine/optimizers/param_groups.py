@@ -51,9 +51,21 @@ class GroupingConstructor(DefaultOptimWrapperConstructor):
                 check_choice(where, field, ('lr_mult', 'decay_mult'))
                 check_number(f'{where}.{field}', value)
             scales_decay += [f'custom_keys.{key}.decay_mult'] if 'decay_mult' in factors else []
+            self._warn_of_left_out(key, factors)
         for field, base, scaled in (('weight_decay', self.base_wd, scales_decay), ('lr', self.base_lr, scales_lr)):
             if scaled and base is None:
                 raise ValueError(f'`optim_wrapper.optimizer.{field}` must be given with `paramwise_cfg.{scaled[0]}`')
+
+    def _warn_of_left_out(self, key: str, factors: Mapping[str, Any]) -> None:
+        """Say that what a key matches takes nothing from the other fields: so mmengine has it."""
+        for kind in ('decay', 'lr'):
+            others = [f for f in self.paramwise_cfg if f.endswith(f'_{kind}_mult') and self.paramwise_cfg[f] != 1]
+            if others and f'{kind}_mult' not in factors:
+                MMLogger.get_current_instance().warning(
+                    f'`{_WHERE}.custom_keys.{key}` has no `{kind}_mult`, so what it matches has the factor 1, whatever '
+                    f'{", ".join(f"`{field}`" for field in others)} say: mmengine takes all factors of a parameter '
+                    f'from its key. Give it `{kind}_mult`'
+                )
 
     def _fuse_on_cuda(self, model: nn.Module) -> None:
         """Let Adam, AdamW and SGD be torch's fused ones on CUDA, unless the config chooses another form (our choice).

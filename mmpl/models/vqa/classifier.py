@@ -115,6 +115,8 @@ class VQAClassifier(BaseModel):
                 image_pool=nn.Linear(dims, dims),
             )
         )
+        if blind:
+            self.fusion.project.requires_grad_(False)
         self.head = nn.Sequential(
             nn.Linear(2 * dims, 2 * dims),
             nn.LayerNorm(2 * dims),

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from bench.results import write_json
+from mmpl.datasets.decode import Decoder, take
+from mmpl.datasets.listing import list_images, split_folders
+from mmpl.datasets.unlabelled_folder import EXTENSIONS
 
 SHARES = dict(train=0.6, val=0.2, test=0.2)  # of each class, where a folder has no splits (our choice)
 _FEW = 0.1  # share of the training images of each class that fine-tuning with few labels gets
@@ -18,9 +20,10 @@ _FEW = 0.1  # share of the training images of each class that fine-tuning with f
 def class_folders(name: str, folder: Path, side: int, cache: Path) -> dict[str, Any]:
     """Prepare class folders for the comparison, once: what is there already is taken again.
 
-    A folder that holds ``train`` and ``test`` (or ``val``) is taken as it is split; a validation part that is missing
-    is cut from the training images. Without such folders each class is split 60 : 20 : 20. Which image goes where
-    follows from its name alone, so it is the same on every machine.
+    A folder that holds ``train`` and ``test`` (or ``val``; :data:`mmpl.datasets.listing.SPLITS` has other names) is
+    taken as it is split; a validation part that is missing is cut from the training images. Without such folders each
+    class is split 60 : 20 : 20. Which image goes where follows from its name alone, so it is the same on every machine.
+    Images become 8 bits a channel as pre-training loads them, see :class:`mmpl.LoadImage`.
 
     Args:
         name: Of the data set.
@@ -33,13 +36,13 @@ def class_folders(name: str, folder: Path, side: int, cache: Path) -> dict[str, 
         'test') -> class folders.
 
     Raises:
-        ValueError: There are fewer than two classes, a split lacks a class, or an image cannot be read.
+        ValueError: There are fewer than two classes, a split lacks a class or is alone, or an image cannot be read.
     """
     splits = _split(name, folder)
     files = {
         f'{split}/{label}/{path}' for split, classes in splits.items() for label in classes for path in classes[label]
     }
-    stamps = sorted(f'{file} {Path(folder, file.split("/", 2)[2]).stat().st_size}' for file in files)
+    stamps = sorted(f'{file} {_stamp(folder / file.split("/", 2)[2])}' for file in files)
     digest = hashlib.sha256('\n'.join([str(side), *stamps]).encode()).hexdigest()[:16]
     root = cache / f'{name}-{digest}'
     if not (root / 'done.json').is_file():  # is written last
@@ -67,11 +70,14 @@ def class_folders(name: str, folder: Path, side: int, cache: Path) -> dict[str, 
 
 def _small_copy(path: Path, side: int) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert('RGB')
-    except OSError as error:
+        image = take(Decoder()(path.read_bytes(), str(path)), str(path))
+    except Exception as error:  # of damaged files nearly anything
         raise ValueError(f'{path} cannot be read: {error}') from error
-    return ImageOps.fit(upright, (side, side), Image.Resampling.BICUBIC)
+    return ImageOps.fit(Image.fromarray(image[..., ::-1]), (side, side), Image.Resampling.BICUBIC)
+
+
+def _stamp(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _classes(folder: Path, root: Path) -> dict[str, list[str]]:
@@ -82,8 +88,7 @@ def _classes(folder: Path, root: Path) -> dict[str, list[str]]:
 
     found = {
         label.name: sorted(
-            (str(f.relative_to(root)) for f in label.rglob('*') if f.suffix.lower() in IMG_EXTENSIONS and f.is_file()),
-            key=key,
+            (str((label / path).relative_to(root)) for path in list_images(str(label), EXTENSIONS).files), key=key
         )
         for label in sorted(folder.iterdir())
         if label.is_dir() and not label.name.startswith('.')
@@ -94,8 +99,13 @@ def _classes(folder: Path, root: Path) -> dict[str, list[str]]:
 def _split(name: str, folder: Path) -> dict[str, dict[str, list[str]]]:
     if not folder.is_dir():
         raise ValueError(f'--data {name}={folder}: there is no such folder')
-    given = {split: _classes(folder / split, folder) for split in SHARES if (folder / split).is_dir()}
-    if 'train' in given and len(given) > 1:
+    given = {split: _classes(folder / part, folder) for split, part in split_folders(folder).items()}
+    if given:
+        if 'train' not in given or len(given) < 2:
+            raise ValueError(
+                f'--data {name}={folder}: {sorted(split_folders(folder).values())} alone is no split: a `train` and a '
+                '`test` or `val` with a folder for each class are needed, or folders of classes alone'
+            )
         given.setdefault('test', given.get('val', {}))
         if given['test'] is given.get('val') or 'val' not in given:
             share = SHARES['val'] / (SHARES['train'] + SHARES['val'])
