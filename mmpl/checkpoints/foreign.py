@@ -200,9 +200,8 @@ def _architecture(
         arch['num_heads'] = heads
     if 'num_attention_heads' not in said and dims == 384 and not encoder['pos_embed'][:, 0].any():
         print_log(
-            f'{path}: taken for a ViT-S of {heads} heads. Its positions are fixed ones, as those of MoCo-v3, whose '
-            'ViT-S has 12 heads, which no tensor shows: if it is that one, these features are not its own, and it cannot be '
-            'used here',
+            f'{path}: taken for a ViT-S of {heads} heads. Its positions are fixed, as those of MoCo-v3, whose ViT-S '
+            'has 12, which no tensor shows: if it is that one, its features come out wrong, and it cannot be used',
             logger='current',
             level=logging.WARNING,
         )
