@@ -20,7 +20,7 @@ from mmpl.compat import set_load_policy
 from mmpl.datasets.agreement.findings import IMAGE_SUFFIXES
 from mmpl.datasets.listing import list_images, read_lines, split_folders
 from mmpl.datasets.unlabelled_folder import EXTENSIONS
-from mmpl.evaluation.extractor import normalisation_of
+from mmpl.evaluation.extractor import loader_of, normalisation_of
 from mmpl.export.spec import EncoderSpec, Preprocessing, infer_spec
 from mmpl.utils.fields import check_choice, check_number
 from mmpl.utils.seeds import derive_seed
@@ -161,7 +161,10 @@ def finetune(
     place = Path(work_dir or Path('work_dirs') / f'finetune_{task}_{root.name}')
     look = dict(classification=_class_folders, segmentation=_label_maps, detection=_coco_files)[task]
     annotated = look(root, place, classes) if task == 'segmentation' else look(root, place)  # type: ignore[operator]
-    batch = batch_size or max(1, min(BATCH[task], annotated.count // 4))
+    least = 2 if task == 'segmentation' else 1  # UperNet's batch norm takes the mean of one pixel an image
+    batch = batch_size or max(least, min(BATCH[task], annotated.count // 4))
+    if batch < least:
+        raise FinetuneError(f'`batch_size` must be at least {least} for {task}, but got {batch}')
     if batch > annotated.count:
         raise FinetuneError(f'`batch_size` must be at most {annotated.count}, the images to train on, but got {batch}')
     per_epoch = -(-annotated.count // batch)
@@ -175,6 +178,7 @@ def finetune(
         num_classes=len(annotated.classes),
         data_root=str(root),
         batch_size=batch,
+        loader=loader_in_config(found.config),
         workers=min(4, os.cpu_count() or 1) if workers is None else workers,
         lr=float(f'{RATE[task] * (192 / max(192, spec.embed_dims)) ** 0.5 * (batch / BATCH[task]) ** 0.5:.2g}'),
         epochs=epochs,
@@ -222,6 +226,12 @@ def _encoder_fields(spec: EncoderSpec, fed: Preprocessing, checkpoint: str, pref
     )
 
 
+def loader_in_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The transform that reads files as pre-training did; mmcv's where pictures of 8 bits are all that it knows."""
+    loader = {field: value for field, value in loader_of(config).items() if field != 'backend_args'}
+    return loader if len(loader) > 1 else dict(type='LoadImageFromFile')
+
+
 def _multiple(size: int, of: int) -> int:
     return max(of, size // of * of)
 
@@ -249,6 +259,7 @@ def _sizes_seg(spec: EncoderSpec, annotated: Annotated, image_size: int | None) 
     size = image_size or _multiple(min(512, min(annotated.sides)), coarsest)
     return dict(
         image_size=size,
+        coarsest=coarsest,
         stride=_multiple(size * 2 // 3, patch),
         rescales=rescales,
         channels=min(512, max(64, spec.embed_dims // 2)),
@@ -258,7 +269,8 @@ def _sizes_seg(spec: EncoderSpec, annotated: Annotated, image_size: int | None) 
 
 def _sizes_det(spec: EncoderSpec, annotated: Annotated, image_size: int | None) -> dict[str, Any]:
     patch = spec.patch_size[0]
-    strides = [stride for stride in (4, 8, 16, 32) if patch <= stride or patch / stride <= 4][: 3 if patch <= 4 else 4]
+    steps = (patch * 2.0**power for power in range(-2, 4))  # for patches of 8 and 16: 4, 8, 16, 32
+    strides = [int(step) for step in steps if step.is_integer() and 3 <= step <= 48][: 3 if patch <= 4 else 4]
     _check_multiple(image_size, strides[-1], 'the stride of the coarsest map')
     size = image_size or _multiple(min(1024, max(annotated.sides) + strides[-1] - 1), strides[-1])
     box = annotated.fields['box_side'] * size / max(annotated.sides)

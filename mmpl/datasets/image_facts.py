@@ -117,6 +117,19 @@ def read_facts(file: BinaryIO) -> ImageFacts | None:
         Image.MAX_IMAGE_PIXELS = limit
 
 
+def orientation_of(image: Image.Image) -> int:
+    """Orientation that a file's EXIF, or TIFF's own tag, says: 1 to 8, 1 if it says none.
+
+    Where a JPEG's EXIF says none Pillow takes that of its XMP, which OpenCV does not know.
+    """
+    exif = Image.Exif()
+    if image.format in ('JPEG', 'MPO'):
+        exif.load(image.info.get('exif', b''))
+    else:
+        exif = image.getexif()
+    return exif.get(ORIENTATION, 1)
+
+
 def _pillow_facts(image: Image.Image, file: BinaryIO) -> ImageFacts:
     mode, name = image.mode, image.format or ''
     bands: Sequence[str] = image.getbands()
@@ -130,7 +143,7 @@ def _pillow_facts(image: Image.Image, file: BinaryIO) -> ImageFacts:
     # Pillow decodes a PNG to look for EXIF behind its pixels; those of 8 bits are turned by OpenCV
     if name != 'PNG' or 'exif' in image.info or head[24] > 8:
         with suppress(Exception):  # of broken EXIF nearly anything; the pixels are there
-            orientation = image.getexif().get(ORIENTATION, 1)
+            orientation = orientation_of(image)
     white = (1 << bits) - 1
     if name == 'PNG':
         bits, colour = head[24], head[25]  # of IHDR, which comes first; Pillow opens 16-bit colour as 8

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
 import mmpl
@@ -20,21 +20,23 @@ from mmpl.cli import main
 NAMES = ('washer', 'bolt')  # in this order in the COCO file, whose ids are not in order
 
 
-@pytest.fixture(scope='module')
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder as pre-training saves it: 48 wide, 4 blocks, patches of 8, images of 32."""
+def write_checkpoint(path: Path, patch_size: int = 8, config: str = '') -> Path:
+    """An encoder as pre-training saves it: 48 wide, 4 blocks, images of 4 x 4 patches."""
     import mmpretrain.models  # noqa: F401
-    from mmengine.registry import MODELS
 
     arch = dict(embed_dims=48, num_layers=4, num_heads=3, feedforward_channels=96)
-    cfg = dict(type='mmpl.MaskedViT', arch=arch, img_size=32, patch_size=8)
+    cfg = dict(type='mmpl.MaskedViT', arch=arch, img_size=4 * patch_size, patch_size=patch_size)
     torch.manual_seed(0)
     state = {f'backbone.{key}': value for key, value in MODELS.build(cfg).state_dict().items()}
     fed = dict(type='SelfSupDataPreprocessor', mean=[120.0, 110.0, 100.0], std=[60.0, 61.0, 62.0], bgr_to_rgb=True)
     model = dict(type='mmpl.PLMAE', backbone=cfg, data_preprocessor=fed)
-    path = tmp_path_factory.mktemp('encoder') / 'epoch_1.pth'
-    torch.save(dict(meta=dict(cfg=f'model = {model!r}\n'), state_dict=state), path)
+    torch.save(dict(meta=dict(cfg=f'model = {model!r}\n{config}'), state_dict=state), path)
     return path
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp('encoder') / 'epoch_1.pth')
 
 
 def scenes(folder: Path, count: int = 24) -> None:
@@ -193,6 +195,42 @@ def test_what_is_refused(task: str, spoil, said: str, tmp_path: Path, checkpoint
     with pytest.raises(ValueError, match=said):
         config_of(task, tmp_path, checkpoint)
     assert not (tmp_path / 'run.py').exists()
+
+
+@pytest.mark.parametrize('task', DATA)
+def test_files_are_read_as_in_pre_training(task: str, tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    crop = dict(type='mmpl.LoadRandomResizedCrop', scale=32, scaling='percentile', backend_args=None)
+    loader = dict(dataset=dict(type='mmpl.UnlabelledFolder', pipeline=[crop]))
+    scaled = write_checkpoint(tmp_path / 'scaled.pth', config=f'train_dataloader = {loader!r}\n')
+    found = {}
+    for name, path in dict(plain=checkpoint, scaled=scaled).items():
+        cfg = config_of(task, tmp_path, path, work_dir=tmp_path / name)
+        found[name] = [cfg[f'{split}_dataloader'].dataset.pipeline[0] for split in ('train', 'val', 'test')]
+    assert found['plain'] == [dict(type='LoadImageFromFile')] * 3
+    assert found['scaled'] == [dict(type='mmpl.LoadImage', scaling='percentile')] * 3
+
+
+@pytest.mark.parametrize(
+    ('patch', 'strides'),
+    [(4, [4, 8, 16]), (8, [4, 8, 16, 32]), (12, [3, 6, 12, 24]), (14, [7, 14, 28]), (16, [4, 8, 16, 32])],
+)
+def test_pyramids_of_any_patch(patch: int, strides: list[int], tmp_path: Path) -> None:
+    scenes(tmp_path)
+    cfg = config_of('detection', tmp_path, write_checkpoint(tmp_path / 'encoder.pth', patch))
+    assert cfg.strides == strides
+    init_default_scope('mmdet')
+    backbone, neck = (MODELS.build(dict(cfg.model[part], init_cfg=None)) for part in ('backbone', 'neck'))
+    side = cfg.train_dataloader.dataset.pipeline[2].scale[0]
+    with torch.no_grad():
+        assert [side / level.shape[-1] for level in neck(backbone(torch.zeros(1, 3, side, side)))] == strides
+
+
+def test_segmentation_of_few_images_takes_two_at_once(tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path, 6)
+    assert config_of('segmentation', tmp_path, checkpoint).train_dataloader.batch_size == 2
+    with pytest.raises(ValueError, match='`batch_size` must be at least 2 for segmentation, but got 1'):
+        config_of('segmentation', tmp_path, checkpoint, batch_size=1)
 
 
 def parts(folder: Path, names: dict[str, slice]) -> None:

@@ -14,8 +14,10 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
 from mmpl.datasets import LoadImage, LoadRandomResizedCrop, UnlabelledFolder, decode
+from mmpl.datasets.agreement.findings import size_of_image
 from mmpl.datasets.decode import Decoder, StockDecoder, decoder_of
 from mmpl.datasets.image_check import inspect_image
+from mmpl.datasets.transforms.load_crop import jpeg_shape
 
 HIGH = dict(uint8=255, uint16=4000)
 
@@ -360,6 +362,22 @@ def test_all_loaders_turn_an_image_alike(tmp_path: Path, orientation: int) -> No
         if orientation > 4:
             whole['aspect_ratio_range'] = (3 / 4, 3 / 4)
         assert np.array_equal(LoadRandomResizedCrop(**whole, **fields)(dict(img_path=str(path)))['img'], loaded), name
+
+
+def test_an_orientation_in_xmp_alone_turns_nothing(tmp_path: Path) -> None:
+    """OpenCV does not know it, Pillow does: crops are drawn for what is decoded."""
+    xmp = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    )
+    path = tmp_path / 'a.jpg'
+    Image.fromarray(np.zeros((40, 80, 3), np.uint8)).save(path, xmp=xmp.encode())
+    with Image.open(path) as image:
+        assert image.getexif()[0x0112] == 6
+    assert jpeg_shape(path.read_bytes()) == ((40, 80), 1)
+    assert size_of_image(str(path)) == LoadImage()(dict(img_path=str(path)))['img_shape'] == (40, 80)
+    whole = dict(scale=(40, 80), crop_ratio_range=(1, 1), aspect_ratio_range=(2, 2))
+    assert LoadRandomResizedCrop(**whole)(dict(img_path=str(path)))['img'].shape == (40, 80, 3)
 
 
 def test_other_numbers_of_channels_are_cropped_alike(tmp_path: Path) -> None:

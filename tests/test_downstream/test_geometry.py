@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.models.backbones import VisionTransformer
 from torch import nn
@@ -19,18 +20,22 @@ from mmpl.methods import CAE, MSA, PLMAE, SdAE
 from mmpl.models.backbones import DenseViT
 from mmpl.models.necks import SimpleFPN
 
+ROOT = Path(__file__).resolve().parents[2]
 ARCH = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
 
 
 class Segmenter(nn.Module):
     """An encoder and a neck, as mmseg's and mmdet's models hold them."""
 
-    def __init__(self, backbone: nn.Module, neck: nn.Module, size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, backbone: nn.Module, neck: nn.Module, size: tuple[int, int] | None = None, divisor: int | None = 28
+    ) -> None:
         super().__init__()
         self.backbone, self.neck = backbone, neck
         self.decode_head = nn.Identity()
         self.data_preprocessor = nn.Identity()
         self.data_preprocessor.size = size
+        self.data_preprocessor.test_cfg = None if divisor is None else dict(size_divisor=divisor)
 
     def extract_feat(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return self.neck(self.backbone(images))
@@ -91,6 +96,44 @@ def test_crops_that_patches_do_not_fill_are_said() -> None:
     found = Findings()
     check_strides(found, Segmenter(DenseViT(ARCH, patch_size=14, img_size=56), SimpleFPN(32, 8), (518, 504)))
     assert not found.warnings
+
+
+@pytest.mark.parametrize('divisor', [None, 32])
+def test_images_in_validation_that_patches_do_not_fill_are_said(divisor) -> None:
+    found = Findings()
+    check_strides(found, Segmenter(DenseViT(ARCH, patch_size=14, img_size=56), SimpleFPN(32, 8), divisor=divisor))
+    (said,) = found.warnings
+    assert f'`size_divisor` {divisor or 1}, no multiple of the patches of 14 x 14' in said and said.endswith('to 28')
+
+
+@pytest.mark.parametrize('mode', ['whole', 'slide'])
+@pytest.mark.parametrize('config', ['upernet_vit_surfaces', 'linear_vit_embedded'])
+def test_scores_of_an_image_that_patches_do_not_fill_are_not_stretched(config, mode) -> None:
+    """They are those of the image with its border filled up, cut off again."""
+    pytest.importorskip('mmseg')
+    from mmseg.structures import SegDataSample
+
+    init_default_scope('mmseg')
+    cfg = Config.fromfile(ROOT / 'configs/downstream/segmentation' / f'{config}.py')
+    cfg.model.backbone.init_cfg = None
+    if mode == 'slide':
+        cfg.model.test_cfg = dict(mode='slide', crop_size=(64, 64), stride=(32, 32))
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model).eval()
+    fill = model.data_preprocessor.mean.flip(0)  # is zero when it is normalised
+
+    def scores(image: torch.Tensor) -> torch.Tensor:
+        shape = tuple(image.shape[1:])
+        sample = SegDataSample(metainfo=dict(img_shape=shape, ori_shape=shape))
+        with torch.no_grad():
+            (found,) = model.test_step(dict(inputs=[image], data_samples=[sample]))
+        return found.seg_logits.data
+
+    filled = fill.expand(3, 128, 128).clone()
+    filled[:, :97, :70] = 255 * torch.rand(3, 97, 70)
+    wanted = scores(filled[:, :, :96])[:, :97, :70]
+    torch.testing.assert_close(scores(filled[:, :97, :70].clone()), wanted, atol=1e-5, rtol=1e-4)
+    assert wanted.std() > 1e-3
 
 
 @pytest.mark.parametrize('window', [0, 2])

@@ -31,6 +31,10 @@ model = dict(
     neck=dict(_delete_=True, type='FPN', in_channels=[128, 256, 512, 1024], out_channels=256, num_outs=5),
 )
 
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=1000),
+    dict(type='MultiStepLR', by_epoch=True, begin=0, end=12, milestones=[8, 11], gamma=0.1),
+]
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',

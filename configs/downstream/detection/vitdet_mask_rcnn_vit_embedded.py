@@ -21,6 +21,7 @@ model = dict(
         patch_size=encoder.patch_size,
         window_size=8,
         global_attn_indexes=[depth // 2 - 1, depth - 1],
+        rel_pos=24,
         drop_path_rate=0.0,
     ),
     neck=dict(

@@ -29,6 +29,7 @@ model = dict(
     neck=None,
     decode_head=dict(in_channels=[128, 256, 512, 1024], channels=512),
     auxiliary_head=dict(in_channels=512),
+    test_cfg=dict(_delete_=True, mode='whole'),
 )
 
 optim_wrapper = dict(

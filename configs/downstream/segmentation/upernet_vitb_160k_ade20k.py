@@ -25,6 +25,7 @@ model = dict(
         pad_val=0,
         seg_pad_val=255,
         size=crop_size,
+        test_cfg=dict(size_divisor=32),  # whole pixels of the coarsest map: scores of another size would be stretched
     ),
     backbone=dict(
         type='mmpl.DenseViT',

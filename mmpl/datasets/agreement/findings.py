@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import mmengine.fileio
 from PIL import Image
 
+from mmpl.datasets.image_facts import orientation_of
+
 SHOWN = 10
 IMAGE_SUFFIXES = frozenset(
     f'.{name}'
     for name in ('bmp', 'dib', 'gif', 'jfif', 'jp2', 'jpe', 'jpeg', 'jpg', 'pbm', 'pgm', 'png', 'pnm', 'ppm', 'tif')
     + ('tiff', 'webp')
 )
-_ORIENTATION = 0x0112  # of EXIF
 
 
 class Findings:
@@ -174,7 +175,7 @@ def size_of_image(path: str, transforms: Sequence = ()) -> tuple[int, int] | Non
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+            turned = orientation_of(image) >= 5
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     flags = [getattr(step, 'color_type', '') for step in transforms if hasattr(step, 'color_type')]

@@ -18,7 +18,7 @@ from mmpl.registry import TRANSFORMS
 from mmpl.utils.fields import Count, Share, check_number, checked
 
 from ..decode import JPEG, ColorType, Decoder, Pages, take
-from ..image_facts import ORIENTATION
+from ..image_facts import orientation_of
 
 INTERPOLATIONS = dict(bilinear=Image.Resampling.BILINEAR, bicubic=Image.Resampling.BICUBIC)
 REDUCTIONS = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
@@ -168,7 +168,7 @@ def jpeg_shape(content: bytes) -> tuple[tuple[int, int] | None, int]:
         return None, 1
     try:
         with Image.open(io.BytesIO(content)) as image:
-            orientation = image.getexif().get(ORIENTATION, 1)
+            orientation = orientation_of(image)
             width, height = image.size
     except (OSError, SyntaxError, ValueError):  # what Pillow raises; OpenCV may still read it
         return None, 1

@@ -99,4 +99,12 @@ def check_strides(found: Findings, model: nn.Module) -> str | None:
             f'`model.data_preprocessor.size`={tuple(size)} is no multiple of the {patches}: borders are filled up, and '
             'the maps of scores, stretched to the image, lie up to a patch beside it'
         )
+    padding = getattr(getattr(model, 'data_preprocessor', None), 'test_cfg', None) or {}
+    divisor = padding.get('size_divisor') or 1
+    if segments and 'size' not in padding and any(divisor % side for side in patch):
+        found.warn(
+            f'`model.data_preprocessor.test_cfg` has the `size_divisor` {divisor}, no multiple of the {patches}: of '
+            'images that they do not fill, the maps of scores lie up to a patch beside them in validation and test. '
+            f'Set it to {actual[-1][0]:g}'
+        )
     return f'feature maps have strides of {_shown(actual)} pixels, of {patches}'

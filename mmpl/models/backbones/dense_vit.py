@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmpl.models.arch import check_arch
 from mmpl.registry import MODELS
+from mmpl.utils.fields import check_number
 
 
 def _windows(x: Tensor, grid: tuple[int, int], size: int) -> Tensor:
@@ -152,8 +153,10 @@ class DenseViT(VisionTransformer):
         global_attn_indexes: Blocks with global attention. None with windows means four, evenly spaced, the last block
             being one (2, 5, 8 and 11 of 12).
         pad_windows: Pad the patch grid to whole windows. If not, a grid that the window does not divide is an error.
-        rel_pos: Add decomposed relative positions, zero at the start. A checkpoint without them then needs
-            ``ignore=('layers.*.attn.rel_pos_*',)`` of ``mmpl.StrictPretrained``.
+        rel_pos: Add decomposed relative positions, zero at the start: for windows in a table of their size, for global
+            blocks in one of a grid of so many patches a side (True: that of ``img_size``), which is stretched to other
+            grids. A checkpoint without them then needs ``ignore=('layers.*.attn.rel_pos_*',)`` of
+            ``mmpl.StrictPretrained``.
         out_indices: Blocks whose output to return; blocks above the last of them are neither run nor trained.
         out_norm: ``'last'`` applies the final LayerNorm to the output of the last block, as ``VisionTransformer`` does;
             ``'all'`` to every output; ``'none'`` to none.
@@ -169,7 +172,7 @@ class DenseViT(VisionTransformer):
         window_size: int = 0,
         global_attn_indexes: Sequence[int] | None = None,
         pad_windows: bool = True,
-        rel_pos: bool = False,
+        rel_pos: bool | int = False,
         out_indices: Sequence[int] | int = -1,
         out_norm: str = 'last',
         frozen_stages: int = -1,
@@ -204,8 +207,11 @@ class DenseViT(VisionTransformer):
         self.out_norm = out_norm
         self.with_cp = with_cp
         if rel_pos:
+            if rel_pos is not True:
+                check_number('rel_pos', rel_pos, 1, integer=True)
+            grid = self.patch_resolution if rel_pos is True else (rel_pos, rel_pos)
             for i, layer in enumerate(self.layers):
-                size = (window_size, window_size) if self._windowed(i) else self.patch_resolution
+                size = (window_size, window_size) if self._windowed(i) else grid
                 for axis, length in zip('hw', size, strict=True):
                     table = nn.Parameter(torch.zeros(2 * length - 1, layer.attn.head_dims))
                     setattr(layer.attn, f'rel_pos_{axis}', table)
