@@ -14,6 +14,8 @@ from mmpl.utils.dist import is_sharded, unwrapped, whole_tensor
 
 from .optimizers.guarded_wrapper import single_wrappers
 
+_gathered: set[nn.Module] = set()  # models whose whole tensors the main process holds at the moment
+
 
 def shard_like(shard: Any, whole: Tensor) -> Tensor:
     """The shard of a whole tensor that belongs to one of the same shape; nothing is sent."""
@@ -26,10 +28,10 @@ def shard_like(shard: Any, whole: Tensor) -> Tensor:
 def whole_checkpoint(runner: Runner) -> Iterator[None]:
     """Let the main process find whole tensors in the states of model and optimizers, to save them.
 
-    All processes must enter it. Nothing happens if the model is not sharded.
+    All processes must enter it. Nothing happens if the model is not sharded, or inside of another one.
     """
     module = unwrapped(runner.model)
-    if not any(is_sharded(parameter) for parameter in module.parameters()):
+    if module in _gathered or not any(is_sharded(parameter) for parameter in module.parameters()):
         yield
         return
     weights = _whole(module.state_dict())
@@ -42,9 +44,11 @@ def whole_checkpoint(runner: Runner) -> Iterator[None]:
             optimizer.register_state_dict_post_hook(_with_state(state))
             for optimizer, state in zip(optimizers, states, strict=True)
         ]
+    _gathered.add(module)
     try:
         yield
     finally:
+        _gathered.discard(module)
         for handle in handles:
             handle.remove()
 

@@ -10,6 +10,8 @@ import torch
 from mmengine.device import get_device
 from mmengine.dist import all_reduce, get_world_size
 
+from mmpl.utils import transfer
+
 SIGNALS = tuple(getattr(signal, name) for name in ('SIGINT', 'SIGTERM', 'SIGUSR1') if hasattr(signal, name))
 """Ctrl-C, and what Slurm and torchrun send before they end a job; SIGUSR1 where the system has it."""
 EXIT_REQUEUE = 75
@@ -32,6 +34,7 @@ class StopSignals:
         self._received = 0
         self._when = 0.0
         self._handlers: dict[int, Any] = {}
+        self._asked: transfer.Late | None = None
 
     def listen(self) -> bool:
         """Take over the signals. Only the main thread may: False in any other."""
@@ -48,7 +51,7 @@ class StopSignals:
             if not self._received:
                 self._received, self._when = number, now
 
-        self._received = 0
+        self._received, self._asked = 0, None
         self._handlers = {number: signal.signal(number, note) for number in SIGNALS}
         if hasattr(signal, 'pthread_sigmask'):
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked in a child of a process with a shelter
@@ -66,14 +69,20 @@ class StopSignals:
         self._handlers = {}
 
     def received(self) -> int:
-        """The number of a signal that came to this process or another; 0 if there was none. All have to ask."""
+        """The number of a signal that came to this process or another; 0 if there was none. All have to ask.
+
+        With several processes on CUDA it is what was known when they asked before: so nobody waits for the device.
+        """
         if not self.listening:
             return 0
         if get_world_size() == 1:
             return self._received
-        told = torch.tensor([float(self._received)], device=get_device())
+        told = transfer.to_device(torch.tensor(float(self._received)), get_device())
         all_reduce(told, 'max')
-        return int(told.item())
+        asked, self._asked = self._asked, transfer.Late(told)
+        if not transfer.reading_waits(told.device):
+            asked = self._asked
+        return 0 if asked is None else int(asked.read())
 
 
 def shelter_workers() -> None:

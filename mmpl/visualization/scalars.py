@@ -1,7 +1,8 @@
 """Read the scalars that a run logged, across resumes."""
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ class Scalars:
     """Everything a run logged.
 
     Attributes:
-        series: Name -> list of (iterations done, value), in rising order.
+        series: Name -> list of (iterations done, value), in rising order. Iterations are those of the last start: if a
+            run went on with epochs of another length, earlier ones are scaled.
         iters_per_epoch: None if the log tells no epochs.
         max_epoch: Largest epoch seen, 0 if none.
     """
 
-    series: dict[str, list[tuple[int, float]]]
+    series: dict[str, list[tuple[float, float]]]
     iters_per_epoch: float | None = None
     max_epoch: int = 0
 
@@ -69,14 +71,22 @@ def _iteration(entry: Mapping[str, Any]) -> int | None:
     return step if isinstance(step, int) else None
 
 
-def _epoch_length(entries: list[Mapping[str, Any]]) -> float | None:
-    """Iterations per epoch: line (epoch e, iter i) says that e epochs have at least i iterations."""
-    ratios = [
-        entry['iter'] / entry['epoch']
-        for entry in entries
-        if entry.get('iter', 0) > 0 and isinstance(entry.get('epoch'), int) and entry['epoch'] > 0
+def _epoch_lengths(starts: Sequence[Sequence[Mapping[str, Any]]]) -> list[float | None]:
+    """Iterations per epoch in each start of a run, from its training lines.
+
+    A line (epoch e, iteration i) says that e epochs have at least i iterations, and e - 1 have fewer. What one start
+    says counts for the others that it does not contradict: one that ended early says little.
+    """
+    bounds = []
+    for entries in starts:
+        told = [(e['epoch'], e['iter']) for e in entries if isinstance(e.get('epoch'), int) and e.get('iter', 0) > 0]
+        least = max((iteration / epoch for epoch, iteration in told if epoch > 0), default=None)
+        most = min((iteration / (epoch - 1) for epoch, iteration in told if epoch > 1), default=math.inf)
+        bounds.append((least, most))
+    return [
+        None if least is None else max(other for other, _ in bounds if other is not None and least <= other < most)
+        for least, most in bounds
     ]
-    return max(ratios, default=None)
 
 
 def read_scalars(work_dir: str | Path) -> Scalars:
@@ -88,20 +98,24 @@ def read_scalars(work_dir: str | Path) -> Scalars:
     Raises:
         ValueError: If a line before the last of a log is not JSON.
     """
-    series: dict[str, dict[int, float]] = {}  # name -> step -> value
-    training: list[Mapping[str, Any]] = []
-    for path in log_files(work_dir):
-        timed = [(step, entry) for entry in _lines(path) if (step := _iteration(entry)) is not None]
-        start = min((step for step, _ in timed), default=None)
+    starts = [
+        [(step, entry) for entry in _lines(path) if (step := _iteration(entry)) is not None]
+        for path in log_files(work_dir)
+    ]
+    training = [[entry for _, entry in timed if 'loss' in entry] for timed in starts]
+    lengths = _epoch_lengths(training)
+    last = next((length for length in reversed(lengths) if length is not None), None)
+    series: dict[str, dict[float, float]] = {}  # name -> step -> value
+    for timed, length in zip(starts, lengths, strict=True):
+        scale = 1 if length is None or last is None or length == last else last / length
+        start = min((scale * step for step, _ in timed), default=None)
         if start is not None:
             kept = {name: {step: y for step, y in points.items() if step < start} for name, points in series.items()}
             series = {name: points for name, points in kept.items() if points}
         for step, entry in timed:
             for name, value in entry.items():
                 if name not in _AXES and isinstance(value, int | float) and not isinstance(value, bool):
-                    series.setdefault(name, {})[step] = float(value)
-            if 'loss' in entry:
-                training.append(entry)
-    epochs = [entry['epoch'] for entry in training if isinstance(entry.get('epoch'), int)]
+                    series.setdefault(name, {})[scale * step] = float(value)
+    epochs = [e['epoch'] for entries in training for e in entries if isinstance(e.get('epoch'), int)]
     ordered = {name: sorted(points.items()) for name, points in series.items()}
-    return Scalars(ordered, _epoch_length(training), max(epochs, default=0))
+    return Scalars(ordered, last, max(epochs, default=0))

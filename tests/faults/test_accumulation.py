@@ -8,7 +8,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mmpl.compat import load_checkpoint
-from mmpl.engine.hooks.position_hook import STATE_KEY
+from mmpl.engine.hooks.position_hook import STATE_KEY, Position, resumed_iteration
 from tests.faults.runs import EVERY, fault_cfg, logs_of, own_hook, run, stop_at, stopped
 
 
@@ -86,3 +86,12 @@ def test_resumed_has_the_rates_of_a_run_like_that(before: dict, after: dict, fir
     counts = [fields['optim_wrapper']['accumulative_counts'] for fields in (before, after)]
     assert f'accumulative_counts {counts[0]} -> {counts[1]}' in logs_of(tmp_path / 'a')
     assert load_checkpoint(tmp_path / 'a' / 'epoch_3.pth')[STATE_KEY]['accumulative_counts'] == counts[1]
+
+
+@pytest.mark.parametrize('old', range(1, 9))
+def test_a_run_goes_on_behind_the_last_whole_batch_that_it_has_seen(old: int) -> None:
+    """Images that were seen, in batches of another number of processes, rounded down."""
+    for new in range(1, 33):
+        for done in range(1, 200):
+            before, after = (Position(0, 0, count, 2, 1, 10_000, 20_000 * 8) for count in (old, new))
+            assert resumed_iteration(before, after, 0, done, 10**6) == done * old * 2 // (new * 2)

@@ -4,6 +4,7 @@ import errno
 import gc
 import os
 import signal
+import time
 import weakref
 from pathlib import Path
 
@@ -98,6 +99,15 @@ def test_the_pointer_may_be_edited(tmp_path: Path) -> None:
     # and a work folder may be moved
     checkpoint_files.write_text(tmp_path / 'last_checkpoint', '/elsewhere/iter_1.pth')
     assert checkpoint_files.find_whole_checkpoint(tmp_path)[0] == str(tmp_path / 'iter_1.pth')
+
+
+def test_a_copy_without_its_times_goes_on_from_the_pointer(tmp_path: Path) -> None:
+    run(tmp_path / 'run', epochs=3)
+    now = time.time()
+    for age, name in enumerate(['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth', 'last_checkpoint']):
+        os.utime(tmp_path / 'run' / name, (now - age, now - age))  # the older a file, the later it was copied
+    found = checkpoint_files.candidates(tmp_path / 'run')
+    assert [path.name for path in found] == ['epoch_3.pth', 'epoch_1.pth', 'epoch_2.pth']
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(whole, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

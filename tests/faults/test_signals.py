@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from mmengine.registry import LOOPS
@@ -12,6 +13,7 @@ from mmengine.runner import BaseLoop
 from torch.utils.data import DataLoader
 
 from mmpl.checkpoints import files as checkpoint_files
+from mmpl.engine.hooks import safe_checkpoint_hook
 from mmpl.utils import preemption
 from tests.faults.runs import differences, fault_cfg, final_state, own_hook, run
 from tests.test_tools.test_launch import TOOLS
@@ -128,6 +130,36 @@ def test_a_worker_outlives_a_signal_and_ends_with_its_loader() -> None:
     del batches
     worker.join(10)
     assert worker.exitcode == 0
+
+
+def test_on_several_gpus_a_signal_is_heard_of_a_step_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for the device; and each process hears of it in the same step."""
+    monkeypatch.setattr(preemption, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(preemption, 'all_reduce', lambda told, kind: None)
+    for waits, heard in ((False, [0, signal.SIGUSR1]), (True, [0, 0, signal.SIGUSR1])):
+        monkeypatch.setattr(preemption.transfer, 'reading_waits', lambda device, waits=waits: waits)
+        signals = preemption.StopSignals()
+        signals.listen()
+        try:
+            got = [signals.received()]
+            os.kill(os.getpid(), signal.SIGUSR1)
+            got += [signals.received() for _ in heard[1:]]
+        finally:
+            signals.release()
+        assert got == heard
+
+
+def test_a_process_with_a_batch_more_to_validate_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `round_up=False` of a sampler deals them: the others are not there to answer."""
+    monkeypatch.setattr(safe_checkpoint_hook, 'all_gather_object', lambda count: [count, 2])
+    hook = safe_checkpoint_hook.SafeCheckpointHook(interval=1)
+    asked: list[int] = []
+    hook._signals = SimpleNamespace(listening=True, received=lambda: asked.append(1) or 0)
+    runner = SimpleNamespace(val_dataloader=[0, 1, 2], optim_wrapper=None)
+    hook.before_val(runner)
+    for index in range(3):
+        hook.after_val_iter(runner, index)
+    assert len(asked) == 2
 
 
 def test_the_second_ctrl_c_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

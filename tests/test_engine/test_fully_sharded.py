@@ -9,7 +9,7 @@ from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from mmpl.compat import init_distributed
+from mmpl.compat import init_distributed, load_checkpoint
 from mmpl.engine import AutocastOptimWrapper, FullySharded, SafeCheckpointHook, sharded
 from mmpl.engine.sharded import check_run
 from mmpl.engine.shards import load_whole
@@ -46,6 +46,20 @@ def test_a_run_in_shards_is_that_run(group, tmp_path):
     load_whole(own, whole['state_dict'], [name])
     assert torch.equal(local_shard(model.get_parameter(name)), whole['state_dict'][name])
     assert local_shard(model.get_parameter(other)).isnan().all()
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_of_shards_is_whole(group, tmp_path):
+    """And so is the one that is saved once more inside."""
+    runner = run(tmp_path / 'shards', epochs=1, launcher='pytorch', model_wrapper_cfg=dict(WRAPPER))
+    (hook,) = [hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook)]
+    hook.save_best, hook.key_indicators, hook.rules = 'loss', ['loss'], ['less']
+    hook.is_better_than, hook.best_ckpt_path = dict(loss=lambda new, old: new < old), None
+    hook._save_best_checkpoint(runner, dict(loss=0.5))
+    saved = load_checkpoint(tmp_path / 'shards' / 'best_loss_epoch_1.pth')['state_dict']
+    whole = load_checkpoint(tmp_path / 'shards' / 'epoch_1.pth')['state_dict']
+    assert saved.keys() == whole.keys() and not any(is_sharded(value) for value in saved.values())
+    assert all(torch.equal(value, whole[name]) for name, value in saved.items())
 
 
 def test_only_a_loop_that_cuts_the_model_trains_it(group):

@@ -11,7 +11,7 @@ import torch
 from mmengine.logging import MessageHub
 from torch import nn
 
-from mmpl.engine import NonFiniteError, NonFiniteHook, StrictOptimWrapperConstructor
+from mmpl.engine import GuardedOptimWrapper, NonFiniteError, NonFiniteHook, StrictOptimWrapperConstructor
 from mmpl.engine.hooks.log_history_hook import fetch_late
 from mmpl.models import Teacher
 from mmpl.utils import transfer
@@ -42,6 +42,17 @@ def test_a_bad_step_leaves_the_same_bits(method, place, late, tmp_path: Path, ca
     for iteration in (2, 4):
         assert f'Non-finite numbers at iteration {iteration}: the step is skipped' in text
     assert text.count(CAUSES[place]) == 2
+
+
+@pytest.mark.parametrize('momentum', [0.0, 0.9])
+def test_a_first_step_of_sgd_that_is_left_out_leaves_nothing(momentum, late) -> None:
+    late()
+    weight = nn.Parameter(torch.zeros(1000))
+    wrapper = GuardedOptimWrapper(torch.optim.SGD([weight], lr=0.1, momentum=momentum, fused=True))
+    for value in (float('nan'), 1.0, 1.0):
+        weight.grad = torch.full((1000,), value)
+        wrapper.step()
+    torch.testing.assert_close(weight.detach(), torch.full((1000,), -0.1 - 0.1 * (1 + momentum)))
 
 
 def test_killed_and_resumed_it_ends_in_the_same_bits(late, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ COPIES = {
 COLLECTIVES = {
     'mmpl/engine/optimizers/guarded_wrapper.py:_found_bad',
     'mmpl/engine/hooks/non_finite_hook.py:look_at_state',
+    'mmpl/utils/preemption.py:received',  # whether a process was told to stop
     'mmpl/utils/dist.py:global_sum',  # centres, codebook, joint means
     'mmpl/utils/dist.py:global_logsumexp',  # Sinkhorn
     'mmpl/utils/dist.py:global_concat',  # tokens that InfoNCE compares

@@ -154,6 +154,20 @@ def test_resumed_logs(tmp_path):
     assert scalars.max_epoch == 3
 
 
+@pytest.mark.parametrize(('before', 'after'), [(100, 50), (50, 100)])
+def test_a_run_that_went_on_with_other_epochs(before, after, tmp_path):
+    """As on twice or half the GPUs: ten epochs, of which the last two were done again, and ten of another length."""
+
+    def lines(epochs, length) -> list[dict]:
+        steps = [(epoch, (epoch - 1) * length + step) for epoch in epochs for step in (length // 2, length)]
+        return [dict(loss=step / length, epoch=epoch, iter=step, step=step) for epoch, step in steps]
+
+    write_log(tmp_path, '20260101_000000', lines(range(1, 11), before))
+    write_log(tmp_path, '20260102_000000', lines(range(9, 21), after))
+    x, y = read_scalars(tmp_path).curve('loss')
+    assert x == y == [step / 2 for step in range(1, 41)]
+
+
 def test_started_anew_in_the_same_directory(tmp_path):
     """A run that starts again from step 0 replaces all of the first, also series that it does not have."""
     write_log(tmp_path, '20260101_000000', [train_line(s, 1.0, loss_recon=1.0) for s in (5, 10)])

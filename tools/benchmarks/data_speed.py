@@ -84,7 +84,7 @@ def with_workers(data: dict[str, Dataset], workers: int, args: argparse.Namespac
     for number in range(-1, args.rounds):  # the first turn starts the workers
         for name, loader in loaders.items():
             begin = time.perf_counter()
-            count = sum(len(batch['inputs']) for batch in loader)
+            count = sum(len(batch['data_samples']) for batch in loader)
             if number >= 0:
                 seconds[name].append((time.perf_counter() - begin) / count)
     rates = {name: 1 / statistics.median(values) for name, values in seconds.items()}

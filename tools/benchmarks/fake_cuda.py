@@ -450,7 +450,7 @@ def prepare(cfg: Config, world: int, work_dir: str) -> Config:
     for hook in cfg.custom_hooks:
         if 'DualTeacher' in hook.type:
             hook.health_interval = LOOK
-    cfg.default_hooks.checkpoint = None
+    cfg.default_hooks.checkpoint.update(interval=-1, iter_interval=-1, save_last=False)
     cfg.model_wrapper_cfg = None  # shards would need streams: what is split is looked at unsplit
     cfg.default_hooks.logger.interval = LOOK
     return cfg

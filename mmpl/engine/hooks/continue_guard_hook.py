@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from mmpl.engine.shards import whole_weights
 from mmpl.evaluation.consistency import effective_rank, patch_consistency
 from mmpl.evaluation.extractor import build_loader, loader_of
 from mmpl.evaluation.features import evaluation_mode
@@ -61,20 +62,25 @@ class ContinueGuardHook(Hook):
             raise ValueError(
                 f'`model.backbone` must be a mmpl.MaskedViT with ContinueGuardHook, but is {type(backbone).__name__}'
             )
-        if not is_main_process():
-            return
-        with preserve_rng_state():
-            self._images = self._load(runner)
-        if not runner.message_hub.runtime_info.get(_BASELINE):
-            figures = self._figures(runner)
-            runner.message_hub.update_info(_BASELINE, figures)
-            runner.logger.info(f'Features at the start: {_as_text(figures)}')
+        with whole_weights(unwrapped(runner.model), backbone):
+            if not is_main_process():
+                return
+            with preserve_rng_state():
+                self._images = self._load(runner)
+            if not runner.message_hub.runtime_info.get(_BASELINE):
+                figures = self._figures(runner)
+                runner.message_hub.update_info(_BASELINE, figures)
+                runner.logger.info(f'Features at the start: {_as_text(figures)}')
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Compare."""
-        if not is_main_process() or not (runner.epoch < self.epochs or self.is_last_train_epoch(runner)):
+        if not (runner.epoch < self.epochs or self.is_last_train_epoch(runner)):
             return
-        start, now = runner.message_hub.get_info(_BASELINE), self._figures(runner)
+        model = unwrapped(runner.model)
+        with whole_weights(model, model.backbone):
+            if not is_main_process():
+                return
+            start, now = runner.message_hub.get_info(_BASELINE), self._figures(runner)
         for name in ('rank', 'consistency'):
             runner.message_hub.update_scalar(f'continue/{name}', now[name])
         runner.visualizer.add_scalars(

@@ -60,7 +60,7 @@ def resumed_iteration(old: Position, new: Position, epoch: int, iteration: int, 
     elif old.num_samples != new.num_samples:
         start = 0  # the order of the images is another one
     else:
-        start = min(new.epoch_length, int(done / (new.images / old.images)))
+        start = min(new.epoch_length, done * old.images // new.images)
     if begin + start < max_iters:
         start = max(0, start - (begin + start) % new.accumulative_counts)
     return begin + start

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from mmengine.config import Config
-from mmengine.dist import barrier, broadcast_object_list, is_main_process
+from mmengine.dist import all_gather_object, barrier, broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
@@ -46,8 +46,9 @@ class SafeCheckpointHook(CheckpointHook):
     - mmengine reads ``resume=True`` with ``load_from`` as "resume *from* that file", its iteration included. The log
       says so, and a file of another run that is at its end already is refused: nothing would be trained.
     - Amid the accumulation of gradients nothing is saved; it waits for the optimizer's step.
-    - At SIGTERM, SIGUSR1 or Ctrl-C it saves after the step under way, or amid a validation at once, and leaves with
-      exit code 75, or 130 after Ctrl-C. Data loader workers that get the signal too live on until then.
+    - At SIGTERM, SIGUSR1 or Ctrl-C it saves after the step under way (on several GPUs after the next one, as no step
+      waits to hear of it), or amid a validation at once, and leaves with exit code 75, or 130 after Ctrl-C. Data loader
+      workers that get the signal too live on until then.
 
     Args:
         interval: As in mmengine: a checkpoint every that many epochs, or iterations with ``by_epoch=False``.
@@ -90,6 +91,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._inside_epochs = _Series('iter_{}.pth', 'keep_iter_ckpt_ids', 2)
         self._due: list[_Series] = []  # waits for the optimizer's step
         self._signals = StopSignals()
+        self._val_iters: int | None = None  # of a validation, in which all processes have a batch
         shelter_workers()  # now: mmengine's loop over iterations starts its workers when it is built
         self._foreign = ''  # file of another run that this one is resumed from
 
@@ -191,9 +193,16 @@ class SafeCheckpointHook(CheckpointHook):
         if stop:
             self._leave(runner, stop)
 
+    def before_val(self, runner: Runner) -> None:
+        """Agree in how many iterations all processes can be asked for signals."""
+        if self._signals.listening:
+            self._val_iters = min(all_gather_object(len(runner.val_dataloader)))
+
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Leave amid a validation during training if a signal asked for it; saved is what was validated."""
         if not self._signals.listening or not _at_step(runner):  # amid an accumulation: after the next optimizer step
+            return
+        if self._val_iters is not None and batch_idx >= self._val_iters:
             return
         if stop := self._signals.received():
             if self._saved_iteration != runner.iter:
@@ -229,8 +238,16 @@ class SafeCheckpointHook(CheckpointHook):
         series = self._inside_epochs if self.by_epoch else self._regular
         return self._save(runner, series, step, dict(epoch=runner.epoch, iter=step))
 
+    def _save_best_checkpoint(self, runner: Runner, metrics: Any) -> None:
+        with whole_checkpoint(runner):
+            super()._save_best_checkpoint(runner, metrics)
+
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
-        self._save(runner, self._regular, step, meta)  # mmengine calls it once more for a new best checkpoint
+        """Save once more, as mmengine does for a new best checkpoint; amid an accumulation at the next step."""
+        if _at_step(runner):
+            self._save(runner, self._regular, step, meta)
+        else:
+            self._due.append(self._regular)
 
     def _save(self, runner: Runner, series: _Series, step: int, meta: dict) -> bool:
         """Write a checkpoint, then remove old ones of its kind; False if it could not be written.

@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from mmpl.engine.optimizers.guarded_wrapper import single_wrappers
 
 _MOVING = {'last_step', 'base_values', 'verbose', '_global_step', '_last_value'}  # of a scheduler's state
+_MOVING |= {'best', 'num_bad_epochs', 'cooldown_counter'}  # of ReduceOnPlateauLR's
 
 
 class ScheduleHook(Hook):
@@ -72,18 +73,28 @@ class ScheduleHook(Hook):
         moved = any(s._global_step != runner.iter for s in _flat(runner.param_schedulers or []) if not s.by_epoch)
         if not (changes or self._other_schedules or moved):
             return
+        listed = ', '.join(f'{key} {old} -> {new}' for key, (old, new) in changes.items())
+        if any(getattr(scheduler, 'need_val_args', False) for scheduler in _flat(runner.param_schedulers or [])):
+            runner.logger.warning(
+                'The config differs from that of the checkpoint this run goes on from'
+                + (f' (the optimizer has {listed})' if changes else '')
+                + ': learning rates and schedules stay those of the checkpoint, for one of them follows what '
+                'validation gave, and cannot be made anew. To begin again from its weights, set `load_from` and '
+                '`resume=False`.'
+            )
+            return
         for group, numbers in zip(groups, asked, strict=True):
             for key, value in numbers.items():
                 group[key] = value
                 if f'initial_{key}' in group:
                     group[f'initial_{key}'] = value
         self._remake(runner, runner.iter)
-        listed = ', '.join(f'{key} {old} -> {new}' for key, (old, new) in changes.items())
+        rate = single_wrappers(runner.optim_wrapper)[0].get_lr()['lr'][0]
         runner.logger.warning(
             'This run follows its own config, not that of the checkpoint it goes on from: '
             + (f'the optimizer has {listed}; ' if changes else '')
             + f'the schedules are made anew and stand at iteration {runner.iter}, where the learning rate is '
-            f'{runner.optim_wrapper.get_lr()["lr"][0] if runner.param_schedulers else groups[0]["lr"]:.3g}.'
+            f'{rate:.3g}.'
         )
 
     def _remake(self, runner: Runner, iterations: int) -> None:

@@ -9,7 +9,7 @@ from mmengine.device import get_device
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from mmpl.registry import OPTIM_WRAPPERS
 from mmpl.utils import transfer
@@ -27,6 +27,16 @@ def taken_on_device(wrapper: OptimWrapper) -> Tensor | None:
     taken = [getattr(single, 'step_taken', None) for single in single_wrappers(wrapper)]
     known_late = [value for value in taken if isinstance(value, Tensor)]
     return torch.stack(known_late).all() if known_late else None
+
+
+def leaves_steps_out(optimizer: Optimizer) -> bool:
+    """Whether an optimizer can be told on the device to leave a step out.
+
+    Not torch's fused SGD with momentum (2.14): its first step, if it is left out, leaves averages of no value behind.
+    """
+    if isinstance(optimizer, SGD) and any(group['momentum'] for group in optimizer.param_groups):
+        return False
+    return bool(getattr(optimizer, '_step_supports_amp_scaling', False))
 
 
 class Gradients(NamedTuple):
@@ -93,7 +103,7 @@ class GuardedOptimWrapper(OptimWrapper):
             parameter.grad = None
         bad = self._found_bad()
         self._loss_bad = None
-        if transfer.reading_waits(bad.device) and getattr(self.optimizer, '_step_supports_amp_scaling', False):
+        if transfer.reading_waits(bad.device) and leaves_steps_out(self.optimizer):
             self.step_taken = bad == 0
             self.optimizer.found_inf = bad  # as GradScaler does: where it is 1, nothing moves
             super().step(**kwargs)

@@ -71,9 +71,10 @@ class GroupingConstructor(DefaultOptimWrapperConstructor):
         """Let Adam, AdamW and SGD be torch's fused ones on CUDA, unless the config chooses another form (our choice).
 
         They are the fastest, and take or leave a step without the host; see :class:`mmpl.engine.GuardedOptimWrapper`.
+        Not SGD with momentum: see :func:`mmpl.engine.optimizers.guarded_wrapper.leaves_steps_out`.
         """
         chosen = {'fused', 'foreach', 'capturable', 'differentiable'} & set(self.optimizer_cfg)
-        can = self.optimizer_cfg['type'] in ('Adam', 'AdamW', 'SGD')
+        can = self.optimizer_cfg['type'] in ('Adam', 'AdamW', 'SGD') and not self.optimizer_cfg.get('momentum')
         if can and not chosen and all(parameter.is_cuda for parameter in model.parameters()):
             self.optimizer_cfg = dict(self.optimizer_cfg, fused=True)
 
