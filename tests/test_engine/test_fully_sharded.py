@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mmpl.compat import init_distributed, load_checkpoint
-from mmpl.engine import AutocastOptimWrapper, FullySharded, SafeCheckpointHook, sharded
+from mmpl.engine import AutocastOptimWrapper, ContinueGuardHook, FullySharded, SafeCheckpointHook, sharded
 from mmpl.engine.sharded import check_run
 from mmpl.engine.shards import load_whole
 from mmpl.utils.dist import is_sharded, local_shard
@@ -60,6 +60,18 @@ def test_the_best_checkpoint_of_shards_is_whole(group, tmp_path):
     whole = load_checkpoint(tmp_path / 'shards' / 'epoch_1.pth')['state_dict']
     assert saved.keys() == whole.keys() and not any(is_sharded(value) for value in saved.values())
     assert all(torch.equal(value, whole[name]) for name, value in saved.items())
+
+
+@pytest.mark.slow
+def test_the_guard_of_a_continued_run_sees_whole_weights(group, tmp_path, monkeypatch):
+    images = torch.randn(4, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(ContinueGuardHook, '_load', lambda self, runner: [images])
+    figures = []
+    for name, fields in dict(plain={}, shards=dict(launcher='pytorch', model_wrapper_cfg=dict(WRAPPER))).items():
+        runner = run(tmp_path / name, epochs=1, hooks=(dict(type='mmpl.ContinueGuardHook'),), **fields)
+        scalars = runner.message_hub.log_scalars
+        figures.append([float(scalars[f'continue/{key}'].current()) for key in ('rank', 'consistency')])
+    assert figures[0] == figures[1] and min(figures[0]) > 0
 
 
 def test_only_a_loop_that_cuts_the_model_trains_it(group):
