@@ -1,7 +1,7 @@
 # PL-MAE on the embedded digits, ViT 96 x 4 with 64 patches; for two CPU cores.
 #
-#   tools/demo.sh                                  (three seeds, and the report)
-#   python tools/train.py configs/pl_mae_demo.py   (one)
+#   SEEDS="0 1 2" tools/demo.sh configs/pl_mae_demo.py   (three seeds, and the report)
+#   python tools/train.py configs/pl_mae_demo.py         (one)
 _base_ = [
     './_base_/models/pl_mae_vitb.py',
     './_base_/models/embedded_encoder.py',

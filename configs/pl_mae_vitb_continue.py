@@ -1,6 +1,7 @@
 # PL-MAE on a folder of your own images, continued from public weights: MAE's ViT-B/16, or any others that mmpl reads.
 #
-#   mmpl pretrain /path/to/images --from mae_pretrain_vit_base.pth    (writes a config that inherits from this one)
+#   mmpl pretrain /path/to/images --from mae_pretrain_vit_base.pth \
+#       --mean 123.675 116.28 103.53 --std 58.395 57.12 57.375    (writes a config that inherits from this one)
 #   python tools/train.py configs/pl_mae_vitb_continue.py \
 #       --cfg-options load_from=mae_pretrain_vit_base.pth train_dataloader.dataset.data_root=/path/to/images
 #

@@ -433,7 +433,7 @@ def _draw(out: Path, query: Path, found: list[tuple[Path, float]], loader_cfg: d
             axes.imshow(pixels if pixels.ndim == 2 else pixels[..., 0], cmap='gray')
         else:
             axes.imshow(pixels[..., ::-1])
-        axes.set_title(f'{title}\n{file.name}', fontsize=8)
+        axes.set_title(f'{title}\n{file.name}', fontsize=8, parse_math=False)
         axes.axis('off')
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)

@@ -1,4 +1,4 @@
-# Five seeds, ten times the images, and a third data set, on which exposure varies more than content does.
+# Five seeds, ten times the images, and a fourth data set, on which exposure varies more than content does.
 _base_ = './compare_methods.py'
 
 images = 768_000

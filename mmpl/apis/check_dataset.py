@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from mmpl.datasets.image_check import MAX_PIXELS, MIN_SIDE, ImageVerdict, inspec
 from mmpl.datasets.unlabelled_folder import UnlabelledFolder
 from mmpl.utils.cfg_options import HELP, CfgOptions, merge_options
 from mmpl.utils.config_errors import read_config
+from mmpl.utils.cores import usable_cores
 from mmpl.utils.paths import check_annotated_paths
 from mmpl.utils.user_errors import user_errors
 
@@ -112,7 +112,7 @@ def check_files(
     inspect = partial(inspect_image, full=full, max_pixels=max_pixels, min_side=min_side, decoder=decoder)
     bad, notes = [], Counter[str]()
     lost: dict[str, tuple[int, str, str]] = {}
-    for path, verdict in zip(files, _map(inspect, files, workers or _cores()), strict=True):
+    for path, verdict in zip(files, _map(inspect, files, workers or usable_cores()), strict=True):
         if verdict.bad:
             bad.append(dict(path=path, reason=verdict.bad))
         notes.update(verdict.notes)
@@ -128,11 +128,6 @@ def look_for_files(files: Iterable[str]) -> DatasetCheck:
     files = list(files)
     bad = [dict(path=path, reason=reason) for path in files if '://' not in path and (reason := look_for(path))]
     return DatasetCheck(len(files), bad, Counter(), {})
-
-
-def _cores() -> int:
-    """Cores that this process may use; where the system does not say, all of them."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def _map(inspect: partial, files: list[str], workers: int) -> Iterator[ImageVerdict]:

@@ -22,12 +22,13 @@ from mmpl.datasets.listing import list_images, read_lines, split_folders
 from mmpl.datasets.unlabelled_folder import EXTENSIONS
 from mmpl.evaluation.extractor import loader_of, normalisation_of
 from mmpl.export.spec import EncoderSpec, Preprocessing, infer_spec
+from mmpl.utils.cores import usable_cores
 from mmpl.utils.fields import check_choice, check_number
 from mmpl.utils.seeds import derive_seed
 from mmpl.utils.user_errors import UserError
 
 from .train import parse_train_args, train, train_config
-from .written import config_folder, publish, render
+from .written import OF_MACHINE, config_folder, publish, render
 
 WORDS = dict(  # split -> words in the names of COCO files
     train=('train', 'training', 'trainset', 'trainval'),
@@ -179,7 +180,8 @@ def finetune(
         data_root=str(root),
         batch_size=batch,
         loader=loader_in_config(found.config),
-        workers=min(4, os.cpu_count() or 1) if workers is None else workers,
+        workers=min(4, usable_cores()) if workers is None else workers,
+        of_machine=f'  {OF_MACHINE}' if workers is None else '',
         lr=float(f'{RATE[task] * (192 / max(192, spec.embed_dims)) ** 0.5 * (batch / BATCH[task]) ** 0.5:.2g}'),
         epochs=epochs,
         steps=epochs * per_epoch,

@@ -11,27 +11,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmengine import fileio
 from mmengine.config import Config
 from mmengine.dataset import default_collate
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 
 from mmpl.checkpoints import read_checkpoint
 from mmpl.checkpoints.encoders import STUDENT, Checkpoint
 from mmpl.compat import set_load_policy
 from mmpl.datasets.decode import Decoder
+from mmpl.datasets.guarded import GuardedDataset
 from mmpl.datasets.image_check import inspect_image
 from mmpl.datasets.unlabelled_folder import UnlabelledFolder
 from mmpl.evaluation.extractor import normalisation_of
 from mmpl.export.spec import infer_spec
+from mmpl.utils.cores import usable_cores
 from mmpl.utils.fields import check_choice, check_number
 from mmpl.utils.user_errors import UserError
 
 from .train import parse_train_args, train, train_config
-from .written import config_folder, publish, render
+from .written import OF_MACHINE, config_folder, publish, render
 
 LOOKED_AT = 256  # images from which sizes, brightness and faults are taken, evenly spaced; our choice
 MIN_IMAGES = 16  # labels are balanced over a batch
@@ -126,8 +129,8 @@ def look_at(folder: str) -> Images:
         pixels = decoder(fileio.get(path), path).img
         sides.append(min(pixels.shape[:2]))
         seen.add(hashlib.sha256(pixels.tobytes()).digest())
-        values = pixels.reshape(-1, 3).astype(np.float64)
-        sums.append((values.mean(0), (values**2).mean(0)))
+        first, spread = (np.asarray(values, np.float64).ravel() for values in cv2.meanStdDev(pixels))
+        sums.append((first, spread**2 + first**2))
     if len(bad) > 0.1 * len(numbers):
         path, fault = next(iter(bad.items()))
         raise PretrainError(
@@ -312,7 +315,8 @@ def _chosen(
         horizon_label=float(f'{min(1, max(0.008, 10 / steps)):.2g}'),  # ten steps at least
         horizon_recon=float(f'{min(1, max(0.08, 20 / steps)):.2g}'),
         batch_size=batch,
-        workers=min(8, os.cpu_count() or 1) if workers is None else workers,
+        workers=min(8, usable_cores()) if workers is None else workers,
+        of_machine=f'  {OF_MACHINE}' if workers is None else '',
         dtype='bfloat16' if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else 'float32',
         lr=float(f'{rate * (batch / RATE_BATCH) ** 0.5:.2g}'),
         save_every=max(1, epochs // 20),
@@ -363,7 +367,7 @@ def estimate(cfg: Config, steps: int) -> str:
     batch_size = loader.batch_size
     with _quiet(), torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
         state = np.random.get_state()
-        dataset = DATASETS.build(loader.dataset)
+        dataset = GuardedDataset(loader.dataset.to_dict())
         model: Any = MODELS.build(cfg.model).to(device).train()
         model.attach_updater('the estimate')
         model.set_length(steps, 1)
@@ -372,7 +376,7 @@ def estimate(cfg: Config, steps: int) -> str:
         for turn in range(TIMED_STEPS):
             begin = time.perf_counter()
             order = [(turn * batch_size + i) % len(dataset) for i in range(batch_size)]
-            batch = default_collate([sample for i in order if (sample := _loaded(dataset, i)) is not None])
+            batch = default_collate([dataset[i] for i in order])
             loading.append(time.perf_counter() - begin)
             model.train_step(batch, wrapper)
             model.after_step(0.0, 0)
@@ -398,13 +402,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _loaded(dataset: Any, index: int) -> Any:
-    try:
-        return dataset[index]
-    except (ValueError, OSError):  # a bad file, which the run replaces
-        return None
 
 
 def _duration(seconds: float) -> str:

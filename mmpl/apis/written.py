@@ -10,6 +10,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 import mmpl
 from mmpl.utils.user_errors import UserError
 
+OF_MACHINE = '# of this machine'
+"""Ends a line that may differ where a run goes on."""
+
 
 def config_folder() -> Path:
     """The folder ``configs`` of mmpl, in the repository or in the installed package.
@@ -61,5 +64,6 @@ def publish(path: Path, text: str) -> None:
 
 
 def _settings(text: str) -> list[str]:
-    """Lines of a config without its comments."""
-    return [bare for line in text.splitlines() if (bare := line.split('  #')[0].rstrip()) and not bare.startswith('#')]
+    """Lines of a config without its comments, and without those that are marked as of the machine."""
+    lines = [line.split('  #')[0].rstrip() for line in text.splitlines() if not line.endswith(OF_MACHINE)]
+    return [line for line in lines if line and not line.startswith('#')]

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from mmpl.checkpoints.files import find_whole_checkpoint
 from mmpl.checkpoints.fit import check_state_dict
 from mmpl.compat import load_checkpoint, safe_loading
+from mmpl.datasets.guarded import GuardedDataset
 from mmpl.evaluation import extract_features, knn_accuracy
 from mmpl.evaluation.evaluate import any_loads_weights, find_probe
 from mmpl.evaluation.extractor import dataset_with_pipeline, loader_of
@@ -161,13 +162,13 @@ def _training_images(cfg: Config) -> _WithoutClasses:
         raise ValueError(
             f'the images of `train_dataloader.dataset`, {dataset.type}, cannot be shown whole: it has no `pipeline`'
         )
-    return _WithoutClasses(DATASETS.build(_with_pipeline(dataset, steps)))
+    return _WithoutClasses(GuardedDataset(_with_pipeline(dataset, steps)))  # bad files are replaced, as in training
 
 
 def _images_of_folder(cfg: Config, folder: str | Path) -> _WithoutClasses:
     """The images of any folder, at their own size."""
     steps = [loader_of(cfg.to_dict()), dict(type='PackInputs')]
-    return _WithoutClasses(DATASETS.build(dict(type='mmpl.UnlabelledFolder', data_root=str(folder), pipeline=steps)))
+    return _WithoutClasses(GuardedDataset(dict(type='mmpl.UnlabelledFolder', data_root=str(folder), pipeline=steps)))
 
 
 def _with_pipeline(node: Any, steps: list[dict]) -> Any:

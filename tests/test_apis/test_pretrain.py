@@ -159,6 +159,25 @@ def test_a_config_is_not_overwritten(tmp_path: Path) -> None:
         publish(tmp_path / 'a.py', 'x = 2\n')
 
 
+def test_a_run_goes_on_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With other cores and another type of numbers the config that is there is taken; what was asked for counts."""
+    photographs(tmp_path / 'photos')
+    for cores in (1, 3):
+        monkeypatch.setattr(api, 'usable_cores', lambda cores=cores: cores)
+        cfg = written(tmp_path, arch='vit-t', batch_size=16, epochs=1)
+        assert cfg.train_dataloader.num_workers == 1
+    with pytest.raises(UserError, match='num_workers=2'):
+        written(tmp_path, arch='vit-t', batch_size=16, epochs=1, workers=2)
+
+
+def test_bad_images_that_come_first_are_replaced_in_the_estimate_too(tmp_path: Path) -> None:
+    photographs(tmp_path / 'photos', 600)
+    (tmp_path / 'photos' / '0').mkdir()
+    for number in range(16):
+        (tmp_path / 'photos' / '0' / f'{number}.jpg').write_bytes(b'')
+    written(tmp_path, arch='vit-t', batch_size=16, epochs=1, workers=0)
+
+
 @pytest.mark.slow
 def test_it_trains_resumes_and_is_used(tmp_path: Path) -> None:
     """The run of the command, stopped by its length, goes on; features of its checkpoint are the student's."""

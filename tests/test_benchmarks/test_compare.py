@@ -62,7 +62,7 @@ def result_of(bench: Bench, run: Run, **kwargs) -> dict:
         method=run.method, data=run.data, budget=run.budget, seed=run.seed, label=run.method, iterations=1, images=10,
         fingerprint=bench.fingerprint(run),
         views=20, seconds=1.0, curve=[dict(iteration=0, seconds=0.0, knn=1.0), dict(iteration=1, seconds=1.0, knn=2.0)],
-        health={}, knn=1.0, linear=2.0, finetune=3.0, peak_memory_mib=5)  # fmt: skip
+        health={}, knn=1.0, linear=2.0, finetune=3.0, peak_memory_mib=5, machine=dict(cpu='one'))  # fmt: skip
     return result | kwargs
 
 
@@ -90,12 +90,17 @@ def test_iterations_of_equal_images_and_of_equal_time(bench):
     bench.config.methods.slow.images = 6_400  # of its own
     assert bench.iterations(Run('slow', 'main', 'images', 0)) == 6_400 // 64
     del bench.config.methods.slow['images']
-    with pytest.raises(RuntimeError, match='main-wall-quick-0: its time follows from a run of quick'):
+    with pytest.raises(RuntimeError, match='main-wall-quick-0: its time follows from the run of quick .* is missing'):
         bench.iterations(Run('quick', 'main', 'wall', 0))
     for seed, (slow, quick) in enumerate([(60.0, 20.0), (66.0, 22.0), (600.0, 21.0)]):
         put(bench, Run('slow', 'main', 'images', seed), seconds=slow)
         put(bench, Run('quick', 'main', 'images', seed), seconds=quick)
-    assert bench.iterations(Run('quick', 'main', 'wall', 0)) == round(100 * 66 / 21)  # medians
+    found = [bench.iterations(Run('quick', 'main', 'wall', seed)) for seed in range(3)]
+    assert found == [300, 300, round(100 * 600 / 21)]  # of the seed's own pair, whatever else is there
+    for machine in (dict(), dict(cpu='other')):
+        put(bench, Run('quick', 'main', 'images', 0), seconds=20.0, machine=machine)
+        with pytest.raises(RuntimeError, match='on one processor, but quick and slow were run on (None|other) and one'):
+            bench.iterations(Run('quick', 'main', 'wall', 0))
 
 
 def test_schedules_stretch_with_the_run(bench):

@@ -1,5 +1,6 @@
 """Class folders of the user's own in the comparison of methods."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,19 @@ from compare_methods import Bench, Run, add_own_data
 ROOT = Path(__file__).resolve().parents[2]
 
 
+UNIQUE = itertools.count()
+
+
 def write(folder: Path, count: int, value: int) -> None:
-    """Images of 40 x 30 in two brightnesses; the left and the right tenth, which a square leaves out, are white."""
+    """Images of 40 x 30 in two brightnesses; the left and the right tenth, which a square leaves out, are white.
+
+    A pixel in the corner makes each another one.
+    """
     folder.mkdir(parents=True)
     for number in range(count):
         image = np.full((30, 40, 3), value + 10 * (number % 2), np.uint8)
         image[:, :4] = image[:, -4:] = 255
+        image[0, 0, :2] = divmod(next(UNIQUE), 256)
         Image.fromarray(image).save(folder / f'{number}.png')
 
 
@@ -64,10 +72,33 @@ def test_an_image_that_changes_is_another_one_whatever_its_size(tmp_path: Path) 
     first = class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
     for path in (tmp_path / 'own').rglob('*.bmp'):
         size = path.stat().st_size
-        Image.new('RGB', (40, 30), (7, 7, 7)).save(path)
+        image = Image.new('RGB', (40, 30), (7, 7, 7))
+        image.putpixel((0, 0), (next(UNIQUE) % 256, 0, ord(path.parent.name)))
+        image.save(path)
         assert path.stat().st_size == size
     second = class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
     assert second['mean'] == 7 != first['mean'] and second['digest'] != first['digest']
+
+
+@pytest.mark.parametrize('given', [False, True])
+def test_copies_are_in_one_split_alone(given: bool, tmp_path: Path, capsys) -> None:
+    """Twenty images a class, each with a copy; or those of a test split in the training images too."""
+    rng = np.random.default_rng(0)
+    for name in 'ab':
+        for split in ['train', 'test'] if given else ['']:
+            (tmp_path / 'own' / split / name).mkdir(parents=True)
+        for number in range(20):
+            picture = Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8))
+            for path in ('train/{}/x{}.png', 'test/{}/{}.png') if given else ('{}/{}.png', '{}/{} (copy).png'):
+                if not (given and path.startswith('test') and number < 15):
+                    picture.save(tmp_path / 'own' / path.format(name, number))
+    data = class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
+    seen = {split: {p.read_bytes() for p in Path(data['folders'][split]).rglob('*.png')} for split in files(data)}
+    assert {split: len(found) for split, found in seen.items()} == (
+        dict(train=22, few=2, val=8, test=10) if given else dict(train=24, few=2, val=8, test=8)
+    )
+    assert not seen['train'] & seen['val'] and not (seen['train'] | seen['val']) & seen['test']
+    assert f'own: {10 if given else 40} images are left out, copies of others, such as ' in capsys.readouterr().out
 
 
 def test_more_than_eight_bits_are_scaled_as_in_pre_training(tmp_path: Path) -> None:
@@ -75,6 +106,7 @@ def test_more_than_eight_bits_are_scaled_as_in_pre_training(tmp_path: Path) -> N
         (tmp_path / 'own' / name).mkdir(parents=True)
         for number in range(5):
             ramp = np.linspace(0, 60000, 32 * 32).reshape(32, 32).astype(np.uint16)
+            ramp[-1, -1] -= next(UNIQUE) % 200
             Image.fromarray(ramp).save(tmp_path / 'own' / name / f'{number}.png')
     data = class_folders('own', tmp_path / 'own', 32, tmp_path / 'cache')
     values = pixels(data['folders']['test'])

@@ -21,7 +21,6 @@ import functools
 import json
 import os
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -44,7 +43,7 @@ from bench.arguments import CONFIGS, add_job_arguments
 from bench.jobs import Ended, Job, run_jobs
 from bench.own_data import class_folders
 from bench.reporting_sets import make
-from bench.results import batch_size, fingerprint, num_masks, write_json
+from bench.results import batch_size, fingerprint, num_masks, processor, write_json
 from bench.tables import as_markdown, mean_sd
 from mmpl.compat import forbid_unsafe_load
 from mmpl.evaluation import DenseProbe, FeatureProbe
@@ -172,13 +171,20 @@ class Bench:
             return of_images
         times = {}
         for name in (run.method, self.config.reference):
-            found = [self.load(Run(name, run.data, 'images', seed)) for seed in self.config.seeds]
-            times[name] = [result['seconds'] for result in found if result is not None]
-            if not times[name]:
+            found = self.load(Run(name, run.data, 'images', run.seed))
+            if found is None:
                 raise RuntimeError(
-                    f'{run.key}: its time follows from a run of {name} with equal images, which is missing'
+                    f'{run.key}: its time follows from the run of {name} with equal images and this seed, which is '
+                    'missing'
                 )
-        ratio = statistics.median(times[self.config.reference]) / statistics.median(times[run.method])
+            times[name] = found
+        machines = [found['machine'].get('cpu') for found in times.values()]
+        if None in machines or len(set(machines)) > 1:
+            raise RuntimeError(
+                f'{run.key}: its time follows from runs with equal images on one processor, but {" and ".join(times)} '
+                f'were run on {" and ".join(map(str, machines))}: remove their results and run both here'
+            )
+        ratio = times[self.config.reference]['seconds'] / times[run.method]['seconds']
         return max(1, round(of_images * ratio))
 
     # ------------------------------------------------------------------ one run
@@ -211,7 +217,9 @@ class Bench:
             **self._accuracies(run, runner.model),
             finetune=self._finetune(run, method.get('finetune', self.config.finetune), checkpoint),
             peak_memory_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-            machine=dict(torch=torch.__version__, cpus=os.cpu_count(), threads=torch.get_num_threads()),
+            machine=dict(
+                torch=torch.__version__, cpus=os.cpu_count(), threads=torch.get_num_threads(), cpu=processor()
+            ),
         )
         write_json(self.path(run), result)
         return result

@@ -32,13 +32,13 @@ model = dict(
         assignment='centering',  # 'centering' | 'sinkhorn'
         center_momentum=0.9,
         student_norm='none',  # 'none' | 'batch'
-        teacher_norm='none',  # 'none' | 'batch' | 'position': young encoders need one, see docs/evidence.md
+        teacher_norm='none',  # 'none' | 'batch' | 'position': young encoders need one, see docs/evidence/tried.md
         chunk_size=4096,  # tokens whose logits are in memory at once
     ),
     data_label_head=dict(),  # fields in which the head of data tokens differs from label_head
     data_tokens='visible',  # 'visible' | 'masked' | 'all'
     teacher_input='full',  # 'full' | 'folds'
-    # jitter=dict(strength=0.5): photometric jitter of what the student sees, see docs/evidence.md
+    # jitter=dict(strength=0.5): photometric jitter of what the student sees, see docs/evidence/tried.md
     teacher_view='same',  # 'same' | 'other': with mmpl.TwoViews, the second view
     shared_projector=False,  # one for both kinds of labels
     single_teacher=False,

@@ -1,9 +1,10 @@
 """Command lines of the benchmarks."""
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
+
+from mmpl.utils.cores import usable_cores
 
 CONFIGS = Path(__file__).resolve().parents[3] / 'configs'
 
@@ -21,6 +22,7 @@ def at_least(minimum: int) -> Callable[[str], int]:
 
 def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--jobs``, by default one a core that this process may use, and ``--run`` for the process of one run."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    parser.add_argument('--jobs', type=at_least(1), default=cores, help='runs at once, one thread each; default: cores')
+    parser.add_argument(
+        '--jobs', type=at_least(1), default=usable_cores(), help='runs at once, one thread each; default: cores'
+    )
     parser.add_argument('--run', metavar='KEY', help=argparse.SUPPRESS)

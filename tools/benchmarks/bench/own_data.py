@@ -1,7 +1,10 @@
 """Anybody's class folders as a data set of the comparison: splits, small copies of the images, their statistics."""
 
+import functools
 import hashlib
 import json
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from mmpl.datasets.listing import list_images, split_folders
 from mmpl.datasets.unlabelled_folder import EXTENSIONS
 
 SHARES = dict(train=0.6, val=0.2, test=0.2)  # of each class, where a folder has no splits (our choice)
+Stamp = Callable[[str], str]  # path, relative to the folder -> what tells the content of files apart
 _FEW = 0.1  # share of the training images of each class that fine-tuning with few labels gets
 
 
@@ -23,6 +27,8 @@ def class_folders(name: str, folder: Path, side: int, cache: Path) -> dict[str, 
     A folder that holds ``train`` and ``test`` (or ``val``; :data:`mmpl.datasets.listing.SPLITS` has other names) is
     taken as it is split; a validation part that is missing is cut from the training images. Without such folders each
     class is split 60 : 20 : 20. Which image goes where follows from its name alone, so it is the same on every machine.
+    Images that are the same byte for byte are in one split alone: where splits are given in the test images if there,
+    else once.
     Images become 8 bits a channel as pre-training loads them, see :class:`mmpl.LoadImage`.
 
     Args:
@@ -38,12 +44,17 @@ def class_folders(name: str, folder: Path, side: int, cache: Path) -> dict[str, 
     Raises:
         ValueError: There are fewer than two classes, a split lacks a class or is alone, or an image cannot be read.
     """
-    splits = _split(name, folder)
+
+    @functools.cache
+    def stamp(path: str) -> str:
+        return hashlib.sha256((folder / path).read_bytes()).hexdigest()
+
+    splits = _split(name, folder, stamp)
     files = {
         f'{split}/{label}/{path}' for split, classes in splits.items() for label in classes for path in classes[label]
     }
-    stamps = sorted(f'{file} {_stamp(folder / file.split("/", 2)[2])}' for file in files)
-    digest = hashlib.sha256('\n'.join([str(side), *stamps]).encode()).hexdigest()[:16]
+    stamps = sorted(f'{file} {stamp(file.split("/", 2)[2])}' for file in files)
+    digest = hashlib.sha256(os.fsencode('\n'.join([str(side), *stamps]))).hexdigest()[:16]
     root = cache / f'{name}-{digest}'
     if not (root / 'done.json').is_file():  # is written last
         sums = np.zeros(3)  # of the training images' numbers: how many, sum, sum of squares
@@ -76,15 +87,34 @@ def _small_copy(path: Path, side: int) -> Image.Image:
     return ImageOps.fit(Image.fromarray(image[..., ::-1]), (side, side), Image.Resampling.BICUBIC)
 
 
-def _stamp(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _without_copies(name: str, parts: Sequence[dict[str, list[str]]], stamp: Stamp) -> list[dict[str, list[str]]]:
+    """Parts, each with the paths of its classes, without images that an earlier part has byte for byte.
+
+    Of one part alone, which is still to be split, images that it has twice are left out.
+    """
+    seen: dict[str, str] = {}
+    copies: list[tuple[str, str]] = []
+    kept: list[dict[str, list[str]]] = []
+    for part in parts:
+        known = seen if len(parts) == 1 else dict(seen)
+        kept.append({label: [] for label in part})
+        for label, paths in part.items():
+            for path in paths:
+                if (other := known.get(stamp(path))) is None:
+                    kept[-1][label].append(path)
+                    seen.setdefault(stamp(path), path)
+                else:
+                    copies.append((path, other))
+    if copies:
+        print(f'{name}: {len(copies)} images are left out, copies of others, such as {copies[0][0]} of {copies[0][1]}')
+    return kept
 
 
 def _classes(folder: Path, root: Path) -> dict[str, list[str]]:
     """Paths of the images of each class, relative to the root, in an order that only their names decide."""
 
     def key(path: str) -> str:
-        return hashlib.sha256(path.encode()).hexdigest()
+        return hashlib.sha256(os.fsencode(path)).hexdigest()
 
     found = {
         label.name: sorted(
@@ -96,7 +126,7 @@ def _classes(folder: Path, root: Path) -> dict[str, list[str]]:
     return {label: paths for label, paths in found.items() if paths}
 
 
-def _split(name: str, folder: Path) -> dict[str, dict[str, list[str]]]:
+def _split(name: str, folder: Path, stamp: Stamp) -> dict[str, dict[str, list[str]]]:
     if not folder.is_dir():
         raise ValueError(f'--data {name}={folder}: there is no such folder')
     given = {split: _classes(folder / part, folder) for split, part in split_folders(folder).items()}
@@ -106,6 +136,8 @@ def _split(name: str, folder: Path) -> dict[str, dict[str, list[str]]]:
                 f'--data {name}={folder}: {sorted(split_folders(folder).values())} alone is no split: a `train` and a '
                 '`test` or `val` with a folder for each class are needed, or folders of classes alone'
             )
+        names = sorted(given)  # test, train, val: what is in test is for nothing else
+        given = dict(zip(names, _without_copies(name, [given[split] for split in names], stamp), strict=True))
         given.setdefault('test', given.get('val', {}))
         if given['test'] is given.get('val') or 'val' not in given:
             share = SHARES['val'] / (SHARES['train'] + SHARES['val'])
@@ -116,7 +148,8 @@ def _split(name: str, folder: Path) -> dict[str, dict[str, list[str]]]:
         splits = given
     else:
         splits = {split: {} for split in SHARES}
-        for label, paths in _classes(folder, folder).items():
+        (classes_of_all,) = _without_copies(name, [_classes(folder, folder)], stamp)
+        for label, paths in classes_of_all.items():
             start = 0
             for split, share in SHARES.items():
                 end = len(paths) if split == 'test' else start + max(1, round(share * len(paths)))

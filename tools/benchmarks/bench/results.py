@@ -21,6 +21,12 @@ def fingerprint(contents: Any) -> str:
     return hashlib.sha256(json.dumps(contents, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
+def processor() -> str:
+    """What the processor calls itself; empty where the system does not say."""
+    lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').is_file() else []
+    return next((line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')), '')
+
+
 def batch_size(cfg: Config) -> int:
     """Images of one iteration."""
     return cfg.train_dataloader.batch_size
