@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmpretrain.models import VisionTransformer
 from PIL import Image
 
@@ -32,6 +33,7 @@ from mmpl.visualization import (
 from mmpl.visualization.charts import charts_of
 from mmpl.visualization.pictures import rank_labels
 from mmpl.visualization.report import (
+    _images_of_folder,
     build_report,
     class_attention,
     collect_report,
@@ -461,6 +463,19 @@ def colour_images(tmp_path_factory) -> Path:
                 pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / f'{index}<script>.png')
     return root
+
+
+def test_a_bad_file_does_not_end_a_report(tmp_path):
+    """It is replaced, as it was in training."""
+    import mmpretrain.datasets  # noqa: F401
+
+    for number in range(3):
+        Image.fromarray(np.full((16, 16, 3), 50 * number, np.uint8)).save(tmp_path / f'{number}.png')
+    (tmp_path / 'x.png').write_bytes(b'no image')
+    init_default_scope('mmpretrain')
+    images = _images_of_folder(Config(), tmp_path)
+    shown = [int(images[index]['inputs'].max()) for index in range(len(images))]
+    assert shown[:3] == [0, 50, 100] and len(shown) == 4 and shown[3] in (0, 50, 100)
 
 
 @pytest.mark.parametrize('method', ['MAE', 'BEiT'])
