@@ -9,7 +9,8 @@ max_epochs = 100
 warmup_epochs = 10
 
 model = dict(
-    masking=dict(num_masks=8, predict_ratio=0.5),  # the teachers' forward passes serve eight masks
+    single_teacher=True,  # two gained nothing in short runs (docs/evidence.md); pl_mae_vitb.py has the paper's two
+    masking=dict(num_masks=8, predict_ratio=0.5),  # the teacher's forward pass serves eight masks
     neck=dict(depth=2),
     label_head=dict(chunk_size=1024),
 )

@@ -33,7 +33,7 @@ EXPECTED = {  # what each config is for: (teachers, fields of the model)
     'pl_mae_vitb_800e': ('lr', {}),
     'pl_mae_vitb_1600e': ('lr', {}),
     'pl_mae_vitb_folder': ('lr', {}),
-    'pl_mae_vitb_fast': ('lr', {}),
+    'pl_mae_vitb_fast': ('l', {}),
     'pl_mae_vits': ('lr', {}),
     'pl_mae_vitl': ('lr', {}),
     'pl_mae_vith14': ('lr', {}),
@@ -93,6 +93,7 @@ def test_what_the_variants_change():
     assert models['pl_mae_vitb_discrete'].head.target == 'discrete'
     fast = models['pl_mae_vitb_fast']
     assert (fast.masking.num_masks, fast.masking.predict_ratio, fast.neck.depth) == (8, 0.5, 2)
+    assert fast.single_teacher and not models['pl_mae_vitb'].single_teacher
     assert models['pl_mae_vitb_pixel'].head.target == 'pixel'
     assert models['pl_mae_vitb_no_class_labels'].loss_weights == dict(recon=1.0, label_cls=0, label_data=1.0)
     assert models['pl_mae_vitb_no_data_labels'].loss_weights == dict(recon=1.0, label_cls=1.0, label_data=0)
