@@ -30,7 +30,7 @@ model = dict(
     ),
     masking=dict(num_masks=4, predict_ratio=0.5),
     neck=dict(decoder_embed_dims=64, depth=1, num_heads=4),
-    # T, weights and momentum are of an earlier search on photographs (docs/evidence/tried.md); not tuned on these digits
+    # T, weights, momentum: of an earlier search on photographs (docs/evidence/tried.md); not tuned on these digits
     align_head=dict(hidden_dims=256, out_dims=64, temperature=0.1),
     momentum_align=dict(start=0.9),
     loss_weights=dict(align_cls=1.0, align_tokens=0.1),

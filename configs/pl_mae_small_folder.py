@@ -4,8 +4,9 @@
 #   python tools/train.py configs/pl_mae_small_folder.py \
 #       --cfg-options train_dataloader.dataset.data_root=/path/to/images
 #
-# Decoder and heads are in proportion to the encoder. Jitter, weights and masks, and how labels are standardised, are what
-# was measured on small images (docs/evidence/tried.md); balance of labels, sizes, epochs and clipping are our choice.
+# Decoder and heads are in proportion to the encoder. Jitter, weights and masks, and how labels are standardised, are
+# what was measured on small images (docs/evidence/tried.md); balance of labels, sizes, epochs and clipping are our
+# choice.
 _base_ = './pl_mae_vitb_folder.py'
 
 max_epochs = 100
