@@ -164,9 +164,11 @@ COCO_FAULTS = dict(
 
 def test_sound_boxes(coco) -> None:
     """Nothing is said of them, of both splits, nor of the embedded scenes."""
-    dataset = coco.dataset(coco.write('a.json', coco.content()))
-    found = _look(dataset, dataset)
+    dataset, other = (coco.dataset(coco.write(name, coco.content())) for name in ('a.json', 'b.json'))
+    found = _look(dataset, other)
     assert (found.errors, found.warnings) == ([], [])
+    found = _look(dataset, dataset)
+    assert found.errors == [] and 'says nothing about other images' in found.warnings[0]
 
 
 @pytest.mark.parametrize('name', COCO_FAULTS)

@@ -12,6 +12,7 @@ from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
 from mmpl.datasets.embedded.photos import PHOTOS, write_photos
+from mmpl.datasets.image_facts import ORIENTATION
 from mmpl.datasets.transforms import LoadRandomResizedCrop
 from mmpl.datasets.transforms import load_crop as module
 
@@ -107,7 +108,7 @@ def ramp(path: Path, width: int, height: int, orientation: int = 1) -> None:
     if orientation in undo:
         pixels = pixels.transpose(undo[orientation])
     exif = Image.Exif()
-    exif[module.ORIENTATION] = orientation
+    exif[ORIENTATION] = orientation
     pixels.save(path, quality=98, subsampling='4:4:4', exif=exif)
 
 
