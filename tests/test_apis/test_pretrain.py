@@ -164,10 +164,10 @@ def test_a_run_goes_on_on_another_machine(tmp_path: Path, monkeypatch: pytest.Mo
     photographs(tmp_path / 'photos')
     for cores in (1, 3):
         monkeypatch.setattr(api, 'usable_cores', lambda cores=cores: cores)
-        cfg = written(tmp_path, arch='vit-t', batch_size=16, epochs=1)
+        cfg = written(tmp_path, arch='vit-t', batch_size=16, epochs=2)
         assert cfg.train_dataloader.num_workers == 1
     with pytest.raises(UserError, match='num_workers=2'):
-        written(tmp_path, arch='vit-t', batch_size=16, epochs=1, workers=2)
+        written(tmp_path, arch='vit-t', batch_size=16, epochs=2, workers=2)
 
 
 def test_bad_images_that_come_first_are_replaced_in_the_estimate_too(tmp_path: Path) -> None:
