@@ -358,13 +358,13 @@ def _label_maps(root: Path, place: Path, names: Sequence[str] | None) -> Annotat
     if not first:
         raise FinetuneError(f'{str(root / images / folders[0])!r} holds no image')
     endings = Counter(Path(path).suffix for paths in listed.values() for path in paths).most_common()
-    suffix = Counter(Path(path).suffix for path in first).most_common(1)[0][0]
     if len(endings) > 1:
         raise FinetuneError(
             f'{str(root / images)!r} has images that end in {", ".join(f"{end} ({count})" for end, count in endings)}, '
             'and a data set of mmseg takes one ending, in one case: convert or rename the others'
         )
-    stems = {folder: [p.removesuffix(suffix) for p in paths if p.endswith(suffix)] for folder, paths in listed.items()}
+    suffix = endings[0][0]
+    stems = {folder: [path.removesuffix(suffix) for path in paths] for folder, paths in listed.items()}
     map_suffix = _map_suffix(root / maps / folders[0], stems[folders[0]])
     looked = [root / maps / folders[0] / (stem + map_suffix) for stem in stems[folders[0]][:LOOKED_AT]]
     values = sorted({int(v) for path in looked if path.is_file() for v in np.unique(np.asarray(Image.open(path)))})
