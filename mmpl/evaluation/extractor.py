@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS
+from mmpretrain.models.selfsup.base import BaseSelfSupervisor
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -64,7 +65,9 @@ class Features:
 
 
 class FeatureExtractor:
-    """Features of images from a pre-training checkpoint, or from the file that ``mmpl.export`` writes for mmpretrain.
+    """Features of images from a checkpoint of pre-training or fine-tuning, or from an export for mmpretrain.
+
+    They are those of the encoder: the necks and heads of a task are left out.
 
     Files are read as the training that the checkpoint's config describes reads them, by :class:`mmpl.LoadImage` if it
     does not say; resized to the encoder's image size (Pillow's bicubic filter, the sides independently, nothing is cut
@@ -107,6 +110,8 @@ class FeatureExtractor:
         with preserve_rng_state():  # building draws random weights
             self.model = _build(found, source, device)
         self.encoder: Any = find_encoder(self.model, source)
+        if not isinstance(self.model, BaseSelfSupervisor):  # a task's necks and heads are no part of its encoder
+            self.model = self.encoder
         self.device = next(self.encoder.parameters()).device
         if getattr(self.encoder, 'out_type', None) in ('cls_token', 'featmap'):  # of a classifier, of a dense task
             self.encoder.out_type = 'raw'

@@ -131,6 +131,36 @@ def test_an_encoder_without_class_token_gives_means_and_its_last_map(place, tmp_
         mmpl.FeatureExtractor(tmp_path / 'green.pth', image_size=17)
 
 
+@pytest.mark.parametrize('kind', ['swin', 'dense'])
+def test_a_fine_tuned_checkpoint_has_the_features_of_its_encoder(place, tmp_path, kind):
+    """What a task has behind the encoder, a pooling or a pyramid, is left out."""
+    swin = dict(type='SwinTransformer', arch=dict(embed_dims=8, depths=[1, 1], num_heads=[1, 1]), img_size=16)
+    pooled = dict(type='ImageClassifier', backbone=dict(swin, out_indices=(1,), window_size=2))
+    vit = dict(arch=dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32), img_size=16, patch_size=4)
+    dense = dict(
+        type='mmseg.EncoderDecoder',
+        backbone=dict(type='mmpl.MaskedViT', out_type='featmap', out_indices=(0, 3), **vit),
+        neck=dict(type='mmseg.Feature2Pyramid', embed_dim=16, rescales=[4, 0.5]),
+        decode_head=dict(
+            type='mmseg.FCNHead', in_channels=16, channels=8, num_classes=2, num_convs=1, norm_cfg=dict(type='BN')
+        ),
+    )
+    head = dict(type='LinearClsHead', num_classes=2, in_channels=16)
+    model = dict(pooled, neck=dict(type='GlobalAveragePooling'), head=head) if kind == 'swin' else dense
+    kind_of = 'mmpretrain.ClsDataPreprocessor' if kind == 'swin' else 'mmseg.SegDataPreProcessor'
+    model['data_preprocessor'] = dict(type=kind_of, mean=MEAN, std=STD)
+    config = Config(dict(model=model, default_scope='mmpretrain'))
+    path = tmp_path / 'tuned.pth'
+    write_checkpoint(path, config)
+    features = mmpl.FeatureExtractor(path, device='cpu')(place / 'images' / 'a.png')
+    encoder = build_model(config, path).backbone
+    image = torch.from_numpy(np.array(Image.open(place / 'images' / 'a.png'))[..., ::-1].copy()).permute(2, 0, 1)
+    with torch.no_grad():
+        want = encoder(((image - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None])[None])[-1]
+    assert features.patches.shape == (1, *want.shape[2:], 16)
+    np.testing.assert_allclose(features.patches[0], want[0].permute(1, 2, 0), rtol=0, atol=1e-5)
+
+
 def test_other_image_sizes_interpolate_the_position_embedding(place):
     path = place / 'images' / 'b.png'
     wide = mmpl.FeatureExtractor(place / 'rgb.pth', image_size=(16, 24))(path)
