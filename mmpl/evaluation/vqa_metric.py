@@ -1,5 +1,6 @@
 """Accuracy of answers, as the official evaluation of VQA counts it."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,9 @@ class VQAMetric(BaseMetric):
 
     That is 0, 30, 60, 90, and 100 from four matches on, of which the mean is taken over the questions: ``accuracy``
     of all, ``accuracy_yes_no``, ``accuracy_number`` and ``accuracy_other`` of those of a type, if there are any.
-    mmpretrain's ``VQAAcc``, min(1, share / 0.3), is another number. Source: visualqa.org, evaluation.
+    Answers are compared as :func:`mmpl.datasets.vqa.normalise_answer` has them, but as they are written where all
+    people gave the same. mmpretrain's ``VQAAcc``, min(1, share / 0.3), is another number. Source: visualqa.org,
+    evaluation.
 
     Args:
         collect_device: mmengine's.
@@ -26,9 +29,6 @@ class VQAMetric(BaseMetric):
     """
 
     default_prefix = 'vqa'
-
-    def __init__(self, collect_device: str = 'cpu', prefix: str | None = None) -> None:
-        super().__init__(collect_device=collect_device, prefix=prefix)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Score the answers ``pred_answer`` of a batch by ``answers``."""
@@ -38,9 +38,10 @@ class VQAMetric(BaseMetric):
                     f'question {sample.get("question_id")} has no answers to compare with: `ann_file` of the data set '
                     "is empty. Answers for the test server are written by mmpretrain's ReportVQA"
                 )
-            people = [normalise_answer(answer) for answer in sample['answers']]
-            score = leave_one_out(people.count(normalise_answer(sample['pred_answer'])), len(people))
-            self.results.append((sample['answer_type'], score))
+            people, answer = sample['answers'], ' '.join(re.split('[\n\t]', sample['pred_answer'])).strip()
+            if len(set(people)) > 1:
+                people, answer = [normalise_answer(text) for text in people], normalise_answer(answer)
+            self.results.append((sample['answer_type'], leave_one_out(people.count(answer), len(people))))
 
     def compute_metrics(self, results: Sequence[tuple[str, float]]) -> dict[str, float]:
         """Mean scores by type."""

@@ -47,6 +47,19 @@ def test_compares_normalised_answers_and_leaves_out_types_that_are_not_there():
     assert metric.evaluate(1) == pytest.approx({'vqa/accuracy': 90.0, 'vqa/accuracy_number': 90.0})
 
 
+def test_what_all_gave_is_compared_as_it_is_written():
+    """So does the official evaluation; one other answer, and the texts are normalised."""
+    for answers, answer, want in (
+        (['t-shirt'] * 10, 't shirt', 0),
+        (['t-shirt'] * 10, 't-shirt\n', 100),
+        (['t-shirt'] * 9 + ['shirt'], 't shirt', 100),
+        (['two'] * 10, '2', 0),
+    ):
+        metric = VQAMetric()
+        metric.process(None, [dict(pred_answer=answer, answers=answers, answer_type='other', question_id=1)])
+        assert metric.evaluate(1)['vqa/accuracy'] == want
+
+
 def test_refuses_questions_without_answers():
     with pytest.raises(ValueError, match='question 7 has no answers to compare with: `ann_file`'):
         VQAMetric().process(None, [dict(pred_answer='yes', question_id=7)])

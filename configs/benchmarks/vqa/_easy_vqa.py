@@ -9,3 +9,10 @@ easy_vqa_pixels = dict(mean=[230.0] * 3, std=[50.0] * 3)
 easy_vqa_checkpoint = dict(
     _delete_=True, type='mmpl.SafeCheckpointHook', by_epoch=False, interval=600, max_keep_ckpts=1
 )
+easy_vqa_small_batches = dict(  # of 64 images: as many images as MAE sees in 600 steps of 128
+    train_cfg=dict(max_iters=1200),
+    param_scheduler=[
+        dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=120),
+        dict(type='CosineAnnealingLR', by_epoch=False, begin=120, end=1200),
+    ],
+)

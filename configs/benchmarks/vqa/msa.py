@@ -18,4 +18,6 @@ images = dict(_base_.easy_vqa_images)
 images.update(pipeline=pipeline)
 train_dataloader = dict(dataset=dict(_delete_=True, **images))
 log_level = 'INFO'
-default_hooks = dict(checkpoint=_base_.easy_vqa_checkpoint)
+train_cfg = _base_.easy_vqa_small_batches.train_cfg
+param_scheduler = _base_.easy_vqa_small_batches.param_scheduler
+default_hooks = dict(checkpoint=dict(_base_.easy_vqa_checkpoint, interval=1200))

@@ -6,4 +6,6 @@ _base_ = ['../methods/pl_mae.py', './_easy_vqa.py']
 model = dict(data_preprocessor=_base_.easy_vqa_pixels, backbone=dict(img_size=64))
 train_dataloader = dict(dataset=dict(_delete_=True, **_base_.easy_vqa_images))
 log_level = 'INFO'
-default_hooks = dict(checkpoint=_base_.easy_vqa_checkpoint)
+train_cfg = _base_.easy_vqa_small_batches.train_cfg
+param_scheduler = _base_.easy_vqa_small_batches.param_scheduler
+default_hooks = dict(checkpoint=dict(_base_.easy_vqa_checkpoint, interval=1200))

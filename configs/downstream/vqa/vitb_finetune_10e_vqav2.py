@@ -88,7 +88,7 @@ optim_wrapper = dict(
     paramwise_cfg=dict(
         norm_decay_mult=0.0,
         bias_decay_mult=0.0,
-        custom_keys={  # all factors of what a key matches are its own: norms and biases there decay too
+        custom_keys={  # all factors of what a key matches are its own: norms and biases there decay too, not in METER
             'head.': dict(lr_mult=50.0, decay_mult=1.0),
             'fusion.': dict(lr_mult=5.0, decay_mult=1.0),
             # METER: lr_mult 1; as the head here, for it starts at random (our choice)

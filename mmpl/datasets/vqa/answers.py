@@ -18,43 +18,51 @@ _NUMBERS = dict(
 )  # fmt: skip
 _ARTICLES = {'a', 'an', 'the'}
 _PERIOD = re.compile(r'\.(?!\d)')  # not that of a decimal number
-_THOUSANDS = re.compile(r'(?<=\d),(?=\d)')
-_PUNCTUATION = re.compile(r'[;/\[\]"{}()=+\\_\-<>@`,?!]')  # apostrophes (girl's) and colons (2:50) stay
+_THOUSANDS = re.compile(r'\d,\d')
+_PUNCTUATION = ';/[]"{}()=+\\_-<>@`,?!'  # apostrophes (girl's) and colons (2:50) stay
 
 
 def _contractions() -> dict[str, str]:
-    """Contractions without their apostrophes -> with them; not those that are words of their own, such as 'well'."""
+    """Contractions that lack one apostrophe -> with it; those that the official table has, and no others."""
     shapes = {
         "n't": 'ai are ca could did does do had has have is might must need ought sha should was were wo would',
         "n't've": 'could had might should would',
-        "'d": 'how it somebody someone something there they where who you',
-        "'d've": 'he i it she somebody someone something there they we who you',
-        "'ll": "how it somebody someone something they what who why you y'all",
+        "'d": 'he how it someone something there they where who you',
+        "'d've": "he it she somebody someone something there they we who y'all you",
+        "'ll": "how it somebody someone something they what who why y'all you",
         "'re": 'there they what why you',
-        "'s": 'he how she somebody someone that there what when where who why',
-        "'ve": 'could i might must not should they we what where who would you',
+        "'s": 'he how somebody someone that there what when where who why',
+        "'ve": 'could might must not should they we what where who would you',
     }
     full = [word + ending for ending, words in shapes.items() for word in words.split()]
-    full += ["i'm", "ma'am", "o'clock", "y'all"]
-    return {word.replace("'", ''): word for word in full}
+    full += ["ma'am", "o'clock", "y'all", "'twas", "'ow's'at"]
+    lacking = {
+        whole[:place] + whole[place + 1 :]: whole for whole in full for place, sign in enumerate(whole) if sign == "'"
+    }
+    return lacking | {"somebody'd": 'somebodyd'}
 
 
 _CONTRACTIONS = _contractions()
 
 
 def normalise_answer(text: str) -> str:
-    """The text by which answers are compared.
+    """The text by which answers are compared where people gave several.
 
-    Lower case; no full stops but those of decimals; other punctuation a space, but apostrophes and colons stay and a
-    comma between digits goes without one; words of numbers as digits; no articles; contractions with their apostrophes.
+    Lower case; no full stops but those of decimals; words of numbers as digits; no articles; contractions with their
+    apostrophes, but for capitals ("I'm"), which the official table misses. Other punctuation is a space, but
+    apostrophes and colons stay; nothing is in the place of a mark that somewhere in the text stands beside a space, nor
+    of any where a comma stands between digits.
 
     Example:
         >>> normalise_answer('The two dogs, dont.')
         "2 dogs don't"
     """
-    text = _PUNCTUATION.sub(' ', _THOUSANDS.sub('', _PERIOD.sub('', text.lower())))
-    words = (_NUMBERS.get(word, word) for word in text.split())
-    return ' '.join(_CONTRACTIONS.get(word.replace("'", ''), word) for word in words if word not in _ARTICLES)
+    numbers = _THOUSANDS.search(text) is not None
+    parted = text
+    for mark in _PUNCTUATION:
+        parted = parted.replace(mark, '' if numbers or f'{mark} ' in text or f' {mark}' in text else ' ')
+    words = (_NUMBERS.get(word, word) for word in _PERIOD.sub('', parted).lower().split())
+    return ' '.join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
 def leave_one_out(count: int, total: int = ANSWERS_PER_QUESTION) -> float:

@@ -85,12 +85,13 @@ class VQADataset(BaseDataset):
 
     def _answers(self, annotation: Mapping[str, Any]) -> dict[str, Any]:
         """What a sample has with annotations."""
-        answers = [normalise_answer(answer['answer']) for answer in annotation['answers']]
+        given = [answer['answer'] for answer in annotation['answers']]
+        answers = [normalise_answer(answer) for answer in given]
         ids, scores = np.zeros(ANSWERS_PER_QUESTION, np.int32), np.zeros(ANSWERS_PER_QUESTION, np.float32)
         found = ((self.vocabulary.answer_id(answer), score) for answer, score in soft_scores(answers).items())
         for place, (number, score) in enumerate((n, s) for n, s in found if n is not None):
             ids[place], scores[place] = number, score
-        return dict(answers=answers, answer_type=annotation['answer_type'], answer_ids=ids, answer_scores=scores)
+        return dict(answers=given, answer_type=annotation['answer_type'], answer_ids=ids, answer_scores=scores)
 
 
 def build_vocabulary(vocabulary: Mapping | Vocabulary | None) -> Vocabulary:

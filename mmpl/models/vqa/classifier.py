@@ -80,8 +80,6 @@ class VQAClassifier(BaseModel):
     ) -> None:
         if dims % num_heads:
             raise ValueError(f'`dims` must be a multiple of `num_heads` {num_heads}, but got {dims}')
-        if backbone.get('out_type', 'raw') != 'raw':
-            raise ValueError(f"`backbone.out_type` must be 'raw', all tokens, but got {backbone['out_type']!r}")
         super().__init__(data_preprocessor or dict(type='mmpl.VQAPreprocessor'), init_cfg)
         self.vocabulary = DATASETS.build(dict(vocabulary)) if isinstance(vocabulary, Mapping) else vocabulary
         if not hasattr(self.vocabulary, 'num_answers'):
@@ -93,6 +91,9 @@ class VQAClassifier(BaseModel):
         self.max_length = max_length
         self.blind = blind
         self.backbone = MODELS.build(dict(backbone))
+        out_type = getattr(self.backbone, 'out_type', 'raw')
+        if out_type != 'raw':
+            raise ValueError(f"`backbone.out_type` must be 'raw', all tokens, but got {out_type!r}")
         if blind:
             self.backbone.requires_grad_(False)
         block = (dims, num_heads, mlp_ratio, drop_rate)
