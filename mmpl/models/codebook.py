@@ -58,7 +58,8 @@ class OnlineCodebook(nn.Module):
         means = F.normalize(sums / counts.clamp_min(1)[:, None], dim=-1)
         codes = torch.where(used, F.normalize(self.codes.lerp(means, 1 - self.momentum), dim=-1), self.codes)
         share = torch.where(total > 0, self.share.lerp(counts / total, 1 - self.momentum), self.share)
-        unused = (total > 0) & (share < self.MIN_SHARE / len(codes))
+        unused = (total > 0) & (counts == 0) & (share < self.MIN_SHARE / len(codes))
+        unused &= self.replacements.norm(dim=-1) > 0  # a token without a direction, such as of a flat patch, is no code
         self.codes.copy_(torch.where(unused[:, None], self.replacements, codes))
         self.share.copy_(torch.where(unused, 1 / len(codes), share))
         self.forget()

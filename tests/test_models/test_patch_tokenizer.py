@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 from mmpretrain.registry import MODELS
+from torch.nn import functional as F  # noqa: N812
 
 from mmpl.models import OnlineTokenizer, PatchTokenizer, RandomTokenizer
+from mmpl.models.codebook import OnlineCodebook
 from mmpl.models.patch_tokenizer import CodeStats
 
 TOKENIZERS = dict(random=RandomTokenizer, online=OnlineTokenizer)
@@ -101,6 +103,20 @@ def test_online_codes_follow_patches_after_the_step_and_only_then():
     tokenizer.codebook.forget()
     tokenizer.codebook.after_step(0.5, 0)
     assert torch.equal(tokenizer.codebook.codes, after), 'a step that is not taken leaves no trace'
+
+
+def test_no_code_is_moved_onto_flat_patches_and_none_that_is_in_use():
+    book = OnlineCodebook(num_codes=16, embed_dims=6).train()
+    tokens = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    tokens[::2] = 0
+    before = book.codes.clone()
+    used = set(book(tokens[1::2]).tolist())
+    book.forget()
+    book(tokens)
+    book.after_step(0.0, 0)
+    assert torch.allclose(book.codes.norm(dim=-1), torch.ones(16))
+    for code in used:
+        assert F.cosine_similarity(book.codes[code], before[code], dim=0) > 0.99
 
 
 def test_the_figures_are_those_of_their_closed_forms():
