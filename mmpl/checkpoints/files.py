@@ -107,8 +107,9 @@ def candidates(folder: str | os.PathLike) -> list[Path]:
     """Checkpoints of a folder that a run could be resumed from, the best first.
 
     That is what the pointer names, but for files that were published after the pointer was moved, as a kill between
-    the two leaves them; then all others, newest first. Whoever edits the pointer gets what it says. Files of the
-    pointer's kind with smaller numbers were not published later: the folder was copied without its times.
+    the two leaves them; then all others, newest first. Whoever edits the pointer gets what it says. As times do not
+    outlive a plain copy of the folder, only files of the pointer's kind, ``epoch_`` or ``iter_``, and with larger
+    numbers count as later.
     """
     folder = Path(folder)
     pointer = folder / POINTER
@@ -122,16 +123,15 @@ def candidates(folder: str | os.PathLike) -> list[Path]:
     if pointer.is_file():
         moved = pointer.stat().st_mtime_ns
         published_later = [path for path in newest_first if path.stat().st_mtime_ns > moved]
-        first = [path for path in published_later if not _before(path, target) and record_of(path).is_file()]
+        first = [path for path in published_later if _after(path, target) and record_of(path).is_file()]
         first += [target] if text and target.is_file() else []
     return first + [path for path in newest_first if path not in first]
 
 
-def _before(path: Path, other: Path) -> bool:
-    """Whether a checkpoint is an earlier one of the same kind, ``epoch_`` or ``iter_``, or the same."""
+def _after(path: Path, other: Path) -> bool:
+    """Whether a checkpoint is a later one of the same kind, ``epoch_`` or ``iter_``."""
     (kind, _, number), (other_kind, _, other_number) = (name.stem.rpartition('_') for name in (path, other))
-    same_kind = kind == other_kind and number.isdigit() and other_number.isdigit()
-    return path.name == other.name or (same_kind and int(number) < int(other_number))
+    return kind == other_kind and number.isdigit() and other_number.isdigit() and int(number) > int(other_number)
 
 
 def find_whole_checkpoint(folder: str | os.PathLike) -> tuple[str | None, list[str]]:

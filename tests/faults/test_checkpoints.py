@@ -6,6 +6,7 @@ import os
 import signal
 import time
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,48 @@ def test_a_copy_without_its_times_goes_on_from_the_pointer(tmp_path: Path) -> No
         os.utime(tmp_path / 'run' / name, (now - age, now - age))  # the older a file, the later it was copied
     found = checkpoint_files.candidates(tmp_path / 'run')
     assert [path.name for path in found] == ['epoch_3.pth', 'epoch_1.pth', 'epoch_2.pth']
+
+
+def test_a_copy_of_files_of_two_kinds_goes_on_from_the_pointer(tmp_path: Path) -> None:
+    """As a preempted run leaves them; the files inside of epochs were copied last."""
+    for value, name in enumerate(['epoch_5.pth', 'iter_12.pth', 'iter_14.pth', 'epoch_6.pth']):
+        save(tmp_path, name, float(value))
+    for age, name in enumerate(['iter_14.pth', 'iter_12.pth', 'last_checkpoint', 'epoch_6.pth', 'epoch_5.pth']):
+        os.utime(tmp_path / name, (1e9 - age, 1e9 - age))
+    assert checkpoint_files.candidates(tmp_path)[0].name == 'epoch_6.pth'
+
+
+@pytest.mark.parametrize('on_save_error', ['raise', 'continue'])
+def test_the_best_file_stays_until_the_next_is_there(
+    on_save_error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = run(tmp_path, epochs=1, checkpoint=dict(on_save_error=on_save_error))
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook))
+    hook.save_best, hook.key_indicators, hook.rules = ['loss'], ['loss'], ['less']
+    hook.is_better_than, hook.best_ckpt_path = dict(loss=lambda new, old: new < old), None
+    hook.after_val_epoch(runner, dict(loss=0.5))
+    first = tmp_path / 'best_loss_epoch_1.pth'
+    assert checkpoint_files.damage(first) == '' and 'optimizer' not in torch.load(first, weights_only=False)
+    assert torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['message_hub']['runtime_info']['best_score'] == 0.5
+    runner.train_loop._epoch = 2
+
+    def full(path) -> None:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_files, 'sync_file', full)
+        with nullcontext() if on_save_error == 'continue' else pytest.raises(OSError, match='No space'):
+            hook.after_val_epoch(runner, dict(loss=0.3))
+    assert first.is_file() and not list(tmp_path.glob('*best_loss_epoch_2*'))
+    assert (runner.message_hub.get_info('best_score'), hook.best_ckpt_path) == (0.5, str(first))
+    hook.after_val_epoch(runner, dict(loss=0.6))
+    assert first.is_file()
+    hook.after_val_epoch(runner, dict(loss=0.4))
+    assert [path.name for path in sorted(tmp_path.glob('best*'))] == [
+        'best_loss_epoch_2.pth',
+        'best_loss_epoch_2.pth.sha256',
+    ]
+    assert runner.message_hub.get_info('best_ckpt') == str(tmp_path / 'best_loss_epoch_2.pth')
 
 
 def test_a_damaged_newest_checkpoint_is_passed_over(whole, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

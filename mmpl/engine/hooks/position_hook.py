@@ -125,7 +125,7 @@ class PositionHook(Hook):
 
     def _compare(self, runner: Runner, old: Position, new: Position, meta: dict) -> None:
         """Say what differs, and what follows from it; ``meta`` gets the iteration to go on at."""
-        fields = ('world_size', 'batch_size', 'accumulative_counts', 'num_samples')
+        fields = ('world_size', 'batch_size', 'accumulative_counts', 'num_samples', 'epoch_length')
         changed = {field for field in fields if getattr(old, field) != getattr(new, field)}
         if not changed:
             return

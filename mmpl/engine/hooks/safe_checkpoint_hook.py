@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.dist import all_gather_object, barrier, broadcast_object_list, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmpl.checkpoints import files as checkpoint_files
 from mmpl.compat import forbid_unsafe_load
@@ -46,8 +46,8 @@ class SafeCheckpointHook(CheckpointHook):
     - mmengine reads ``resume=True`` with ``load_from`` as "resume *from* that file", its iteration included. The log
       says so, and a file of another run that is at its end already is refused: nothing would be trained.
     - Amid the accumulation of gradients nothing is saved; it waits for the optimizer's step.
-    - At SIGTERM, SIGUSR1 or Ctrl-C it saves after the step under way (on several GPUs after the next one, as no step
-      waits to hear of it), or amid a validation at once, and leaves with exit code 75, or 130 after Ctrl-C. Data loader
+    - At SIGTERM, SIGUSR1 or Ctrl-C it saves after the step or the batch of a validation under way (on several GPUs
+      after the next one, as none waits to hear of it), and leaves with exit code 75, or 130 after Ctrl-C. Data loader
       workers that get the signal too live on until then.
 
     Args:
@@ -61,6 +61,8 @@ class SafeCheckpointHook(CheckpointHook):
             an error in the log. The last good file stays in either case.
         **kwargs: As in mmengine, such as ``save_best``.
     """
+
+    best_ckpt_path: str | None
 
     @checked('checkpoint')
     def __init__(
@@ -138,10 +140,18 @@ class SafeCheckpointHook(CheckpointHook):
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Refuse to resume from another run's file when nothing is left to be trained."""
-        if not (runner._resume and self._foreign):
+        """Say that nothing is left to be trained; refuse it where the file is another run's."""
+        if not runner._resume:
             return
         meta = checkpoint.get('meta', {})
+        if not self._foreign:
+            epochs = isinstance(runner.train_loop, EpochBasedTrainLoop)
+            if meta.get('epoch', 0) >= runner.max_epochs if epochs else meta.get('iter', 0) >= runner.max_iters:
+                runner.logger.warning(
+                    f'This run is at its end already, at epoch {meta.get("epoch")}, iteration {meta.get("iter")}: '
+                    'nothing is trained. For more raise what `train_cfg` has; to start anew take another `work_dir`.'
+                )
+            return
         if meta.get('epoch', 0) >= runner.max_epochs or meta.get('iter', 0) >= runner.max_iters:
             raise RuntimeError(
                 f'`resume=True` resumes from `load_from` {self._foreign} at epoch {meta.get("epoch")}, iteration '
@@ -239,8 +249,34 @@ class SafeCheckpointHook(CheckpointHook):
         return self._save(runner, series, step, dict(epoch=runner.epoch, iter=step))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Any) -> None:
-        with whole_checkpoint(runner):
-            super()._save_best_checkpoint(runner, metrics)
+        """As mmengine's, but the previous best file is removed when the new one is there."""
+        if not self.save_best:
+            return
+        if 'auto' in self.key_indicators:
+            self._init_rule(self.rules, [next(iter(metrics))])
+        hub, meta = runner.message_hub, dict(epoch=runner.epoch, iter=runner.iter)
+        step = runner.epoch if self.by_epoch else runner.iter
+        saved = False
+        for indicator, rule in zip(self.key_indicators, self.rules, strict=True):
+            ending = '' if len(self.key_indicators) == 1 else f'_{indicator}'
+            score, best = metrics[indicator], hub.runtime_info.get(f'best_score{ending}', self.init_value_map[rule])
+            if score is None or not self.is_better_than[indicator](score, best):
+                continue
+            name = f'best_{indicator}_{self.filename_tmpl.format(step)}'.replace('/', '_')
+            previous = self.best_ckpt_path_dict[indicator] if ending else self.best_ckpt_path
+            path = str(Path(self.out_dir, name))
+            if not self._write(runner, name, meta, {f'best_score{ending}': score, f'best_ckpt{ending}': path}):
+                continue
+            saved = True
+            if ending:
+                self.best_ckpt_path_dict[indicator] = path
+            else:
+                self.best_ckpt_path = path
+            if is_main_process() and previous and previous != path:
+                checkpoint_files.remove(previous)
+            runner.logger.info(f'{name} is the best checkpoint, with {score:0.4f} {indicator}')
+        if saved and self.last_ckpt is not None:  # the last one has the previous best in its message hub
+            self._save_checkpoint_with_step(runner, step, meta)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """Save once more, as mmengine does for a new best checkpoint; amid an accumulation at the next step."""
@@ -259,36 +295,13 @@ class SafeCheckpointHook(CheckpointHook):
             if hasattr(hook, 'settle'):
                 hook.settle(runner)  # nothing is saved before it is known to be good
         name = series.template.format(step)
-        path, temporary = Path(self.out_dir, name), Path(self.out_dir, f'.{name}.tmp')
+        path = str(Path(self.out_dir, name))
         runner.logger.info(f'Saving {name} at epoch {meta["epoch"]}, iteration {meta["iter"]}')
         hub = runner.message_hub
-        before = {key: hub.runtime_info.get(key) for key in (series.info_key, 'last_ckpt')}
         steps = [old for old in series.steps if old != step] + [step]
-        hub.update_info_dict({series.info_key: steps, 'last_ckpt': str(path)})
-        try:
-            with whole_checkpoint(runner):
-                runner.save_checkpoint(
-                    self.out_dir,
-                    temporary.name,
-                    save_optimizer=self.save_optimizer,
-                    save_param_scheduler=self.save_param_scheduler,
-                    meta=meta,
-                )
-            if is_main_process():
-                checkpoint_files.publish(temporary, path)
-                checkpoint_files.write_text(Path(runner.work_dir, checkpoint_files.POINTER), str(path))
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            hub.update_info_dict({key: value for key, value in before.items() if value is not None})
-            runner.logger.error(
-                f'The checkpoint {path} could not be written ({error}). The last good one is '
-                f'{self.last_ckpt or before["last_ckpt"]}.'
-                + (' The run goes on.' if self.on_save_error == 'continue' else '')
-            )
-            if self.on_save_error == 'raise':
-                raise
+        if not self._write(runner, name, meta, {series.info_key: steps, 'last_ckpt': path}, to_resume=True):
             return False
-        self.last_ckpt, self._saved_iteration = str(path), meta['iter']
+        self.last_ckpt, self._saved_iteration = path, meta['iter']
         too_old = steps[: -series.max_kept] if series.max_kept > 0 else []
         series.steps = steps[len(too_old) :]
         hub.update_info(series.info_key, list(series.steps))
@@ -296,6 +309,50 @@ class SafeCheckpointHook(CheckpointHook):
             for old in too_old:
                 checkpoint_files.remove(Path(self.out_dir, series.template.format(old)))
         gc.collect()  # Python's collector hardly looks at old objects, so that cycles of each epoch would stay
+        return True
+
+    def _write(self, runner: Runner, name: str, meta: dict, infos: dict, to_resume: bool = False) -> bool:
+        """Write a file that is whole or not there; False if it could not be written.
+
+        Args:
+            runner: The run.
+            name: Of the file.
+            meta: Where the run is.
+            infos: For the message hub, whose state is in the file; taken back if there is no file.
+            to_resume: Whether the run would go on from it: it has the optimizer, and the pointer moves to it.
+        """
+        path, temporary = Path(self.out_dir, name), Path(self.out_dir, f'.{name}.tmp')
+        hub = runner.message_hub
+        before = {key: hub.runtime_info.get(key) for key in infos}
+        hub.update_info_dict(infos)
+        try:
+            with whole_checkpoint(runner):
+                runner.save_checkpoint(
+                    self.out_dir,
+                    temporary.name,
+                    save_optimizer=self.save_optimizer and to_resume,
+                    save_param_scheduler=self.save_param_scheduler and to_resume,
+                    meta=meta,
+                )
+            if is_main_process():
+                checkpoint_files.publish(temporary, path)
+                if to_resume:
+                    checkpoint_files.write_text(Path(runner.work_dir, checkpoint_files.POINTER), str(path))
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            for key, value in before.items():
+                if value is None:
+                    del hub.runtime_info[key]
+                else:
+                    hub.update_info(key, value)
+            runner.logger.error(
+                f'The checkpoint {path} could not be written ({error}). The last good one is '
+                f'{self.last_ckpt or hub.runtime_info.get("last_ckpt")}.'
+                + (' The run goes on.' if self.on_save_error == 'continue' else '')
+            )
+            if self.on_save_error == 'raise':
+                raise
+            return False
         return True
 
 
