@@ -11,7 +11,7 @@ import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine.logging import print_log
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import get_worker_info
 
 from mmpl.utils.fields import check_choice, check_number, checked
@@ -29,7 +29,8 @@ Pages = Literal['first', 'channels']
 _SCALINGS = ('uint16', 'percentile', 'image')
 _FLAGS = dict(color=cv2.IMREAD_COLOR, grayscale=cv2.IMREAD_GRAYSCALE, unchanged=cv2.IMREAD_ANYCOLOR)
 _OPENCV_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32773, 32946, 34676, 34677)  # of TIFF, in every wheel of OpenCV
-_NOT_TURNED = ('WEBP', 'AVIF')  # formats whose orientation OpenCV does not read
+NOT_TURNED = ('WEBP', 'AVIF')
+"""Formats whose orientation OpenCV does not read."""
 
 
 class Decoded(NamedTuple):
@@ -219,7 +220,7 @@ class StockDecoder:
             lost.append(f'bands: {facts.colours} become {bands}; see mmpl.LoadImage(bands=(3, 2, 1))')
         if facts.tiff is not None and len(facts.pages) > 1 and self.backend != 'tifffile':
             lost.append(f"pages: the first of {len(facts.pages)} is taken; see mmpl.LoadImage(pages='channels')")
-        turned = self.color_type != 'unchanged' and not (self.backend == 'cv2' and facts.format in _NOT_TURNED)
+        turned = self.color_type != 'unchanged' and not (self.backend == 'cv2' and facts.format in NOT_TURNED)
         if facts.orientation != 1 and facts.tiff is None and not turned:
             lost.append(f'orientation: {facts.orientation} of EXIF is not applied; mmpl.LoadImage applies it')
         return Decoded(img, tuple(lost), nothing)
@@ -408,19 +409,19 @@ def _opencv(content: bytes, flag: int) -> np.ndarray | None:
 def _picture(content: bytes, path: str, facts: ImageFacts, flag: int) -> np.ndarray:
     """A picture of 8 bits by OpenCV, and by Pillow where OpenCV cannot."""
     if facts.tiff is None or facts.tiff['compression'] in _OPENCV_COMPRESSIONS:
-        turn = facts.format in _NOT_TURNED
+        turn = facts.format in NOT_TURNED
         img = _opencv(content, flag | cv2.IMREAD_IGNORE_ORIENTATION if turn else flag)
         if img is not None:
-            return _upright(img, facts.orientation) if turn else img
+            return upright(img, facts.orientation) if turn else img
     try:
         with Image.open(io.BytesIO(content)) as image:
             grey = flag == cv2.IMREAD_GRAYSCALE or (flag == cv2.IMREAD_ANYCOLOR and facts.notes[:1] == ('greyscale',))
-            upright = ImageOps.exif_transpose(image).convert('L' if grey else 'RGB')
+            img = np.array(image.convert('L' if grey else 'RGB'))
     except Exception as error:  # of damaged files nearly anything
         raise ValueError(
             f'{path!r} holds no image that OpenCV can read ({describe(facts)}), nor Pillow: {error}'
         ) from error
-    img = np.array(upright)
+    img = img if facts.tiff is not None else upright(img, facts.orientation)  # Pillow itself turns a TIFF
     return img if grey else np.ascontiguousarray(img[..., ::-1])
 
 
@@ -439,7 +440,7 @@ def _first_page(content: bytes, path: str, facts: ImageFacts) -> np.ndarray:
         img = img[..., [2, 1, 0, 3][: img.shape[2]]]
         img = img[..., [0, 3][: facts.bands]] if facts.colours == 1 and img.shape[2] == 4 else img
         img = img[..., 0] if facts.bands == 1 and not facts.space else img
-    return _upright(img, facts.orientation)
+    return upright(img, facts.orientation)
 
 
 def _tiff_page(content: bytes, path: str, facts: ImageFacts, number: int) -> np.ndarray:
@@ -505,7 +506,7 @@ def _tiff_by_tifffile(content: bytes, facts: ImageFacts, number: int) -> np.ndar
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         values = file.pages[number].asarray()
     planar = values.ndim == 3 and facts.tiff is not None and facts.tiff['planar']
-    return _upright(np.moveaxis(values, 0, -1) if planar else values, facts.orientation)
+    return upright(np.moveaxis(values, 0, -1) if planar else values, facts.orientation)
 
 
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -519,7 +520,7 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def _upright(img: np.ndarray, orientation: int) -> np.ndarray:
+def upright(img: np.ndarray, orientation: int) -> np.ndarray:
     """An image (h, w, ...) as EXIF's orientation says that it is meant to be seen."""
     turn = _TURNS.get(orientation)
     return img if turn is None else np.ascontiguousarray(turn(img))

@@ -118,15 +118,14 @@ def read_facts(file: BinaryIO) -> ImageFacts | None:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Orientation that a file's EXIF, or TIFF's own tag, says: 1 to 8, 1 if it says none.
+    """Orientation that a file's EXIF says: 1 to 8, 1 if it says none. That of a TIFF is a tag of its own.
 
-    Where a JPEG's EXIF says none Pillow takes that of its XMP, which OpenCV does not know.
+    Where EXIF says none Pillow takes that of XMP, which OpenCV does not know.
     """
+    if image.format == 'PNG' and 'exif' not in image.info:
+        image.load()  # it may be behind the pixels
     exif = Image.Exif()
-    if image.format in ('JPEG', 'MPO'):
-        exif.load(image.info.get('exif', b''))
-    else:
-        exif = image.getexif()
+    exif.load(image.info.get('exif', b''))
     return exif.get(ORIENTATION, 1)
 
 

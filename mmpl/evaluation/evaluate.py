@@ -40,7 +40,7 @@ def find_probe(cfg: Config) -> dict[str, Any]:
     if len(found) != 1:
         raise ValueError(
             f'`custom_hooks` must hold exactly one mmpl.{_HOOK}, whose dataloaders say which images to probe, '
-            f'but it holds {len(found)}; a config that has one can be given as `probe_config`'
+            f'but it holds {len(found)}; a config that has one can be given as `probe_config` (--probe-config)'
         )
     options = found[0].to_dict() if isinstance(found[0], ConfigDict) else dict(found[0])
     return {name: copy.deepcopy(value) for name, value in options.items() if name not in _HOOK_ONLY_OPTIONS}

@@ -12,13 +12,14 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS
 from mmpretrain.models.selfsup.base import BaseSelfSupervisor
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from mmpl.checkpoints.encoders import STUDENT, Checkpoint, read_checkpoint
-from mmpl.datasets.decode import decoder_of_transform
+from mmpl.datasets.decode import decoder_of_transform, upright
 from mmpl.datasets.image_check import inspect_image
+from mmpl.datasets.image_facts import orientation_of
 from mmpl.datasets.unlabelled_folder import UnlabelledFolder
 from mmpl.export.spec import Preprocessing, preprocessing
 from mmpl.utils.fields import Count, check_device, checked
@@ -113,7 +114,9 @@ class FeatureExtractor:
         if not isinstance(self.model, BaseSelfSupervisor):  # a task's necks and heads are no part of its encoder
             self.model = self.encoder
         self.device = next(self.encoder.parameters()).device
-        if getattr(self.encoder, 'out_type', None) in ('cls_token', 'featmap'):  # of a classifier, of a dense task
+        # a classifier of mean tokens has its norm behind the mean
+        self._norm = self.encoder.ln2 if getattr(self.encoder, 'out_type', None) == 'avg_featmap' else nn.Identity()
+        if getattr(self.encoder, 'out_type', None) in ('avg_featmap', 'cls_token', 'featmap'):  # of a task
             self.encoder.out_type = 'raw'
         self.loader_cfg = loader_of(found.config)
         self._loader = build_loader(self.loader_cfg, found.path)
@@ -252,10 +255,11 @@ class FeatureExtractor:
         if not bool(torch.isfinite(tokens).all()):
             raise ExtractorError(f'{self.path}: the {self.source!r} encoder gave NaN or infinity for an image')
         extra = _num_extra_tokens(self.encoder)
-        mean = pool_tokens(tokens, 'avg', extra).float().cpu().numpy()
+        mean = self._norm(pool_tokens(tokens, 'avg', extra)).float().cpu().numpy()
         if tokens.ndim == 4:
             return None, mean, tokens.permute(0, 2, 3, 1).float().cpu().numpy()
         grid = [side // patch for side, patch in zip(pixels.shape[-2:], self.patch_size or (1, 1), strict=True)]
+        tokens = self._norm(tokens)
         patches = tokens[:, extra:]
         if patches.shape[1] != grid[0] * grid[1]:
             raise ExtractorError(
@@ -401,7 +405,8 @@ def _rgb(item: Any) -> np.ndarray:
     if isinstance(item, Image.Image):
         if item.mode not in _EIGHT_BIT_MODES:
             raise ImageError(f'{_name(item)} cannot be used: it is not of 8 bits a channel; convert it first')
-        return np.asarray(ImageOps.exif_transpose(item).convert('RGB'))  # files are turned upright as well
+        pixels = np.asarray(item.convert('RGB'))
+        return upright(pixels, orientation_of(item))  # as files are
     if isinstance(item, np.ndarray):
         if item.ndim != 3 or item.shape[2] != 3 or item.dtype != np.uint8 or 0 in item.shape:
             raise ImageError(f'{_name(item)} cannot be used: expected (H, W, 3), uint8, RGB')

@@ -277,7 +277,7 @@ def _some(keys: list[str]) -> str:
 
 def _reason(key: str) -> str:
     if key.startswith('ln2.'):
-        return 'out_type="avg_featmap" (a norm after pooling)'
+        return 'out_type="avg_featmap" (a norm after pooling, of a fine-tuned classifier: give the one of pre-training)'
     return next((reason for part, reason in _REASONS.items() if part in key), 'not a key of the plain ViT')
 
 

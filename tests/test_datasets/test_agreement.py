@@ -413,6 +413,8 @@ def test_maps_of_other_kinds(maps) -> None:
     colour = np.dstack([maps.plain()] * 3)
     _only(_look(maps.dataset(maps.make('a', colour))), r"ann/0\.png' has the shape \(48, 64, 3\), of 2 colours")
     _only(_look(maps.dataset(maps.make('b', maps.plain()[::2]))), r'24 x 64 pixels, its image .* 48 x 64')
+    found = _look(maps.dataset(maps.make('many', *[maps.plain()] * 17, maps.plain().T, *[maps.plain()] * 6)))
+    _only(found, r"ann/17\.png' has 64 x 48 pixels, its image .* 48 x 64 \(24 of 24 label maps compared\)")
     root = maps.make('c')
     (root / 'ann' / '1.png').write_bytes(b'none')
     _only(_look(maps.dataset(root)), r"ann/1\.png' cannot be read")
@@ -565,3 +567,18 @@ def test_wrapped_data_sets_are_found(folders, wrapper) -> None:
     options = dict(dataset=dataset, times=2) if wrapper == 'RepeatDataset' else dict(datasets=[dataset])
     inner = 'dataset.dataset' if wrapper == 'RepeatDataset' else r'dataset.datasets\[0\]'
     _only(_look(DATASETS.build(dict(type=wrapper, **options))), rf'train_dataloader.{inner}.metainfo.classes` has')
+
+
+def test_one_image_of_many_that_is_turned_is_found(coco: Coco) -> None:
+    """Sizes are compared of all, from the heads of the files."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = coco.content()
+    for number in range(4, 30):
+        _picture(coco.root / 'img' / f'{number}.jpg')
+        content['images'].append(dict(id=number, file_name=f'{number}.jpg', height=48, width=64))
+    with Image.open(coco.root / 'img' / '17.jpg') as image:
+        image.load()
+    image.save(coco.root / 'img' / '17.jpg', exif=exif)
+    dataset = coco.dataset(coco.write('a.json', content))
+    _only(_look(dataset), r"17\.jpg' has height 64 and width 48 \(turned, as its EXIF orientation says\)")

@@ -8,10 +8,11 @@ import cv2
 import mmpretrain.datasets  # noqa: F401
 import numpy as np
 import pytest
+from mmcv.transforms import LoadImageFromFile
 from mmengine.dataset import Compose
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import TRANSFORMS
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from mmpl.datasets import LoadImage, LoadRandomResizedCrop, UnlabelledFolder, decode
 from mmpl.datasets.agreement.findings import size_of_image
@@ -365,7 +366,7 @@ def test_all_loaders_turn_an_image_alike(tmp_path: Path, orientation: int) -> No
 
 
 def test_an_orientation_in_xmp_alone_turns_nothing(tmp_path: Path) -> None:
-    """OpenCV does not know it, Pillow does: crops are drawn for what is decoded."""
+    """OpenCV does not know it, Pillow does: crops are drawn for what is decoded, and all formats are read alike."""
     xmp = (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
@@ -378,6 +379,30 @@ def test_an_orientation_in_xmp_alone_turns_nothing(tmp_path: Path) -> None:
     assert size_of_image(str(path)) == LoadImage()(dict(img_path=str(path)))['img_shape'] == (40, 80)
     whole = dict(scale=(40, 80), crop_ratio_range=(1, 1), aspect_ratio_range=(2, 2))
     assert LoadRandomResizedCrop(**whole)(dict(img_path=str(path)))['img'].shape == (40, 80, 3)
+    deep = PngImagePlugin.PngInfo()
+    deep.add_itxt('XML:com.adobe.xmp', xmp)
+    Image.fromarray(np.zeros((40, 80), np.uint16)).save(tmp_path / 'a.png', pnginfo=deep)
+    Image.fromarray(np.zeros((40, 80, 3), np.uint8)).save(tmp_path / 'a.webp', xmp=xmp.encode())
+    for name in ('a.png', 'a.webp'):
+        with Image.open(tmp_path / name) as image:
+            assert image.getexif()[0x0112] == 6
+        assert LoadImage()(dict(img_path=str(tmp_path / name)))['img_shape'] == (40, 80)
+
+
+def test_the_size_of_an_image_is_that_of_its_loader(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, content in {
+        'a.jpg': encoded(blocks(), 'JPEG', exif=exif),
+        'a.png': encoded(blocks(), 'PNG', exif=exif),
+        'a.webp': encoded(blocks(), 'WEBP', exif=exif),
+        'a.tif': tiff(blocks(), extratags=[(274, 'H', 1, 6, True)]),
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        kinds = ('color', 'unchanged', 'color_ignore_orientation')
+        for loader in (LoadImage(), *(LoadImageFromFile(color_type=kind) for kind in kinds)):
+            loaded = loader(dict(img_path=str(tmp_path / name)))['img_shape']
+            assert size_of_image(str(tmp_path / name), [loader]) == loaded, (name, loader)
 
 
 def test_other_numbers_of_channels_are_cropped_alike(tmp_path: Path) -> None:

@@ -161,6 +161,24 @@ def test_a_fine_tuned_checkpoint_has_the_features_of_its_encoder(place, tmp_path
     np.testing.assert_allclose(features.patches[0], want[0].permute(1, 2, 0), rtol=0, atol=1e-5)
 
 
+def test_a_fine_tuned_classifier_of_mean_tokens(place, tmp_path):
+    """Its norm is behind the mean: so are the means here."""
+    arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
+    backbone = dict(type='VisionTransformer', arch=arch, img_size=16, patch_size=4, out_type='avg_featmap')
+    head = dict(type='LinearClsHead', num_classes=2, in_channels=16)
+    preprocessor = dict(type='mmpretrain.ClsDataPreprocessor', mean=MEAN, std=STD)
+    model = dict(type='ImageClassifier', backbone=dict(backbone, final_norm=False), head=head)
+    config = Config(dict(model=dict(model, data_preprocessor=preprocessor), default_scope='mmpretrain'))
+    write_checkpoint(tmp_path / 'tuned.pth', config)
+    features = mmpl.FeatureExtractor(tmp_path / 'tuned.pth', device='cpu')(place / 'images' / 'a.png')
+    encoder = build_model(config, tmp_path / 'tuned.pth').backbone
+    image = torch.from_numpy(np.array(Image.open(place / 'images' / 'a.png'))[..., ::-1].copy()).permute(2, 0, 1)
+    with torch.no_grad():
+        want = encoder(((image - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None])[None])[-1]
+    np.testing.assert_allclose(features.mean, want, rtol=0, atol=1e-5)
+    assert features.patches.shape == (1, 4, 4, 16) and features.cls.shape == (1, 16)
+
+
 def test_other_image_sizes_interpolate_the_position_embedding(place):
     path = place / 'images' / 'b.png'
     wide = mmpl.FeatureExtractor(place / 'rgb.pth', image_size=(16, 24))(path)

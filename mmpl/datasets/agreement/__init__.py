@@ -32,7 +32,7 @@ def check_data(
 
     Args:
         sides: The data sets, those to train on first.
-        looked_at: How many label maps, and sizes of images, of each data set are read, evenly spaced.
+        looked_at: How many label maps of each data set are read, evenly spaced; of many more images the size is.
         tolerated: Share of the annotations of a COCO file whose box or mask may be faulty.
         evaluators: What evaluates data sets of boxes, by split.
         ignored: Labels of pixels that are ignored, by the fields of heads and evaluators that say so.
@@ -46,7 +46,7 @@ def check_data(
         check_names(found, side)
     compare_names(found, sides)
     check_segmentation(found, [side for side in sides if side.kind_of('BaseSegDataset')], looked_at, ignored)
-    check_detection(found, [side for side in sides if side.kind_of('CocoDataset')], looked_at, tolerated, evaluators)
+    check_detection(found, [side for side in sides if side.kind_of('CocoDataset')], tolerated, evaluators)
     of_images = [s for s in sides if any(base.__module__.startswith('mmpretrain.') for base in type(s.dataset).__mro__)]
     check_classification(found, of_images, head_classes)
     return found

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .findings import (
+    SIZES,
     Findings,
     Side,
     evenly,
@@ -77,7 +78,7 @@ class _File:
                 self.sound = False
                 continue
             for entry in parts[part]:
-                absent = [name for name in fields if not isinstance(entry, Mapping) or name not in entry]
+                absent = [name for name in fields if not isinstance(entry, Mapping) or not _given(name, entry)]
                 if absent:
                     found.error(f'{self.where}: an entry of `{part}` lacks {listed(absent)}: {str(entry)[:200]}')
                     self.sound = False
@@ -235,7 +236,20 @@ def _fault_of_mask(entry: Mapping, image: Mapping, polygons_only: bool) -> str |
     return None
 
 
-def _check_images(found: Findings, side: Side, images: Iterable[Mapping], looked_at: int) -> None:
+def _given(name: str, entry: Mapping) -> bool:
+    """Whether an entry has a field; text is no size."""
+    value = entry.get(name)
+    return value is not None and (name not in ('height', 'width') or isinstance(value, (int, float)))
+
+
+def faults_of_file(path: str, content: Any) -> str:
+    """What makes a COCO file unusable, whatever its images and classes; empty if nothing does."""
+    found = Findings()
+    _File(found, 'ann_file', path, content, 1)
+    return '; '.join(found.errors)
+
+
+def _check_images(found: Findings, side: Side, images: Iterable[Mapping]) -> None:
     """Files that are not there, and sizes that the annotation file says otherwise."""
     prefix = str(side.dataset.data_prefix.get('img') or '')
     if not is_local(prefix) or getattr(side.dataset, 'backend_args', None):
@@ -248,7 +262,7 @@ def _check_images(found: Findings, side: Side, images: Iterable[Mapping], looked
             f'{listed(missing, 3)}'
         )
         return
-    for index in evenly(len(files), looked_at):
+    for index in evenly(len(files), SIZES):
         path, image = files[index]
         size, told = size_of_image(path, side.transforms()), (image['height'], image['width'])
         if size is not None and size != told:
@@ -287,7 +301,6 @@ def _check_evaluator(found: Findings, side: Side, evaluator: Evaluator, own: _Fi
 def check_detection(
     found: Findings,
     sides: Sequence[Side],
-    looked_at: int,
     tolerated: float,
     evaluators: Mapping[str, Sequence[Evaluator]] | None = None,
 ) -> None:
@@ -296,7 +309,6 @@ def check_detection(
     Args:
         found: Gets what is wrong.
         sides: The data sets, those to train on first.
-        looked_at: How many images of each are opened for their size, evenly spaced.
         tolerated: Share of the annotations of a file whose box or mask may be faulty.
         evaluators: What evaluates the data sets, by split.
     """
@@ -327,7 +339,7 @@ def check_detection(
                 )
         same = [e for e in scored if e.path is not None and os.path.realpath(e.path) == os.path.realpath(path)]
         own.check_annotations(masks or any(e.masks for e in same), bool(same), _polygons_only(side))
-        _check_images(found, side, own.images, looked_at)
+        _check_images(found, side, own.images)
         for evaluator in scored:
             if evaluator.content is None or evaluator in same:
                 continue

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mmengine.fileio
-from PIL import Image
 
-from mmpl.datasets.image_facts import orientation_of
+from mmpl.datasets.decode import NOT_TURNED, StockDecoder, decoder_of_transform
+from mmpl.datasets.image_facts import read_facts
 
 SHOWN = 10
+SIZES = 2000  # images of a data set whose size is read, from the head of the file
 IMAGE_SUFFIXES = frozenset(
     f'.{name}'
     for name in ('bmp', 'dib', 'gif', 'jfif', 'jp2', 'jpe', 'jpeg', 'jpg', 'pbm', 'pgm', 'png', 'pnm', 'ppm', 'tif')
@@ -168,19 +169,25 @@ def size_of_image(path: str, transforms: Sequence = ()) -> tuple[int, int] | Non
 
     Args:
         path: Of the file.
-        transforms: The pipeline, whose loader says whether it turns images as their EXIF orientation says.
+        transforms: The pipeline, whose loader says whether it turns images as their orientation says; mmpl's if empty.
     """
     if not is_local(path):
         return None
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = orientation_of(image) >= 5
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        with open(path, 'rb') as file:
+            facts = read_facts(file)
+    except Exception:  # of a damaged header nearly anything
         return None
-    flags = [getattr(step, 'color_type', '') for step in transforms if hasattr(step, 'color_type')]
-    kept = bool(flags) and ('ignore_orientation' in flags[0] or flags[0] == 'unchanged')
-    return (width, height) if turned and not kept else (height, width)
+    if facts is None:
+        return None
+    decoder = next(filter(None, map(decoder_of_transform, transforms)), None)
+    kept = isinstance(decoder, StockDecoder) and (
+        'ignore_orientation' in decoder.color_type
+        or decoder.color_type == 'unchanged'
+        or (decoder.backend == 'cv2' and facts.format in NOT_TURNED)
+    )
+    turned = facts.orientation >= 5 and (facts.tiff is not None or not kept)  # TIFF's own library turns it always
+    return (facts.width, facts.height) if turned else (facts.height, facts.width)
 
 
 def read_bytes(path: str, backend_args: dict | None) -> bytes:

@@ -9,6 +9,7 @@ import mmcv
 import numpy as np
 
 from .findings import (
+    SIZES,
     Findings,
     Side,
     evenly,
@@ -63,6 +64,16 @@ class _Maps:
                 self.read.add(index)
                 self._look_at(*self.files[index])
 
+    def compare_sizes(self) -> None:
+        """Each map must be as large as its image; the heads of the files say it."""
+        for index in evenly(len(self.files), SIZES):
+            path, image = self.files[index]
+            own, size = size_of_image(path), size_of_image(image, self.side.transforms())
+            if own is not None and size is not None and own != size:
+                self._fault(
+                    'size', f'{path!r} has {own[0]} x {own[1]} pixels, its image {image!r} {size[0]} x {size[1]}'
+                )
+
     def label_of(self, value: int) -> int:
         """The label that mmseg makes of a value in a file."""
         if self.side.dataset.reduce_zero_label:
@@ -89,12 +100,6 @@ class _Maps:
                 'the class in each pixel',
             )
             return
-        size = size_of_image(image, self.side.transforms())
-        if size is not None and size != values.shape:
-            self._fault(
-                'size',
-                f'{path!r} has {values.shape[0]} x {values.shape[1]} pixels, its image {image!r} {size[0]} x {size[1]}',
-            )
         numbers, pixels = np.unique(values, return_counts=True)
         classes = self.side.classes
         for value, count in zip(numbers.tolist(), pixels.tolist(), strict=True):
@@ -209,12 +214,14 @@ def _judge(found: Findings, maps: _Maps, looked_at: int) -> None:
 
     if not maps.faults and absent():
         maps.look(_MORE * looked_at)
+    maps.compare_sizes()
     seen = f'{len(maps.read)} of {len(maps.files)} label maps looked at'
     where = f'`{side.field}`'
     reduced = side.dataset.reduce_zero_label
     hints = dict(value='' if side.dataset.label_map else _allowed(maps, count))
     for kind, texts in maps.faults.items():
-        more = f' (in {len(texts)} places of the {seen})' if len(texts) > 1 else f' ({seen})'
+        those = f'{min(SIZES, len(maps.files))} of {len(maps.files)} label maps compared' if kind == 'size' else seen
+        more = f' (in {len(texts)} places of the {those})' if len(texts) > 1 else f' ({those})'
         found.error(f'{where}: {texts[0]}{hints.get(kind, "")}{more}')
     if maps.faults or not maps.read or classes is None:
         return

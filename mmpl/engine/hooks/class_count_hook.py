@@ -34,8 +34,8 @@ class ClassCountHook(Hook):
     Docs: ``docs/own_annotations.md``. The main process looks, the others wait for what it says.
 
     Args:
-        looked_at: How many label maps, and sizes of images, of each data set are read, evenly spaced. Where a class is
-            in none of the maps, eight times as many.
+        looked_at: How many label maps of each data set are read, evenly spaced. Where a class is in none of them, eight
+            times as many. Sizes are compared of up to 2,000 images.
         tolerated: Share of the annotations of a COCO file whose box or mask may be faulty; up to it there is a warning.
             COCO itself has a few.
     """
