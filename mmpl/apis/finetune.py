@@ -7,17 +7,21 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from mmengine.registry import TRANSFORMS
+from PIL import Image
 
 from mmpl.checkpoints import read_checkpoint
 from mmpl.checkpoints.encoders import STUDENT
 from mmpl.compat import set_load_policy
-from mmpl.datasets.agreement.findings import IMAGE_SUFFIXES
+from mmpl.datasets.agreement.detection import faults_of_file
+from mmpl.datasets.agreement.findings import IMAGE_SUFFIXES, size_of_image
+from mmpl.datasets.decode import NOT_TURNED
+from mmpl.datasets.image_facts import read_facts
 from mmpl.datasets.listing import list_images, read_lines, split_folders
 from mmpl.datasets.unlabelled_folder import EXTENSIONS
 from mmpl.evaluation.extractor import loader_of, normalisation_of
@@ -37,6 +41,7 @@ WORDS = dict(  # split -> words in the names of COCO files
 )
 VAL_SHARE = 0.2  # of the images, where no split is given; our choice
 LOOKED_AT = 64  # images and label maps that are opened
+IGNORED = 255  # in label maps
 STEPS = 1000  # of a default run of segmentation or detection, at least
 BASES = dict(
     classification='downstream/classification/vitb_finetune_100e_in1k.py',
@@ -67,6 +72,8 @@ class Annotated:
         fields: Of the template.
         count: Images to train on.
         sides: Height and width in pixels, medians.
+        looked: Some of the images.
+        files: Text of files for the work folder, by name.
         notes: What is left out.
     """
 
@@ -74,6 +81,8 @@ class Annotated:
     fields: Mapping[str, Any]
     count: int
     sides: tuple[int, int]
+    looked: Sequence[Path]
+    files: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -160,9 +169,16 @@ def finetune(
         raise FinetuneError(f'{found.path}: square images and patches of 3 channels are needed, but it has {spec}')
     fed = normalisation_of(found.config, 3, mean, std, found.path)
     place = Path(work_dir or Path('work_dirs') / f'finetune_{task}_{root.name}')
+    if place.resolve().is_relative_to(root.resolve()):
+        raise FinetuneError(
+            f'`work_dir` {str(place)!r} lies inside of the data {str(root)!r}: name another, or start from another '
+            'folder'
+        )
     look = dict(classification=_class_folders, segmentation=_label_maps, detection=_coco_files)[task]
     annotated = look(root, place, classes) if task == 'segmentation' else look(root, place)  # type: ignore[operator]
     least = 2 if task == 'segmentation' else 1  # UperNet's batch norm takes the mean of one pixel an image
+    if annotated.count < least:
+        raise FinetuneError(f'{str(root)!r} must have {least} images to train a {task} on, but has {annotated.count}')
     batch = batch_size or max(least, min(BATCH[task], annotated.count // 4))
     if batch < least:
         raise FinetuneError(f'`batch_size` must be at least {least} for {task}, but got {batch}')
@@ -170,6 +186,7 @@ def finetune(
         raise FinetuneError(f'`batch_size` must be at most {annotated.count}, the images to train on, but got {batch}')
     per_epoch = -(-annotated.count // batch)
     epochs = epochs or (50 if task == 'classification' else min(200, max(12, -(-STEPS // per_epoch))))
+    loader, imports = loader_in_config(found.config, annotated.looked, trust, found.path)
     sizes = dict(classification=_sizes_cls, segmentation=_sizes_seg, detection=_sizes_det)[task]
     fields = _encoder_fields(spec, fed, os.path.abspath(os.fspath(checkpoint)), found.prefix(source))
     fields |= annotated.fields
@@ -179,7 +196,9 @@ def finetune(
         num_classes=len(annotated.classes),
         data_root=str(root),
         batch_size=batch,
-        loader=loader_in_config(found.config),
+        encoder_sha256=found.digest(source),
+        loader=loader,
+        imports=imports,
         workers=min(4, usable_cores()) if workers is None else workers,
         of_machine=f'  {OF_MACHINE}' if workers is None else '',
         lr=float(f'{RATE[task] * (192 / max(192, spec.embed_dims)) ** 0.5 * (batch / BATCH[task]) ** 0.5:.2g}'),
@@ -193,6 +212,8 @@ def finetune(
     )
     config = place.with_name(f'{place.name}.py')
     publish(config, render(f'{task}.py.jinja', **fields))
+    for name, text in annotated.files.items():  # not of a run that was refused
+        _write(place / name, text)
     say(
         f'{annotated.count} images to train on, {len(annotated.classes)} classes ({", ".join(annotated.classes[:8])}'
         f'{", ..." if len(annotated.classes) > 8 else ""}); at {fields["image_size"]} x {fields["image_size"]}, '
@@ -228,10 +249,40 @@ def _encoder_fields(spec: EncoderSpec, fed: Preprocessing, checkpoint: str, pref
     )
 
 
-def loader_in_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The transform that reads files as pre-training did; mmcv's where pictures of 8 bits are all that it knows."""
+def loader_in_config(
+    config: Mapping[str, Any], images: Sequence[Path], trust: bool, path: str
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The transform that reads files as pre-training did, and the ``custom_imports`` that register it.
+
+    mmcv's stands for mmpl's where the two read these images alike: the inferencers of mmseg and mmdet look for it.
+    """
     loader = {field: value for field, value in loader_of(config).items() if field != 'backend_args'}
-    return loader if len(loader) > 1 else dict(type='LoadImageFromFile')
+    if loader == dict(type='mmpl.LoadImage') and all(map(_read_alike, images)):
+        return dict(type='LoadImageFromFile'), None
+    name = str(loader['type'])
+    if '.' in name or name in TRANSFORMS:
+        return loader, None
+    imports = config.get('custom_imports')
+    if not imports or not trust:
+        raise FinetuneError(
+            f'{path}: pre-training read images by {name!r}, a transform of its own'
+            + (
+                f'; `--trust` imports {imports["imports"]}, which its config names'
+                if imports
+                else ', but its config has no `custom_imports` that say where it is from'
+            )
+        )
+    return loader, dict(imports)
+
+
+def _read_alike(path: Path) -> bool:
+    """Whether mmcv's loader reads a file as ``mmpl.LoadImage`` does."""
+    try:
+        with path.open('rb') as file:
+            facts = read_facts(file)
+    except Exception:  # of a damaged file nearly anything; neither of the two reads it
+        return True
+    return facts is None or (facts.plain and (facts.orientation == 1 or facts.format not in NOT_TURNED))
 
 
 def _multiple(size: int, of: int) -> int:
@@ -299,6 +350,7 @@ def _class_folders(root: Path, place: Path) -> Annotated:
             f'{str(root)!r} has {train or val!r}, but lacks the other: `train` and `val` with a folder for each class, '
             'or folders of classes alone, which are split'
         )
+    written: dict[str, str] = {}
     files, loose = _by_class(root / train if train else root)
     classes = tuple(files)
     if len(classes) < 2:
@@ -314,8 +366,7 @@ def _class_folders(root: Path, place: Path) -> Annotated:
         for number, (name, paths) in enumerate(files.items()):
             for split, chosen in zip(lines, _split(paths, f'class {name!r}'), strict=True):
                 lines[split] += [f'{path} {number}' for path in chosen]
-        for split, text in lines.items():
-            _write(place / f'{split}.txt', '\n'.join(text) + '\n')
+        written = {f'{split}.txt': '\n'.join(text) + '\n' for split, text in lines.items()}
         fields = {
             f'{split}_data': dict(ann_file=str((place / f'{split}.txt').absolute()), data_prefix='') for split in lines
         }
@@ -323,7 +374,7 @@ def _class_folders(root: Path, place: Path) -> Annotated:
     base = root / train if train else root
     sample = [base / path for paths in files.values() for path in paths[: max(1, LOOKED_AT // len(files))]]
     beside = (f'left out: {len(loose)} images that are in no folder of a class, such as {loose[0]!r}',) if loose else ()
-    return Annotated(classes, fields, count, _median_sides(sample), beside)
+    return Annotated(classes, fields, count, _median_sides(sample), sample, written, beside)
 
 
 def _by_class(folder: Path) -> tuple[dict[str, list[str]], list[str]]:
@@ -333,7 +384,7 @@ def _by_class(folder: Path) -> tuple[dict[str, list[str]], list[str]]:
     for path in files:
         if os.sep in path:
             found.setdefault(path.split(os.sep)[0], []).append(path)
-    folders = {place.name for place in folder.iterdir() if place.is_dir() and not place.name.startswith('.')}
+    folders = {place.name for place in folder.iterdir() if place.is_dir() and not place.name.startswith(('.', '__'))}
     if found and (empty := sorted(folders - set(found))):
         raise FinetuneError(f'{str(folder)!r}: the folders {empty} hold no image, and would be no class: remove them')
     return dict(sorted(found.items())), [path for path in files if os.sep not in path]
@@ -367,8 +418,15 @@ def _label_maps(root: Path, place: Path, names: Sequence[str] | None) -> Annotat
     stems = {folder: [path.removesuffix(suffix) for path in paths] for folder, paths in listed.items()}
     map_suffix = _map_suffix(root / maps / folders[0], stems[folders[0]])
     looked = [root / maps / folders[0] / (stem + map_suffix) for stem in stems[folders[0]][:LOOKED_AT]]
-    values = sorted({int(v) for path in looked if path.is_file() for v in np.unique(np.asarray(Image.open(path)))})
-    classes = _names_of(root, names, values)
+    values = {path: {int(v) for v in np.unique(np.asarray(Image.open(path)))} for path in looked if path.is_file()}
+    classes = _names_of(root, names, sorted(set().union(*values.values())))
+    for path, found in values.items():
+        if beyond := sorted(value for value in found if value >= len(classes) and value != IGNORED):
+            raise FinetuneError(
+                f'{str(path)!r} has the values {beyond[:8]}, but the classes {list(classes)[:8]} are 0 to '
+                f'{len(classes) - 1}, and {IGNORED} is ignored'
+            )
+    written: dict[str, str] = {}
     if train and val:
         data: list[dict[str, Any]] = [
             dict(data_prefix=dict(img_path=f'{images}/{f}', seg_map_path=f'{maps}/{f}')) for f in (train, val)
@@ -378,13 +436,13 @@ def _label_maps(root: Path, place: Path, names: Sequence[str] | None) -> Annotat
         parts = _split(stems[''], str(root / images))
         data = []
         for split, chosen in zip(('train', 'val'), parts, strict=True):
-            _write(place / f'{split}.txt', '\n'.join(chosen) + '\n')
+            written[f'{split}.txt'] = '\n'.join(chosen) + '\n'
             ann = str((place / f'{split}.txt').absolute())
             data.append(dict(ann_file=ann, data_prefix=dict(img_path=images, seg_map_path=maps)))
         count = len(parts[0])
-    sides = _median_sides([root / images / folders[0] / (s + suffix) for s in stems[folders[0]][:LOOKED_AT]])
+    sample = [root / images / folders[0] / (s + suffix) for s in stems[folders[0]][:LOOKED_AT]]
     fields = dict(train_data=data[0], val_data=data[1], img_suffix=suffix, seg_map_suffix=map_suffix)
-    return Annotated(classes, fields, count, sides)
+    return Annotated(classes, fields, count, _median_sides(sample), sample, written)
 
 
 def _map_suffix(folder: Path, stems: Sequence[str]) -> str:
@@ -428,13 +486,18 @@ def _names_of(root: Path, names: Sequence[str] | None, values: Sequence[int]) ->
 def _coco_files(root: Path, place: Path) -> Annotated:
     parts = [root, root / 'annotations', *(root / part for part in split_folders(root).values())]
     files = [file for part in parts for file in sorted(part.glob('*.json'))]
+    written: dict[str, str] = {}
+    notes: list[str] = []
     named = {split: [file for file in files if _split_of(file, root) == split] for split in WORDS}
+    for split, several in named.items():  # beside captions and key points
+        named[split] = [file for file in several if 'instances' in file.stem] or several
     validating = named['val'] or named['test']
     if len(files) == 1:
-        contents = _split_coco(_read_coco(files[0]), files[0])
+        contents, moved = _split_coco(_read_coco(files[0]), files[0])
         chosen = {split: place / f'{split}.json' for split in contents}
-        for split, content in contents.items():
-            _write(chosen[split], json.dumps(content))
+        written = {f'{split}.json': json.dumps(content) for split, content in contents.items()}
+        if moved:
+            notes.append(f'{moved} images are trained on instead of validated on: no other has their classes')
     elif len(named['train']) == len(validating) == 1:
         chosen = dict(train=named['train'][0], val=validating[0])
         contents = {split: _read_coco(file) for split, file in chosen.items()}
@@ -446,18 +509,27 @@ def _coco_files(root: Path, place: Path) -> Annotated:
         )
     classes = tuple(str(category['name']) for category in contents['train']['categories'])
     fields: dict[str, Any] = {}
+    folders = {}
     for split, content in contents.items():
-        fields[f'{split}_data'] = (str(chosen[split].absolute()), _image_folder(root, content, chosen[split], split))
+        one = files[0] if len(files) == 1 else None
+        folders[split] = _image_folder(root, content, one or chosen[split], None if one else split)
+        fields[f'{split}_data'] = (str(chosen[split].absolute()), f'{folders[split]}/')
     boxes = [a['bbox'] for a in contents['train']['annotations'] if len(a.get('bbox', ())) == 4]
     if not boxes:
         raise FinetuneError(f'{chosen["train"]}: no annotation has a `bbox`')
     fields['box_side'] = float(np.median([(max(0.0, box[2]) * max(0.0, box[3])) ** 0.5 for box in boxes]))
-    fields['masks'] = all(a.get('segmentation') for content in contents.values() for a in content['annotations'])
+    all_annotations = [a for content in contents.values() for a in content['annotations']]
+    without = sum(not a.get('segmentation') for a in all_annotations)
+    fields['masks'] = not without
+    if 0 < without < len(all_annotations):
+        notes.append(f'{without} of {len(all_annotations)} annotations have no `segmentation`: boxes alone are trained')
     sizes = [(int(i['height']), int(i['width'])) for i in contents['train']['images'] if 'height' in i and 'width' in i]
     if not sizes:
         raise FinetuneError(f'{chosen["train"]}: its images have no `height` and `width`')
     sides = tuple(int(statistics.median(values)) for values in zip(*sizes, strict=True))
-    return Annotated(classes, fields, len(contents['train']['images']), (sides[0], sides[1]))
+    images = contents['train']['images']
+    sample = [folders['train'] / str(image['file_name']) for image in images[:LOOKED_AT]]
+    return Annotated(classes, fields, len(images), (sides[0], sides[1]), sample, written, tuple(notes))
 
 
 def _split_of(file: Path, root: Path) -> str | None:
@@ -479,10 +551,13 @@ def _read_coco(file: Path) -> dict[str, Any]:
     lacking = [name for name in ('images', 'annotations', 'categories') if not parts.get(name)]
     if lacking:
         raise FinetuneError(f'{str(file)!r} is no COCO file with boxes: it has no {", ".join(lacking)}')
+    if faults := faults_of_file(str(file), content):
+        raise FinetuneError(faults)
     return content
 
 
-def _split_coco(content: Mapping[str, Any], file: Path) -> dict[str, dict[str, Any]]:
+def _split_coco(content: Mapping[str, Any], file: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """A file to train on and one to validate on, and how many images the former got for their classes."""
     by_name = {str(image['file_name']): image for image in content['images']}
     if len(by_name) < len(content['images']):
         again = [name for name, count in Counter(str(i['file_name']) for i in content['images']).items() if count > 1]
@@ -493,27 +568,39 @@ def _split_coco(content: Mapping[str, Any], file: Path) -> dict[str, dict[str, A
             f'{str(file)!r}: {len(strangers)} of {len(content["annotations"])} annotations have an `image_id` that is '
             f'none of the ids of `images`, such as {strangers[0]!r}; ids are such as {min(known, key=str)!r}'
         )
+    train, val = ({by_name[name]['id'] for name in names} for names in _split(sorted(by_name), str(file)))
+    classes: dict[Any, set] = {key: set() for key in known}
+    for annotation in content['annotations']:
+        classes[annotation['image_id']].add(annotation['category_id'])
+    taught = Counter(name for key in train for name in classes[key])  # images of each class
+    moved = {key for key in val if any(name not in taught for name in classes[key])}
+    taught.update(name for key in moved for name in classes[key])
+    train, val = train | moved, val - moved
+    if not any(classes[key] for key in val):
+        spare = (k for k in sorted(train, key=str) if classes[k] and all(taught[name] > 1 for name in classes[k]))
+        if (other := next(spare, None)) is None:
+            raise FinetuneError(f'{str(file)!r} has too few annotated images to train on some and validate on others')
+        train, val = train - {other}, val | {other}
     parts = {}
-    for split, names in zip(('train', 'val'), _split(sorted(by_name), str(file)), strict=True):
-        ids = {by_name[name]['id'] for name in names}
+    for split, ids in (('train', train), ('val', val)):
         parts[split] = dict(content, images=[i for i in content['images'] if i['id'] in ids])
         parts[split]['annotations'] = [a for a in content['annotations'] if a['image_id'] in ids]
-    return parts
+    return parts, len(moved)
 
 
-def _image_folder(root: Path, content: Mapping[str, Any], file: Path, split: str) -> str:
-    """The folder in which the files of a COCO file's images are."""
+def _image_folder(root: Path, content: Mapping[str, Any], file: Path, split: str | None) -> Path:
+    """The folder in which the files of a COCO file's images are, by the first of them; without a split any will do."""
     name = str(content['images'][0]['file_name'])
     tried = [root, root / 'images', file.parent]
     for base in filter(Path.is_dir, tried[:2]):
-        part = dict(zip(('train', 'val'), _train_and_val(base), strict=True))[split]
-        tried += [base / part] if part else []
+        parts = dict(zip(('train', 'val'), _train_and_val(base), strict=True))
+        tried += [base / part for part in (parts.values() if split is None else [parts[split]]) if part]
     folder = next((place for place in tried if (place / name).is_file()), None)
     if folder is None:
         raise FinetuneError(
             f'{str(file)!r}: its image {name!r} is in none of {sorted({str(place) for place in tried})}'
         )
-    return f'{folder}/'
+    return folder
 
 
 # ---- shared
@@ -542,16 +629,10 @@ def _split(items: Sequence[str], what: str) -> tuple[list[str], list[str]]:
 
 def _median_sides(paths: Sequence[Path]) -> tuple[int, int]:
     """Medians of height and width, of images as they are shown."""
-    sizes = []
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                sizes.append(ImageOps.exif_transpose(image).size)
-        except OSError:
-            continue
+    sizes = [size for path in paths if (size := size_of_image(str(path))) is not None]
     if not sizes:
         raise FinetuneError(f'none of the images that were looked at can be read, such as {str(paths[0])!r}')
-    return int(statistics.median(h for _, h in sizes)), int(statistics.median(w for w, _ in sizes))
+    return int(statistics.median(h for h, _ in sizes)), int(statistics.median(w for _, w in sizes))
 
 
 def _write(path: Path, text: str) -> None:

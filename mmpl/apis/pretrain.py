@@ -41,6 +41,7 @@ MIN_IMAGES = 16  # labels are balanced over a batch
 IMAGE_SIDES = (32, 64, 96)  # of which the default is the largest that the images fill
 PATCHES = (4, 8, 16)
 MAX_PATCHES = 196  # of the default patch size: those of 224 x 224 in patches of 16
+MAX_BAD = 0.1  # share of the images that may be bad
 VIEWS = 1_000_000  # images seen in a default run, by epochs of at least 100 and at most 800
 RATE, RATE_BATCH = 1e-3, 64  # of configs/pl_mae_small_folder.py; other batches by the square root of their share
 CONTINUE_RATE = 1e-4  # of configs/pl_mae_vitb_continue.py, for as many
@@ -131,7 +132,7 @@ def look_at(folder: str) -> Images:
         seen.add(hashlib.sha256(pixels.tobytes()).digest())
         first, spread = (np.asarray(values, np.float64).ravel() for values in cv2.meanStdDev(pixels))
         sums.append((first, spread**2 + first**2))
-    if len(bad) > 0.1 * len(numbers):
+    if len(bad) > MAX_BAD * len(numbers):
         path, fault = next(iter(bad.items()))
         raise PretrainError(
             f'{len(bad)} of {len(numbers)} images looked at in {folder!r} cannot be used, such as {path!r}: {fault} '
@@ -312,6 +313,7 @@ def _chosen(
         std=list(std),
         mean_text=mean_text,
         bgr=bgr,
+        max_bad=MAX_BAD,
         horizon_label=float(f'{min(1, max(0.008, 10 / steps)):.2g}'),  # ten steps at least
         horizon_recon=float(f'{min(1, max(0.08, 20 / steps)):.2g}'),
         batch_size=batch,
@@ -321,6 +323,7 @@ def _chosen(
         lr=float(f'{rate * (batch / RATE_BATCH) ** 0.5:.2g}'),
         save_every=max(1, epochs // 20),
         start=None if found is None else os.path.abspath(os.fspath(start or '')),
+        encoder_sha256='' if found is None else found.digest(STUDENT),
         start_text='' if found is None else f'{found.path} (layout of {found.layout})',
         **size.parts(),
     )

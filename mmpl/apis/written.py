@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import mmpl
+from mmpl.checkpoints.files import candidates
 from mmpl.utils.user_errors import UserError
 
 OF_MACHINE = '# of this machine'
@@ -44,7 +45,8 @@ def publish(path: Path, text: str) -> None:
     """Write a config, unless there is one of other content: that may hold somebody's work, and a run of its own.
 
     Raises:
-        UserError: There is one; or the text holds ``{{``, where mmengine would put something else.
+        UserError: There is one; or its folder holds checkpoints of another; or the text holds ``{{``, where mmengine
+            would put something else.
     """
     if braces := re.search(r'\{\{.*', text):
         raise UserError(f'a path or name holds `{{{{`, which configs take for a variable of their own: {braces[0]!r}')
@@ -52,10 +54,20 @@ def publish(path: Path, text: str) -> None:
         old = path.read_text(encoding='utf-8')
         if _settings(old) == _settings(text):
             return
-        lines = sorted({line.strip() for line in _settings(text)} - {line.strip() for line in _settings(old)})
+        now, there = ({line.strip() for line in _settings(content)} for content in (text, old))
+        told = [
+            f'{what}: {"; ".join(sorted(lines)[:4])}'
+            for what, lines in (('asked for now', now - there), ('there', there - now))
+            if lines
+        ]
         raise UserError(
-            f'{path} is there already, of other settings (asked for now: {"; ".join(lines[:4])}): name another '
-            f'work folder, delete it, or run it as it is with tools/train.py'
+            f'{path} is there already, of other settings ({"; ".join(told)}): name another '
+            f'work folder, delete it and its folder, or run it as it is with tools/train.py'
+        )
+    elif candidates(folder := path.with_suffix('')):
+        raise UserError(
+            f'{folder} holds checkpoints, but {path}, the config that they were made with, is gone: name another work '
+            'folder, or delete this one'
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     rough = path.with_name(f'.{path.name}.tmp')

@@ -5,6 +5,8 @@ import os
 from contextlib import suppress
 from typing import Any
 
+from mmpl.utils.user_errors import UserError
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -14,8 +16,13 @@ REPORT_NAME = 'bad_files.jsonl'
 LOSSES_NAME = 'lossy_files.jsonl'
 
 
-class BadDataError(RuntimeError):
+class BadDataError(UserError, RuntimeError):
     """Too much of the data cannot be used."""
+
+
+def too_many(bad: int, total: int, max_share: float) -> bool:
+    """Whether so many of so many files are more than a share; one alone is so only if none may be."""
+    return bad > max_share * total and (bad > 1 or max_share == 0)
 
 
 class BadFileReport:

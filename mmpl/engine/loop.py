@@ -37,8 +37,9 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         dataloader: Config with a map-style dataset, which is wrapped in a :class:`mmpl.datasets.GuardedDataset`, and a
             sampler; no ``batch_sampler``.
         bad_files: What to do with files that cannot be trained on. ``max_share``, the share of the dataset above which
-            the run stops with their list (default 0.01, our choice; 1 never stops), and further fields of
-            :class:`mmpl.datasets.GuardedDataset`. They are listed in ``bad_files.jsonl`` in the work folder.
+            the run stops with their list (default 0.01, our choice; 1 never stops, and one file alone does so with 0
+            only), and further fields of :class:`mmpl.datasets.GuardedDataset`. They are listed in ``bad_files.jsonl``
+            in the work folder.
     """
 
     @checked('train_cfg')
@@ -102,11 +103,6 @@ class ExactEpochLoop(EpochBasedTrainLoop):
 
     def run(self) -> Any:
         """Train, from where the checkpoint was written on."""
-        if self._iter >= self.max_iters:
-            self.runner.logger.warning(
-                f'This run is at its end already, at epoch {self._epoch} of {self.max_epochs}: nothing is trained. For '
-                'more epochs raise `train_cfg.max_epochs`; to start anew take another `work_dir`.'
-            )
         if isinstance(self.runner.model, FullySharded):
             self.runner.model.cut(self.runner)  # initialised, loaded and resumed as a whole
         images, samples = len(self.dataloader.dataset), len(getattr(self.sampler.sampler, 'dataset', []))

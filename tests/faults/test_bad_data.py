@@ -21,7 +21,7 @@ from PIL import Image
 from mmpl.apis.check_dataset import files_of
 from mmpl.apis.check_dataset import main as check_dataset
 from mmpl.datasets import GuardedDataset, bad_files, decode
-from mmpl.datasets.bad_files import BadDataError, BadFileReport
+from mmpl.datasets.bad_files import BadDataError, BadFileReport, too_many
 from mmpl.datasets.image_check import ImageVerdict, inspect_image
 from mmpl.datasets.resumable_sampler import SeededIndex
 from mmpl.registry import TRANSFORMS
@@ -369,6 +369,18 @@ def test_five_percent_bad_stops_by_default(folder: Path, tmp_path: Path) -> None
         run(tmp_path, dataset=dataset_cfg(folder), loader=dict(batch_size=1), epochs=2)
     for entry in BadFileReport(str(tmp_path / 'bad_files.jsonl')).read():
         assert f'{entry["path"]!r}: {entry["reason"]}' in str(stop.value)
+    with pytest.raises(BadDataError, match='2 of 140 images are bad'):  # also when it is started again
+        run(tmp_path, dataset=dataset_cfg(folder), loader=dict(batch_size=1), epochs=2)
+
+
+def test_one_bad_file_of_few_does_not_stop_a_run(tmp_path: Path) -> None:
+    assert [too_many(1, 58, share) for share in (0, 0.01, 0.1)] == [True, False, False]
+    assert [too_many(bad, 200, 0.01) for bad in (0, 2, 3)] == [False, False, True]
+    for number in range(19):
+        (tmp_path / f'{number}.png').write_bytes(encoded(Image.fromarray(pixels(number)), 'PNG'))
+    (tmp_path / 'empty.png').write_bytes(b'')
+    run(tmp_path / 'work', dataset=dataset_cfg(tmp_path), loader=dict(batch_size=4), epochs=1, model=THREE_CHANNELS)
+    assert len(BadFileReport(str(tmp_path / 'work' / 'bad_files.jsonl')).read()) == 1
 
 
 @pytest.mark.parametrize('line', ['../secret.png', '/etc/hostname.png', 'sub/../../secret.png'])

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
 from PIL import Image
 
 import mmpl
 from mmpl.apis import finetune as api
 from mmpl.cli import main
+from mmpl.compat import set_load_policy
+from mmpl.utils.user_errors import UserError
 
 NAMES = ('washer', 'bolt')  # in this order in the COCO file, whose ids are not in order
 
@@ -148,6 +150,13 @@ def twice(content: dict) -> None:
     content['images'][3]['file_name'] = content['images'][2]['file_name']
 
 
+def spoil_map(folder: Path, value: int) -> None:
+    path = folder / 'maps/masks/05_mask.png'
+    values = np.asarray(Image.open(path)).copy()
+    values[:2, :2] = value
+    Image.fromarray(values).save(path)
+
+
 def texts(content: dict) -> None:
     for image in content['images']:
         image['id'] = str(image['id'])
@@ -171,6 +180,18 @@ def texts(content: dict) -> None:
         ('classification', lambda p: (p / 'classes/nut').mkdir(), r"the folders \['nut'\] hold no image"),
         ('detection', lambda p: (p / 'boxes/b.json').write_text('{}'), 'must hold one COCO file, or one with the word'),
         ('detection', lambda p: (p / 'boxes/all.json').write_text('{'), 'is no JSON'),
+        ('detection', changed(lambda c: c['images'][1].pop('file_name')), r"entry of `images` lacks 'file_name': "),
+        ('detection', changed(lambda c: c['images'][1].update(height=None)), r"entry of `images` lacks 'height': "),
+        ('detection', changed(lambda c: c['images'][1].update(width='64')), r"entry of `images` lacks 'width': "),
+        ('detection', changed(lambda c: c['annotations'][1].pop('image_id')), "`annotations` lacks 'image_id': "),
+        ('detection', changed(lambda c: c['annotations'][1].update(bbox=None)), "`annotations` lacks 'bbox': "),
+        ('detection', changed(lambda c: c['categories'][1].pop('name')), "entry of `categories` lacks 'name': "),
+        ('segmentation', lambda p: spoil_map(p, 7), r"has the values \[7\], but the classes \['ground', .* 0 to 2"),
+        (
+            'segmentation',
+            lambda p: [x.unlink() for x in (p / 'maps/images').iterdir() if '23' not in x.name],
+            'too few',
+        ),
         ('detection', lambda p: (p / 'boxes/all.json').write_text('[]'), 'is no COCO file with boxes'),
         ('detection', lambda p: (p / 'boxes/images').rename(p / 'boxes/pictures'), 'is in none of'),
         ('segmentation', lambda p: (p / 'maps/classes.txt').unlink(), r'the label maps hold the values \[0, 1, 2\]'),
@@ -386,3 +407,132 @@ def test_encoders_that_no_config_is_written_for(task: str, tmp_path: Path, check
         torch.save(dict(content, state_dict=state), tmp_path / 'two.pth')
         with pytest.raises(api.FinetuneError, match='outputs of 4 blocks, but the encoder has 2'):
             config_of(task, tmp_path, tmp_path / 'two.pth')
+
+
+@pytest.mark.parametrize('task', DATA)
+def test_what_mmcv_reads_otherwise_is_left_to_mmpls_loader(task: str, tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for path in [*(tmp_path / DATA[task]).rglob('*.png')]:
+        if path.parent.name in ('images', *NAMES):
+            Image.open(path).save(path.with_suffix('.webp'), exif=exif)
+            path.unlink()
+    coco = tmp_path / 'boxes' / 'all.json'
+    coco.write_text(coco.read_text().replace('.png', '.webp'))
+    assert config_of(task, tmp_path, checkpoint).train_dataloader.dataset.pipeline[0] == dict(type='mmpl.LoadImage')
+
+
+def test_a_loader_of_ones_own_is_imported_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes(tmp_path)
+    (tmp_path / 'microscope.py').write_text(
+        'from mmcv.transforms import LoadImageFromFile\n'
+        'from mmengine.registry import TRANSFORMS\n'
+        '@TRANSFORMS.register_module()\n'
+        'class LoadMicroscopy(LoadImageFromFile):\n    pass\n'
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    loader = dict(dataset=dict(type='CustomDataset', pipeline=[dict(type='LoadMicroscopy')]))
+    imports = "custom_imports = dict(imports=['microscope'], allow_failed_imports=False)\n"
+    for name, text, said in (
+        ('a', '', 'has no `custom_imports`'),
+        ('b', imports, r"`--trust` imports \['microscope'\]"),
+    ):
+        path = write_checkpoint(tmp_path / f'{name}.pth', config=f'train_dataloader = {loader!r}\n{text}')
+        with pytest.raises(ValueError, match=f"read images by 'LoadMicroscopy', a transform of its own.*{said}"):
+            config_of('classification', tmp_path, path)
+    cfg = config_of('classification', tmp_path, path, trust=True)
+    set_load_policy(False)
+    assert cfg.train_dataloader.dataset.pipeline[0] == dict(type='LoadMicroscopy')
+    assert cfg.custom_imports.imports == ['microscope'] and 'LoadMicroscopy' in TRANSFORMS
+
+
+@pytest.mark.parametrize('task', ['classification', 'detection'])
+def test_what_is_refused_changes_nothing(task: str, tmp_path: Path, checkpoint: Path) -> None:
+    """The split of a run stays that of its images when another folder of the same name is asked for."""
+    for name in ('a', 'b'):
+        scenes(tmp_path / name)
+    (tmp_path / 'b/classes/bolt').rename(tmp_path / 'b/classes/ant')
+    place = tmp_path / 'run'
+    config_of(task, tmp_path / 'a', checkpoint, work_dir=place)
+    before = {path.name: path.read_text() for path in place.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match=r'is there already, of other settings \(asked for now: .*; there: '):
+        config_of(task, tmp_path / 'b', checkpoint, work_dir=place)
+    assert {path.name: path.read_text() for path in place.iterdir() if path.is_file()} == before
+    assert len([name for name in before if name.startswith(('train.', 'val.'))]) == 2
+
+
+def test_other_weights_are_another_run(tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    path = tmp_path / 'mine.pth'
+    shutil.copy(checkpoint, path)
+    config = config_of('classification', tmp_path, path).filename
+    config_of('classification', tmp_path, path)
+    content = torch.load(path)
+    content['state_dict']['backbone.ln1.weight'][0] += 1
+    torch.save(content, path)
+    with pytest.raises(UserError, match='encoder_sha256 = '):
+        config_of('classification', tmp_path, path)
+    Path(config).unlink()
+    (tmp_path / 'run' / 'epoch_1.pth').write_bytes(b'x')
+    with pytest.raises(UserError, match=r'holds checkpoints, but .*run\.py, the config .* is gone'):
+        config_of('classification', tmp_path, path)
+
+
+def test_a_work_folder_inside_of_the_data_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    with pytest.raises(ValueError, match='lies inside of the data'):
+        config_of('classification', tmp_path, checkpoint, work_dir=tmp_path / 'classes' / 'runs')
+
+
+def test_a_rare_class_is_trained_on(tmp_path: Path, checkpoint: Path) -> None:
+    """Each image in turn is the only one of its class; one has no mask, which is said."""
+    scenes(tmp_path)
+    path = tmp_path / 'boxes' / 'all.json'
+    content = json.loads(path.read_text())
+    content['categories'].append(dict(id=9, name='nut'))
+    moved = 0
+    for number in range(24):
+        annotations = [dict(a, category_id=9) if a['image_id'] == number else a for a in content['annotations']]
+        annotations[3] = dict(annotations[3], segmentation=[])
+        path.write_text(json.dumps(dict(content, annotations=annotations)))
+        lines: list[str] = []
+        cfg = config_of('detection', tmp_path, checkpoint, work_dir=tmp_path / str(number), say=lines.append)
+        train, val = (json.loads(Path(cfg[f'{s}_dataloader'].dataset.ann_file).read_text()) for s in ('train', 'val'))
+        assert {a['category_id'] for a in train['annotations']} == {2, 7, 9}
+        assert not {i['id'] for i in train['images']} & {i['id'] for i in val['images']}
+        assert len(train['images']) + len(val['images']) == 24
+        assert '1 of 24 annotations have no `segmentation`: boxes alone are trained' in lines
+        moved += '1 images are trained on instead of validated on: no other has their classes' in lines
+    assert 1 <= moved <= 8
+
+
+@pytest.mark.parametrize('name', ['train/_annotations.coco.json', 'annotations/instances_train2017.json'])
+def test_one_coco_file_and_a_folder_of_a_split(name: str, tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    images = tmp_path / 'boxes' / ('train' if name.startswith('train') else 'train2017')
+    (tmp_path / 'boxes' / 'images').rename(images)
+    (tmp_path / 'boxes' / name).parent.mkdir(exist_ok=True)
+    (tmp_path / 'boxes' / 'all.json').rename(tmp_path / 'boxes' / name)
+    cfg = config_of('detection', tmp_path, checkpoint)
+    assert cfg.train_dataloader.dataset.data_prefix.img == cfg.val_dataloader.dataset.data_prefix.img == f'{images}/'
+
+
+def test_coco_as_it_is_downloaded(tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    names = {f'annotations/instances_{s}2017.json': p for s, p in dict(train=slice(16), val=slice(16, 24)).items()}
+    parts(tmp_path / 'boxes', names)
+    for name in names:
+        for other in ('captions', 'person_keypoints'):
+            (tmp_path / 'boxes' / name.replace('instances', other)).write_text('{}')
+    cfg = config_of('detection', tmp_path, checkpoint)
+    assert Path(cfg.train_dataloader.dataset.ann_file).name == 'instances_train2017.json'
+
+
+def test_a_finished_run_says_so(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture) -> None:
+    scenes(tmp_path)
+    asked = dict(dry_run=False, epochs=1, workers=0)
+    config_of('classification', tmp_path, checkpoint, **asked)
+    assert 'at its end already' not in capsys.readouterr().out
+    config_of('classification', tmp_path, checkpoint, **asked)
+    assert 'This run is at its end already, at epoch 1, iteration' in capsys.readouterr().out

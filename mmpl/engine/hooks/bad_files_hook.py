@@ -6,7 +6,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmpl.datasets.bad_files import BadDataError, BadFileReport, listing, losses
+from mmpl.datasets.bad_files import BadDataError, BadFileReport, listing, losses, too_many
 from mmpl.datasets.decode import loss
 from mmpl.utils.fields import Share, checked
 
@@ -19,7 +19,7 @@ class BadFilesHook(Hook):
     Args:
         report: Path of the report.
         max_share: Share of the dataset above which the run stops, with a
-            :class:`mmpl.datasets.bad_files.BadDataError`.
+            :class:`mmpl.datasets.bad_files.BadDataError`; not for one file alone.
     """
 
     priority = 'VERY_HIGH'  # before anything is done with the batch
@@ -39,6 +39,7 @@ class BadFilesHook(Hook):
         self._size, self._count = self.report.size(), len(self.report.read())
         if self._count:
             runner.logger.warning(f'{self._count} bad files are known from before, see {self.report.path}')
+            self._judge(runner, self.report.read())
         self._say_losses(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -67,8 +68,11 @@ class BadFilesHook(Hook):
         for entry in entries[self._count :]:
             runner.logger.warning(f'Bad file {entry["path"]!r}: {entry["reason"]}. It is replaced from now on.')
         self._size, self._count = size, len(entries)
+        self._judge(runner, entries)
+
+    def _judge(self, runner: Runner, entries: list[dict]) -> None:
         total = len(runner.train_dataloader.dataset)
-        if len(entries) > self.max_share * total:
+        if too_many(len(entries), total, self.max_share):
             raise BadDataError(
                 f'{len(entries)} of {total} images are bad, more than `train_cfg.bad_files.max_share` '
                 f'{self.max_share} allows. Mend or remove them (tools/check_dataset.py finds all of them), delete '
