@@ -69,6 +69,7 @@ class MomentumSchedule:
                     f"`{name}.end_horizon` goes with `horizon` and a `curve` other than 'constant', and without `end`, "
                     f'but got horizon={horizon}, end={end}, curve={curve!r}'
                 )
+            check_number(f'{name}.horizon', horizon, 0, 1, open_minimum=True)
             check_number(f'{name}.end_horizon', end_horizon, horizon, 1)
         end = 1.0 if end is None else end
         check_number(f'{name}.end', end, 0, 1)

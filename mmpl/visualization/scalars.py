@@ -75,7 +75,7 @@ def _epoch_lengths(starts: Sequence[Sequence[Mapping[str, Any]]]) -> list[float 
     """Iterations per epoch in each start of a run, from its training lines.
 
     A line (epoch e, iteration i) says that e epochs have at least i iterations, and e - 1 have fewer. What one start
-    says counts for the others that it does not contradict: one that ended early says little.
+    says counts for the others that it does not contradict: one that ended early says little. None: not known.
     """
     bounds = []
     for entries in starts:
@@ -84,7 +84,9 @@ def _epoch_lengths(starts: Sequence[Sequence[Mapping[str, Any]]]) -> list[float 
         most = min((iteration / (epoch - 1) for epoch, iteration in told if epoch > 1), default=math.inf)
         bounds.append((least, most))
     return [
-        None if least is None else max(other for other, _ in bounds if other is not None and least <= other < most)
+        None
+        if least is None or least >= most  # it went on inside of an epoch of another length: nothing follows
+        else max(other for other, _ in bounds if other is not None and least <= other < most)
         for least, most in bounds
     ]
 

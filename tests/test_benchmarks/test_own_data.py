@@ -101,6 +101,21 @@ def test_copies_are_in_one_split_alone(given: bool, tmp_path: Path, capsys) -> N
     assert f'own: {10 if given else 40} images are left out, copies of others, such as ' in capsys.readouterr().out
 
 
+def test_copies_in_training_images_that_are_still_to_be_split(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for place in ('train/a/{}.png', 'train/b/{}.png', 'test/a/{}.png', 'test/b/{}.png'):
+        for number in range(20):
+            path = tmp_path / 'own' / place.format(number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(path)
+            if place.startswith('train'):
+                path.with_stem(f'{number}-copy').write_bytes(path.read_bytes())
+    data = class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
+    seen = {split: [p.read_bytes() for p in Path(data['folders'][split]).rglob('*.png')] for split in ('train', 'val')}
+    assert {split: len(found) for split, found in seen.items()} == dict(train=30, val=10)
+    assert len({*seen['train'], *seen['val']}) == 40
+
+
 def test_more_than_eight_bits_are_scaled_as_in_pre_training(tmp_path: Path) -> None:
     for name in 'ab':
         (tmp_path / 'own' / name).mkdir(parents=True)

@@ -170,6 +170,16 @@ def test_a_run_that_went_on_with_other_epochs(before, after, tmp_path):
     assert x == y == [step / 2 for step in range(1, 41)]
 
 
+@pytest.mark.parametrize('factor', [0.5, 2, 1.1])
+def test_a_run_that_went_on_amid_an_epoch_with_another_length(factor, tmp_path):
+    """As mmengine's own loop does with another batch: what its lines say of the length holds for no length at all."""
+    write_log(tmp_path, '20260101_000000', [train_line(s, 1.0) for s in (5, 15, 25, 35)])
+    length = 10 * factor
+    lines = [train_line(s, 2.0) | dict(epoch=4 + int((s - 35) // length)) for s in range(36, 70, 3)]
+    write_log(tmp_path, '20260102_000000', lines)
+    assert [y for _, y in read_scalars(tmp_path).series['loss']] == [1.0] * 4 + [2.0] * len(lines)
+
+
 def test_started_anew_in_the_same_directory(tmp_path):
     """A run that starts again from step 0 replaces all of the first, also series that it does not have."""
     write_log(tmp_path, '20260101_000000', [train_line(s, 1.0, loss_recon=1.0) for s in (5, 10)])

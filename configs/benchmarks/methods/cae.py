@@ -1,4 +1,6 @@
-# CAE-style: codes of a frozen random projection, which need no weights; blocks of half of the patches. Untuned.
+# CAE-style: codes of a frozen random projection, which need no weights; blocks of half of the patches. Untuned:
+# optimizer and decay are those of all methods here, and the encoder has no layer scale and drops no path
+# (../../cae_vitb.py: 0.1 each).
 _base_ = './_surfaces.py'
 
 model = dict(

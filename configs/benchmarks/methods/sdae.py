@@ -1,6 +1,6 @@
 # SdAE: the teacher sees the masked patches in folds of four. It moves at each step, and looks back as far, in shares of
-# the run, as with the paper's 0.96 -> 0.99 once an epoch of 300. Untuned: the other fields are those of
-# ../../sdae_vitb.py.
+# the run, as with the paper's 0.96 -> 0.99 once an epoch of 300. Untuned: optimizer and clipping are those of all
+# methods here, and no path is dropped (../../sdae_vitb.py: a quarter).
 _base_ = './_surfaces.py'
 
 model = dict(

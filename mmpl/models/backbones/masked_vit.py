@@ -102,8 +102,8 @@ class MaskedViT(MAEViT):
         """Encode images, (B, C, H, W), or the patches of them that ``ids``, (B·R, L), names.
 
         Returns:
-            Without ``ids`` what mmpretrain's ``VisionTransformer`` returns (by default one tensor of raw tokens,
-            (B, 1+N, D)); with them the normed tokens, (B·R, 1+L, D).
+            Without ``ids`` what mmpretrain's ``VisionTransformer`` returns (by default a tuple of one tensor of raw
+            tokens, (B, 1+N, D)); with them the normed tokens, (B·R, 1+L, D).
         """
         if ids is None:
             return super().forward(x, mask=None)

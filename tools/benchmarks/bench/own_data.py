@@ -27,8 +27,8 @@ def class_folders(name: str, folder: Path, side: int, cache: Path) -> dict[str, 
     A folder that holds ``train`` and ``test`` (or ``val``; :data:`mmpl.datasets.listing.SPLITS` has other names) is
     taken as it is split; a validation part that is missing is cut from the training images. Without such folders each
     class is split 60 : 20 : 20. Which image goes where follows from its name alone, so it is the same on every machine.
-    Images that are the same byte for byte are in one split alone: where splits are given in the test images if there,
-    else once.
+    Images that are the same byte for byte are in one split alone: where splits are given in the test images if there;
+    what is split here has each once.
     Images become 8 bits a channel as pre-training loads them, see :class:`mmpl.LoadImage`.
 
     Args:
@@ -87,16 +87,18 @@ def _small_copy(path: Path, side: int) -> Image.Image:
     return ImageOps.fit(Image.fromarray(image[..., ::-1]), (side, side), Image.Resampling.BICUBIC)
 
 
-def _without_copies(name: str, parts: Sequence[dict[str, list[str]]], stamp: Stamp) -> list[dict[str, list[str]]]:
+def _without_copies(
+    name: str, parts: Sequence[dict[str, list[str]]], stamp: Stamp, uncut: dict[str, list[str]] | None
+) -> list[dict[str, list[str]]]:
     """Parts, each with the paths of its classes, without images that an earlier part has byte for byte.
 
-    Of one part alone, which is still to be split, images that it has twice are left out.
+    Of the part that is still to be split, ``uncut``, images that it has twice are left out as well.
     """
     seen: dict[str, str] = {}
     copies: list[tuple[str, str]] = []
     kept: list[dict[str, list[str]]] = []
     for part in parts:
-        known = seen if len(parts) == 1 else dict(seen)
+        known = seen if part is uncut else dict(seen)
         kept.append({label: [] for label in part})
         for label, paths in part.items():
             for path in paths:
@@ -137,7 +139,8 @@ def _split(name: str, folder: Path, stamp: Stamp) -> dict[str, dict[str, list[st
                 '`test` or `val` with a folder for each class are needed, or folders of classes alone'
             )
         names = sorted(given)  # test, train, val: what is in test is for nothing else
-        given = dict(zip(names, _without_copies(name, [given[split] for split in names], stamp), strict=True))
+        uncut = given['train'] if len(given) < 3 else None
+        given = dict(zip(names, _without_copies(name, [given[split] for split in names], stamp, uncut), strict=True))
         given.setdefault('test', given.get('val', {}))
         if given['test'] is given.get('val') or 'val' not in given:
             share = SHARES['val'] / (SHARES['train'] + SHARES['val'])
@@ -148,7 +151,8 @@ def _split(name: str, folder: Path, stamp: Stamp) -> dict[str, dict[str, list[st
         splits = given
     else:
         splits = {split: {} for split in SHARES}
-        (classes_of_all,) = _without_copies(name, [_classes(folder, folder)], stamp)
+        whole = _classes(folder, folder)
+        (classes_of_all,) = _without_copies(name, [whole], stamp, whole)
         for label, paths in classes_of_all.items():
             start = 0
             for split, share in SHARES.items():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ def fingerprint(contents: Any) -> str:
 
 
 def processor() -> str:
-    """What the processor calls itself; empty where the system does not say."""
+    """What the processor calls itself, or, where the system does not say, the name of the machine."""
     lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').is_file() else []
-    return next((line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')), '')
+    told = (line.split(':', 1)[1].strip() for line in lines if line.startswith('model name'))
+    return next(told, '') or f'{platform.machine()} of {platform.node()}'
 
 
 def batch_size(cfg: Config) -> int:
