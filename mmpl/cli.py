@@ -1,6 +1,8 @@
 """The command ``mmpl``: pre-training on a folder, features of one's own images, and the tools under one name."""
 
 import argparse
+import ast
+import contextlib
 import hashlib
 import json
 import os
@@ -40,6 +42,8 @@ def parser() -> argparse.ArgumentParser:
     pre.add_argument('--batch-size', type=int, help='images a step (default: 64)')
     pre.add_argument('--epochs', type=int, help='default: by the number of images')
     pre.add_argument('--from', dest='start', metavar='FILE', help='continue from these weights, ours or public ones')
+    load = 'how files are read, such as scaling=[27000,31000] or bands=[4,3,2]; see docs/own_images.md'
+    pre.add_argument('--load', nargs='+', type=_field, metavar='KEY=VALUE', help=load)
     pre.add_argument('--work-dir', help='default: work_dirs/pretrain_<name of the folder>')
     pre.add_argument('--workers', type=int, help='processes that load images (default: one a core, at most 8)')
     pre.add_argument('--dry-run', action='store_true', help='write the config and say what it costs, but do not train')
@@ -128,7 +132,8 @@ def run_pretrain(args: argparse.Namespace) -> int:
     """Write the config of a run, and run it."""
     from mmpl.apis.pretrain import pretrain
 
-    pretrain(**_asked(args))
+    asked = _asked(args)
+    pretrain(loading=dict(asked.pop('load') or ()), **asked)
     return 0
 
 
@@ -139,6 +144,15 @@ def run_finetune(args: argparse.Namespace) -> int:
     config = finetune(**_asked(args))
     print(f'config {config}; checkpoints are in {config.with_suffix("")}')
     return 0
+
+
+def _field(text: str) -> tuple[str, Any]:
+    key, mark, value = text.partition('=')
+    if not (key and mark):
+        raise argparse.ArgumentTypeError(f'expected KEY=VALUE, but got {text!r}')
+    with contextlib.suppress(ValueError, SyntaxError):
+        return key, ast.literal_eval(value)
+    return key, value
 
 
 def _asked(args: argparse.Namespace) -> dict[str, Any]:

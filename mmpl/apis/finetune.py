@@ -19,8 +19,9 @@ from mmpl.checkpoints import read_checkpoint
 from mmpl.checkpoints.encoders import STUDENT
 from mmpl.compat import set_load_policy
 from mmpl.datasets.agreement.detection import faults_of_file
-from mmpl.datasets.agreement.findings import IMAGE_SUFFIXES, size_of_image
+from mmpl.datasets.agreement.findings import IMAGE_SUFFIXES, evenly, size_of_image
 from mmpl.datasets.decode import NOT_TURNED
+from mmpl.datasets.image_check import inspect_image
 from mmpl.datasets.image_facts import read_facts
 from mmpl.datasets.listing import list_images, read_lines, split_folders
 from mmpl.datasets.unlabelled_folder import EXTENSIONS
@@ -41,6 +42,7 @@ WORDS = dict(  # split -> words in the names of COCO files
 )
 VAL_SHARE = 0.2  # of the images, where no split is given; our choice
 LOOKED_AT = 64  # images and label maps that are opened
+CHECKED = 20_000  # images whose heads and ends are read
 IGNORED = 255  # in label maps
 STEPS = 1000  # of a default run of segmentation or detection, at least
 BASES = dict(
@@ -72,7 +74,7 @@ class Annotated:
         fields: Of the template.
         count: Images to train on.
         sides: Height and width in pixels, medians.
-        looked: Some of the images.
+        images: The files, also those to validate on.
         files: Text of files for the work folder, by name.
         notes: What is left out.
     """
@@ -81,7 +83,7 @@ class Annotated:
     fields: Mapping[str, Any]
     count: int
     sides: tuple[int, int]
-    looked: Sequence[Path]
+    images: Sequence[Path]
     files: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -186,7 +188,9 @@ def finetune(
         raise FinetuneError(f'`batch_size` must be at most {annotated.count}, the images to train on, but got {batch}')
     per_epoch = -(-annotated.count // batch)
     epochs = epochs or (50 if task == 'classification' else min(200, max(12, -(-STEPS // per_epoch))))
-    loader, imports = loader_in_config(found.config, annotated.looked, trust, found.path)
+    _check_images(root, annotated.images)
+    sample = [annotated.images[index] for index in evenly(len(annotated.images), LOOKED_AT)]
+    loader, imports = loader_in_config(found.config, sample, trust, found.path)
     sizes = dict(classification=_sizes_cls, segmentation=_sizes_seg, detection=_sizes_det)[task]
     fields = _encoder_fields(spec, fed, os.path.abspath(os.fspath(checkpoint)), found.prefix(source))
     fields |= annotated.fields
@@ -351,16 +355,22 @@ def _class_folders(root: Path, place: Path) -> Annotated:
             'or folders of classes alone, which are split'
         )
     written: dict[str, str] = {}
+    images: list[Path] = []
     files, loose = _by_class(root / train if train else root)
     classes = tuple(files)
     if len(classes) < 2:
-        raise FinetuneError(f'{str(root)!r} must hold a folder of images for each of 2 or more classes, has {classes}')
+        raise FinetuneError(
+            f'{str(root)!r} must hold a folder of images for each of 2 or more classes, has {classes}'
+            + (f' and {len(loose)} images beside' if loose else '')
+            + '; with a list of images and labels write a config (`ann_file` of CustomDataset; docs/own_annotations.md)'
+        )
     if train and val:
         fields = {
             f'{split}_data': dict(data_prefix=part, extensions=EXTENSIONS)
             for split, part in (('train', train), ('val', val))
         }
         count = sum(map(len, files.values()))
+        images = [root / val / path for paths in _by_class(root / val)[0].values() for path in paths]
     else:
         lines: dict[str, list[str]] = dict(train=[], val=[])
         for number, (name, paths) in enumerate(files.items()):
@@ -374,7 +384,8 @@ def _class_folders(root: Path, place: Path) -> Annotated:
     base = root / train if train else root
     sample = [base / path for paths in files.values() for path in paths[: max(1, LOOKED_AT // len(files))]]
     beside = (f'left out: {len(loose)} images that are in no folder of a class, such as {loose[0]!r}',) if loose else ()
-    return Annotated(classes, fields, count, _median_sides(sample), sample, written, beside)
+    images += [base / path for paths in files.values() for path in paths]
+    return Annotated(classes, fields, count, _median_sides(sample), images, written, beside)
 
 
 def _by_class(folder: Path) -> tuple[dict[str, list[str]], list[str]]:
@@ -397,8 +408,8 @@ def _label_maps(root: Path, place: Path, names: Sequence[str] | None) -> Annotat
     images, maps = _subfolder(root, ('images', 'img', 'imgs')), _subfolder(root, ('annotations', 'masks', 'labels'))
     if images is None or maps is None:
         raise FinetuneError(
-            f'{str(root)!r} must hold `images` and `annotations` (or `masks`, `labels`), but has '
-            f'{sorted(path.name for path in root.iterdir())[:8]}'
+            f'{str(root)!r} must hold `images` and `annotations` (or `masks`, `labels`), each with `train` and `val` '
+            f'inside or not, but has {sorted(path.name for path in root.iterdir())[:8]}'
         )
     train, val = _train_and_val(root / images)
     folders = [train, val] if train and val else ['']
@@ -442,7 +453,8 @@ def _label_maps(root: Path, place: Path, names: Sequence[str] | None) -> Annotat
         count = len(parts[0])
     sample = [root / images / folders[0] / (s + suffix) for s in stems[folders[0]][:LOOKED_AT]]
     fields = dict(train_data=data[0], val_data=data[1], img_suffix=suffix, seg_map_suffix=map_suffix)
-    return Annotated(classes, fields, count, _median_sides(sample), sample, written)
+    files = [root / images / folder / path for folder, paths in listed.items() for path in paths]
+    return Annotated(classes, fields, count, _median_sides(sample), files, written)
 
 
 def _map_suffix(folder: Path, stems: Sequence[str]) -> str:
@@ -527,9 +539,9 @@ def _coco_files(root: Path, place: Path) -> Annotated:
     if not sizes:
         raise FinetuneError(f'{chosen["train"]}: its images have no `height` and `width`')
     sides = tuple(int(statistics.median(values)) for values in zip(*sizes, strict=True))
-    images = contents['train']['images']
-    sample = [folders['train'] / str(image['file_name']) for image in images[:LOOKED_AT]]
-    return Annotated(classes, fields, len(images), (sides[0], sides[1]), sample, written, tuple(notes))
+    images = [folders[s] / str(image['file_name']) for s, content in contents.items() for image in content['images']]
+    count = len(contents['train']['images'])
+    return Annotated(classes, fields, count, (sides[0], sides[1]), images, written, tuple(notes))
 
 
 def _split_of(file: Path, root: Path) -> str | None:
@@ -625,6 +637,18 @@ def _split(items: Sequence[str], what: str) -> tuple[list[str], list[str]]:
     if not train:
         raise FinetuneError(f'{what} has {len(items)} images, too few to train on some and validate on others')
     return train, val
+
+
+def _check_images(root: Path, images: Sequence[Path]) -> None:
+    """Refuse files that training would stop at, by their heads and ends."""
+    chosen = [images[index] for index in evenly(len(images), CHECKED)]
+    faults = ((path, inspect_image(path, min_side=1).bad) for path in chosen)
+    bad = [(path, fault) for path, fault in faults if fault]
+    if bad:
+        raise FinetuneError(
+            f'{len(bad)} of {len(chosen)} images of {str(root)!r} cannot be used, such as {str(bad[0][0])!r}: '
+            f'{bad[0][1]}; mend them, or take them and their annotations out (`mmpl check` lists all)'
+        )
 
 
 def _median_sides(paths: Sequence[Path]) -> tuple[int, int]:

@@ -41,6 +41,7 @@ MIN_IMAGES = 16  # labels are balanced over a batch
 IMAGE_SIDES = (32, 64, 96)  # of which the default is the largest that the images fill
 PATCHES = (4, 8, 16)
 MAX_PATCHES = 196  # of the default patch size: those of 224 x 224 in patches of 16
+LOADING = ('scaling', 'percentiles', 'bands', 'pages')
 MAX_BAD = 0.1  # share of the images that may be bad
 VIEWS = 1_000_000  # images seen in a default run, by epochs of at least 100 and at most 800
 RATE, RATE_BATCH = 1e-3, 64  # of configs/pl_mae_small_folder.py; other batches by the square root of their share
@@ -102,8 +103,8 @@ class Images:
     looked_at: int
 
 
-def look_at(folder: str) -> Images:
-    """Look at images of a folder, evenly spaced.
+def look_at(folder: str, decoder: Decoder) -> Images:
+    """Look at images of a folder, evenly spaced, as they will be loaded.
 
     Raises:
         PretrainError: They are too few or all alike, or more than a tenth of those looked at cannot be used.
@@ -121,13 +122,17 @@ def look_at(folder: str) -> Images:
             'the images of a batch'
         )
     numbers = sorted({round(i * (count - 1) / (min(count, LOOKED_AT) - 1)) for i in range(min(count, LOOKED_AT))})
-    decoder, bad, sides, sums, seen = Decoder(), {}, [], [], set()
+    bad, sides, sums, seen = {}, [], [], set()
     for number in numbers:
         path = dataset.get_data_info(number)['img_path']
         if fault := inspect_image(path, decoder=decoder).bad:
             bad[path] = fault
             continue
         pixels = decoder(fileio.get(path), path).img
+        if pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise PretrainError(
+                f'{path!r} is loaded with the shape {pixels.shape}, but 3 channels are needed: see `bands`'
+            )
         sides.append(min(pixels.shape[:2]))
         seen.add(hashlib.sha256(pixels.tobytes()).digest())
         first, spread = (np.asarray(values, np.float64).ravel() for values in cv2.meanStdDev(pixels))
@@ -164,6 +169,7 @@ def pretrain(
     start: str | os.PathLike | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    loading: Mapping[str, Any] | None = None,
     work_dir: str | os.PathLike | None = None,
     workers: int | None = None,
     dry_run: bool = False,
@@ -187,6 +193,8 @@ def pretrain(
         mean: Of red, green and blue in 0..255, by which images are normalised; by default that of the images, and with
             ``start`` that of the weights, which has to be given where their file does not say it.
         std: The same; the two are given together.
+        loading: How files are read that are no pictures of 8 bits: ``scaling``, ``percentiles``, ``bands`` (three) and
+            ``pages`` of :class:`mmpl.LoadImage`.
         work_dir: For logs and checkpoints, ``work_dirs/pretrain_<name of the folder>`` by default; the config has the
             same name with ``.py``.
         workers: Processes that load images; by default one a core, at most 8.
@@ -222,13 +230,16 @@ def pretrain(
             'trained on. Name another, or start from another folder'
         )
     set_load_policy(trust)
-    images = look_at(folder)
+    loading = dict(loading or {})
+    for name in loading:
+        check_choice('loading', name, LOADING)
+    images = look_at(folder, Decoder.of(**loading))
     if images.bad:
         path, fault = next(iter(images.bad.items()))
         say(f'{len(images.bad)} of {images.looked_at} images looked at are bad, such as {path}: {fault}; `mmpl check`')
     fields = _chosen(images, arch, image_size, patch_size, batch_size, epochs, start, mean, std, workers)
     config = place.with_name(f'{place.name}.py')
-    publish(config, render('pretrain.py.jinja', folder=folder, **fields))
+    publish(config, render('pretrain.py.jinja', folder=folder, loading=loading, **fields))
     options = parse_train_args([str(config), '--work-dir', str(place), *(['--trust'] if trust else [])])
     cfg = train_config(options)
     say(

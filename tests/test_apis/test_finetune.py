@@ -529,6 +529,15 @@ def test_coco_as_it_is_downloaded(tmp_path: Path, checkpoint: Path) -> None:
     assert Path(cfg.train_dataloader.dataset.ann_file).name == 'instances_train2017.json'
 
 
+@pytest.mark.parametrize('task', DATA)
+def test_files_that_are_no_images_are_refused(task: str, tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    path = next((tmp_path / DATA[task]).rglob('13.png'))
+    path.write_text('<html>not found</html>')
+    with pytest.raises(ValueError, match=r"1 of 24 images of .* cannot be used, such as '.*13\.png': not an image"):
+        config_of(task, tmp_path, checkpoint)
+
+
 def test_a_finished_run_says_so(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture) -> None:
     scenes(tmp_path)
     asked = dict(dry_run=False, epochs=1, workers=0)

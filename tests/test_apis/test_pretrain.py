@@ -16,6 +16,7 @@ from mmpl.apis import pretrain as api
 from mmpl.apis.written import publish
 from mmpl.checkpoints import read_checkpoint
 from mmpl.cli import main
+from mmpl.datasets.decode import Decoder
 from mmpl.evaluation.extractor import Features
 from mmpl.utils.user_errors import UserError
 from mmpl.visualization.report import collect_report
@@ -95,6 +96,8 @@ def test_what_is_chosen(count: int, side: int, asked: dict, expected: dict) -> N
         (['--batch-size', '64'], '`batch_size` must be at most 40, the number of images, but got 64'),
         (['--batch-size', '4'], '`batch_size`'),
         (['--epochs', '0'], '`epochs`'),
+        (['--load', 'colour=1'], "`loading` must be one of ['bands', 'pages', 'percentiles', 'scaling'], but got 'colour'"),
+        (['--load', 'scaling=[9,3'], '`scaling` must be'),
         (['--from', 'nowhere.pth'], 'nowhere.pth'),
         (['--mean', '.5', '.5', '.4', '--std', '.2', '.2', '.2'], '`mean` and `std` must be in 0..255'),
         (['--mean', '1', '2', '3', '--std', '0', '50', '50'], '`std` must be'),
@@ -110,20 +113,35 @@ def test_what_is_refused(argv: list[str], said: str, tmp_path: Path) -> None:
 
 def test_folders_that_cannot_be_learnt_from(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='is no folder'):
-        api.look_at(str(tmp_path / 'nowhere'))
+        api.look_at(str(tmp_path / 'nowhere'), Decoder())
     photographs(tmp_path / 'few', 9)
     with pytest.raises(api.PretrainError, match='holds 9 images, but at least 16'):
-        api.look_at(str(tmp_path / 'few'))
+        api.look_at(str(tmp_path / 'few'), Decoder())
     paths = photographs(tmp_path / 'bad', 20)
     for path in paths[:5]:
         path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(api.PretrainError, match=r'5 of 20 images looked at .* cannot be used.*truncated'):
-        api.look_at(str(tmp_path / 'bad'))
+        api.look_at(str(tmp_path / 'bad'), Decoder())
     paths[0].write_bytes(paths[-1].read_bytes())
     for path in paths[2:5]:
         path.write_bytes(paths[-1].read_bytes())
-    images = api.look_at(str(tmp_path / 'bad'))
+    images = api.look_at(str(tmp_path / 'bad'), Decoder())
     assert (images.count, list(images.bad)) == (20, [str(paths[1])]) and images.side == 70
+
+
+def test_images_of_sixteen_bits_are_scaled_as_asked(tmp_path: Path) -> None:
+    """Mean and standard deviation are of the pixels as the run loads them."""
+    rng = np.random.default_rng(0)
+    (tmp_path / 'photos').mkdir()
+    values = rng.integers(27000, 31001, (16, 40, 50)).astype(np.uint16)
+    for number, image in enumerate(values):
+        Image.fromarray(image).save(tmp_path / 'photos' / f'{number}.png')
+    cfg = written(tmp_path, loading=dict(scaling=[27000, 31000]))
+    load = cfg.train_dataloader.dataset.pipeline[0]
+    assert (load.type, load.scaling) == ('mmpl.LoadRandomResizedCrop', [27000, 31000])
+    scaled = (values - 27000.0) / 4000 * 255
+    assert cfg.model.data_preprocessor.mean == pytest.approx([scaled.mean()] * 3, abs=0.6)
+    assert cfg.model.data_preprocessor.std == pytest.approx([scaled.std()] * 3, abs=0.6)
 
 
 def test_images_that_are_all_alike(tmp_path: Path) -> None:
@@ -131,7 +149,7 @@ def test_images_that_are_all_alike(tmp_path: Path) -> None:
     for path in paths[1:]:
         path.write_bytes(paths[0].read_bytes())
     with pytest.raises(api.PretrainError, match='all 16 images looked at .* have the same pixels'):
-        api.look_at(str(tmp_path / 'same'))
+        api.look_at(str(tmp_path / 'same'), Decoder())
 
 
 def test_a_work_folder_inside_of_the_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +173,7 @@ def test_a_config_is_not_overwritten(tmp_path: Path) -> None:
     publish(tmp_path / 'a.py', 'x = 1  # one\n')
     publish(tmp_path / 'a.py', '# another comment\nx = 1\n')
     assert (tmp_path / 'a.py').read_text() == 'x = 1  # one\n'
-    with pytest.raises(UserError, match=r'is there already, of other settings \(asked for now: x = 2\)'):
+    with pytest.raises(UserError, match=r'is there already, of other settings \(asked for now: x = 2; there: x = 1\)'):
         publish(tmp_path / 'a.py', 'x = 2\n')
 
 
