@@ -45,18 +45,10 @@ class Source(NamedTuple):
     limits: dict[str, int]  # ``max_pixels`` and ``min_side`` of the config's training
 
 
-def files_of(source: str) -> list[str]:
-    """The image files of a folder, as ``mmpl.UnlabelledFolder`` lists them, or of a config's training set; sorted.
-
-    Raises:
-        FileNotFoundError: There is no such folder or config.
-        ValueError: There are no images, or the config has no training set.
-    """
-    return read_source(source).files
-
-
 def read_source(source: str, cfg_options: Mapping[str, Any] | None = None) -> Source:
-    """Files, as :func:`files_of`, and how training will look at them.
+    """The image files of a folder, as ``mmpl.UnlabelledFolder`` lists them, or of a config's training set, sorted.
+
+    With them comes how training will look at them.
 
     Args:
         source: Folder or config.

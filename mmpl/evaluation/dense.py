@@ -17,6 +17,7 @@ from .linear_probe import fit_linear
 from .probe import FeatureProbe
 
 IGNORED = 255
+MAX_TRAIN_PATCHES = 10_000  # a random subset, the same at every call (our choice)
 
 
 class DenseProbe(FeatureProbe):
@@ -33,7 +34,6 @@ class DenseProbe(FeatureProbe):
         val_dataloader: The same for the images to score.
         k: Number of neighbours (our choice).
         C: Regularisation of the linear head, see :func:`mmpl.evaluation.linear_probe`.
-        max_train_patches: Use a random subset of that many labelled patches, the same at every call (our choice).
         **options: ``temperature``, ``linear``, ``max_iter``, ``tol``, ``max_train_images``, ``target`` and ``seed`` of
             :class:`FeatureProbe`.
     """
@@ -45,11 +45,9 @@ class DenseProbe(FeatureProbe):
         val_dataloader: dict,
         k: Count = 20,
         C: Positive = 1.0,  # noqa: N803
-        max_train_patches: Count = 10_000,
         **options: Any,
     ) -> None:
         super().__init__(train_dataloader, val_dataloader, k=k, C=C, **options)
-        self.max_train_patches = max_train_patches
 
     def _check_bank(self, images: int | None, called: str) -> None:
         """Neighbours are patches, which are counted when their labels are known."""
@@ -86,9 +84,9 @@ class DenseProbe(FeatureProbe):
         labels = majority_labels(found.labels, maps.shape[2:]).flatten()
         labelled = (labels >= 0).nonzero()[:, 0]
         check_neighbours(self.ks, len(labelled), 'the number of labelled patches')
-        if len(labelled) > self.max_train_patches:
+        if len(labelled) > MAX_TRAIN_PATCHES:
             generator = torch.Generator().manual_seed(self.seed)
-            chosen = torch.randperm(len(labelled), generator=generator)[: self.max_train_patches]
+            chosen = torch.randperm(len(labelled), generator=generator)[:MAX_TRAIN_PATCHES]
             labelled = labelled[chosen.sort().values]
         return maps.movedim(1, -1).flatten(0, 2)[labelled], labels[labelled]
 

@@ -70,11 +70,6 @@ class TeacherView:
         """Tokens at the places to predict, (B·R, P, D)."""
         return self._at_predicted(self.tokens)
 
-    @property
-    def visible(self) -> Tensor:
-        """Tokens at the student's visible places, (B·R, V, D); full images only."""
-        return gather_tokens(self.tokens[:, 1:], self.masks.ids_keep)
-
     def data_tokens(self, which: Sequence[str]) -> tuple[Tensor, Tensor | None, Tensor]:
         """Tokens to label, and which of them each of the student's places has.
 

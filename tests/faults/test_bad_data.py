@@ -18,8 +18,8 @@ from mmcv.transforms import BaseTransform
 from mmengine.config import Config
 from PIL import Image
 
-from mmpl.apis.check_dataset import files_of
 from mmpl.apis.check_dataset import main as check_dataset
+from mmpl.apis.check_dataset import read_source
 from mmpl.datasets import GuardedDataset, bad_files, decode
 from mmpl.datasets.bad_files import BadDataError, BadFileReport, too_many
 from mmpl.datasets.image_check import ImageVerdict, inspect_image
@@ -282,7 +282,7 @@ def test_an_empty_list_is_an_error(tmp_path: Path) -> None:
     config = tmp_path / 'config.py'
     Config(dict(default_scope='mmpretrain', train_dataloader=dict(dataset=cfg))).dump(config)
     with pytest.raises(ValueError, match='holds no sample'):
-        files_of(str(config))
+        read_source(str(config))
 
 
 def test_the_check_takes_limits_and_loader_from_the_config(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -413,9 +413,9 @@ def test_check_dataset_finds_them_beforehand(folder: Path, tmp_path: Path, capsy
     assert check_dataset([str(folder), '--workers', '1', '--quick', '--max-share', '0.05']) == 0
     config = tmp_path / 'config.py'
     Config(dict(default_scope='mmpretrain', train_dataloader=dict(dataset=dataset_cfg(folder)))).dump(config)
-    assert files_of(str(config)) == files_of(str(folder))
+    assert read_source(str(config)).files == read_source(str(folder)).files
     with pytest.raises(FileNotFoundError, match='neither a folder nor a config'):
-        files_of(str(tmp_path / 'nowhere'))
+        read_source(str(tmp_path / 'nowhere'))
 
 
 def test_check_dataset_where_the_system_does_not_say_which_cores_are_ours(

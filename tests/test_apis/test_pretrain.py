@@ -96,7 +96,7 @@ def test_what_is_chosen(count: int, side: int, asked: dict, expected: dict) -> N
         (['--batch-size', '64'], '`batch_size` must be at most 40, the number of images, but got 64'),
         (['--batch-size', '4'], '`batch_size`'),
         (['--epochs', '0'], '`epochs`'),
-        (['--load', 'colour=1'], "`loading` must be one of ['bands', 'pages', 'percentiles', 'scaling'], but got 'colour'"),
+        (['--load', 'colour=1'], "`loading` must be one of ['bands', 'pages', 'percentiles', 'scaling'], but got"),
         (['--load', 'scaling=[9,3'], '`scaling` must be'),
         (['--from', 'nowhere.pth'], 'nowhere.pth'),
         (['--mean', '.5', '.5', '.4', '--std', '.2', '.2', '.2'], '`mean` and `std` must be in 0..255'),

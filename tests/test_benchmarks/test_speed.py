@@ -12,7 +12,7 @@ from torch import nn
 
 import data_speed
 import pretrain_speed
-from mmpl.datasets.embedded.photos import write_photos
+from bench.photos import write_photos
 from pretrain_speed import PartTimer, Side, Teacher, load_side, matmul_gflops, parse_args, wrap_parts
 from tests.test_models.helpers import plmae_cfg
 

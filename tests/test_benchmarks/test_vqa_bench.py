@@ -17,8 +17,8 @@ from PIL import Image
 import transfer
 import vqa
 from bench.arguments import CONFIGS
+from bench.predictions import draw_predictions
 from mmpl.utils.user_errors import UserError
-from mmpl.visualization.predictions import draw_predictions
 from vqa import BLIND, VQABench, parse_args
 
 # Stands in for a run: writes what a run writes.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmpl.apis.check_dataset import files_of
+from mmpl.apis.check_dataset import read_source
 from mmpl.datasets import UnlabelledFolder, unlabelled_folder
 from mmpl.datasets.listing import list_images
 from mmpl.utils.fields import FieldTypeError
@@ -28,7 +28,7 @@ def trained(root: Path, **kwargs) -> list[str]:
 
 
 def checked(root: Path) -> list[str]:
-    return [os.path.relpath(path, root) for path in files_of(str(root))]
+    return [os.path.relpath(path, root) for path in read_source(str(root)).files]
 
 
 def test_links_are_followed_and_nothing_else_is_an_image(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_links_are_followed_and_nothing_else_is_an_image(tmp_path: Path) -> None
     (only / 'site').symlink_to(store)
     assert trained(only) == checked(only) == ['site/b.png', 'site/deep/c.PNG']
     relative = os.path.relpath(only)
-    assert len(files_of(relative)) == 2, 'a relative root'
+    assert len(read_source(relative).files) == 2, 'a relative root'
 
 
 def test_what_two_paths_reach_is_listed_once(tmp_path: Path) -> None:

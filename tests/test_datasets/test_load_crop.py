@@ -11,7 +11,7 @@ from mmengine.dataset import Compose
 from mmpretrain.registry import TRANSFORMS
 from PIL import Image
 
-from mmpl.datasets.embedded.photos import PHOTOS, write_photos
+from bench.photos import PHOTOS, write_photos
 from mmpl.datasets.image_facts import ORIENTATION
 from mmpl.datasets.transforms import LoadRandomResizedCrop
 from mmpl.datasets.transforms import load_crop as module

@@ -86,11 +86,6 @@ def test_crop_box_without_views():
     np.testing.assert_allclose(places(results['img']), centres(results['crop_box']), atol=0.75)
 
 
-def test_weak_transforms_touch_the_weak_view_only():
-    weak, strong = build(weak=[INVERT], strong=[dict(type='Solarize', thr=256, prob=1.0)])(dict(img=marker()))['img']
-    assert np.array_equal(weak, 255 - strong)
-
-
 def test_packed_views():
     pipeline = [build(own_crop=True), TRANSFORMS.build(dict(type='PackInputs', meta_keys=('view_boxes',)))]
     results = dict(img=marker())
@@ -103,10 +98,9 @@ def test_packed_views():
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [
-        (dict(strong=[]), '`strong` or `weak` must hold at least one transform'),
+        (dict(strong=[]), '`strong` must hold at least one transform'),
         (dict(own_crop=1), r'`own_crop` must be one of \[False, True\], but got 1'),
         (dict(strong=[FLIP]), r"`strong` must leave pixels where they are, but got \['RandomFlip'\]"),
-        (dict(weak=[CROP]), '`weak` must leave pixels where they are'),
         (
             dict(own_crop=True, geometry=[dict(type='RandomResizedCrop', scale=SIDE)]),
             r"`geometry` must hold one `mmpl.BoxedResizedCrop` .* but got \['RandomResizedCrop'\]",

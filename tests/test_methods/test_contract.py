@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader
 import compare_methods
 import mmpl.methods
 import pretrain_speed
+from bench.photos import write_photos
 from mmpl.checkpoints.encoders import read_checkpoint
-from mmpl.datasets.embedded.photos import write_photos
 from mmpl.engine import FullySharded, GuardedOptimWrapper
 from mmpl.evaluation import extract_features
 from mmpl.export import ExportError

@@ -254,14 +254,6 @@ def test_bad_arguments(kwargs, message) -> None:
         DenseViT(arch=ARCH, img_size=64, patch_size=8, **kwargs)
 
 
-def test_window_that_does_not_divide() -> None:
-    """Without padding, a grid that the window does not divide is an error; one that it divides is not."""
-    model = _dense(window_size=4, pad_windows=False)
-    assert model(_images(64, 32))[0].shape == (2, 32, 8, 4)
-    with pytest.raises(ValueError, match='window_size=4 does not divide the 8 x 5 patch grid'):
-        model(_images(64, 40))
-
-
 def test_checkpoints_that_do_not_fit() -> None:
     """A non-square embedding, another width, and wrong keys."""
     state = _dense().state_dict()

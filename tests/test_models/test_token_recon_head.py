@@ -20,7 +20,7 @@ def masks():
 
 @pytest.mark.parametrize('loss', ['smooth_l1', 'l2', 'cosine'])
 def test_feature_loss(masks, loss):
-    head = TokenReconHead(loss=loss, beta=0.7, embed_dims=8)
+    head = TokenReconHead(loss=loss, embed_dims=8)
     pred, tokens = torch.randn(4, 6, 8), 3 * torch.randn(4, 6, 8) + 1
     target = head.normalise(tokens, masks)
     x = tokens.double().numpy()
@@ -29,7 +29,7 @@ def test_feature_loss(masks, loss):
     p = pred.double().numpy()
     gap = np.abs(p - x)
     expected = {
-        'smooth_l1': np.where(gap < 0.7, gap**2 / 1.4, gap - 0.35).mean(),
+        'smooth_l1': np.where(gap < 1, gap**2 / 2, gap - 0.5).mean(),
         'l2': (gap**2).mean(),
         'cosine': 1 - ((p * x).sum(-1) / np.linalg.norm(p, axis=-1) / np.linalg.norm(x, axis=-1)).mean(),
     }[loss]
@@ -138,7 +138,6 @@ def test_a_batch_of_nan_leaves_no_trace_in_the_codebook():
         (dict(loss='l3'), '`head.loss` must be one of'),
         (dict(target_norm='instance'), '`head.target_norm` must be one of'),
         (dict(target_blocks=0), '`head.target_blocks`'),
-        (dict(beta=0), '`head.beta`'),
         (dict(target='discrete', num_codes=1), '`head.num_codes`'),
         (dict(target='discrete', codebook_momentum=-1), '`head.codebook_momentum`'),
     ],
@@ -152,7 +151,7 @@ def test_refuses(fields, message):
     ('fields', 'message'),
     [
         (dict(target='pixel', loss='l2'), '`head.loss` is not a field of PixelTarget: its fields are'),
-        (dict(target='discrete', beta=1.0), '`head.beta` is not a field of CodebookTarget'),
+        (dict(target='discrete', loss='l2'), '`head.loss` is not a field of CodebookTarget'),
         (dict(norm_pix=True), '`head.norm_pix` is not a field of FeatureTarget'),
         (
             dict(target_blcks=2),

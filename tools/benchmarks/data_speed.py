@@ -29,8 +29,8 @@ from mmpretrain.datasets import CustomDataset
 from torch.utils.data import DataLoader, Dataset
 
 from bench.arguments import at_least
+from bench.photos import write_photos
 from mmpl.datasets import ShardDataset, UnlabelledFolder
-from mmpl.datasets.embedded.photos import write_photos
 from mmpl.utils.user_errors import user_errors
 from pretrain_speed import load_side, sides_parser
 

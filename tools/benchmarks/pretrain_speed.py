@@ -42,9 +42,9 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.arguments import CONFIGS, at_least
+from bench.photos import write_photos
 from bench.results import num_masks
 from mmpl.compat import add_trust_argument, set_load_policy
-from mmpl.datasets.embedded.photos import write_photos
 from mmpl.engine.hooks.compile_hook import compile_blocks
 from mmpl.models import Teacher
 from mmpl.utils.cfg_options import CfgOptions, merge_options

@@ -35,6 +35,7 @@ from torch import nn
 
 from bench.arguments import CONFIGS, add_job_arguments, at_least
 from bench.jobs import Ended, Job, run_jobs
+from bench.predictions import draw_predictions, draw_sheet
 from bench.results import fingerprint, write_json
 from bench.tables import as_csv, as_markdown, as_rows, over_seeds
 from mmpl.apis.test import test
@@ -44,7 +45,6 @@ from mmpl.compat import add_trust_argument, set_load_policy, unsafe_load_allowed
 from mmpl.evaluation.evaluate import build_model
 from mmpl.utils.config_errors import read_config
 from mmpl.utils.user_errors import UserError, user_errors
-from mmpl.visualization.predictions import draw_predictions, draw_sheet
 
 RANDOM = 'random init'  # name of the rows of the randomly initialised encoder
 PRETRAIN = dict(digits='pl_mae_demo.py', surfaces='pl_mae_surfaces.py')  # data -> config that made the encoder

@@ -7,7 +7,7 @@ Writes a table (vqa.md, vqa.csv), answers of yes and no apart from all others, a
 right and wrong (vqa.png) into the work directory, and prints the table. Every run (a task, an encoder, a seed) is a
 process with one thread. Runs that finished are not repeated, one that was killed goes on::
 
-    bash tools/benchmarks/vqa.sh --encoder MAE work_dirs/mae/iter_600.pth --encoder PL-MAE work_dirs/pl_mae/iter_1200.pth
+    bash tools/benchmarks/vqa.sh --encoder MAE work_dirs/mae/iter_600.pth --encoder MSA work_dirs/msa/iter_1200.pth
 """
 
 import argparse

@@ -49,7 +49,6 @@ class TwoViews(BaseTransform):
         geometry: Transforms that choose the place: crop and flip. With ``own_crop`` these must be one
             ``mmpl.BoxedResizedCrop`` and, if any, one ``RandomFlip`` behind it, and nothing else may move pixels.
         strong: Transforms of the strong view that leave pixels where they are: jitter, greyscale, blur, solarise.
-        weak: The same of the weak view.
         own_crop: Draw the geometry of each view by itself.
 
     Raises:
@@ -62,19 +61,16 @@ class TwoViews(BaseTransform):
         self,
         geometry: Sequence[dict] = (),
         strong: Sequence[dict] = (),
-        weak: Sequence[dict] = (),
         own_crop: bool = False,
     ) -> None:
-        if not (strong or weak or own_crop):
-            raise ValueError('`strong` or `weak` must hold at least one transform, but both are empty')
+        if not (strong or own_crop):
+            raise ValueError('`strong` must hold at least one transform, but is empty')
         self.geometry = Compose(list(geometry))
         self.strong = Compose(list(strong))
-        self.weak = Compose(list(weak))
         self.own_crop = own_crop
-        for field in ('strong', 'weak'):
-            moving = [type(t).__name__ for t in getattr(self, field).transforms if isinstance(t, MOVING)]
-            if moving:
-                raise ValueError(f'`{field}` must leave pixels where they are, but got {moving}: put it in `geometry`')
+        moving = [type(t).__name__ for t in self.strong.transforms if isinstance(t, MOVING)]
+        if moving:
+            raise ValueError(f'`strong` must leave pixels where they are, but got {moving}: put it in `geometry`')
         if own_crop:
             self._check_boxes_can_be_told()
 
@@ -100,12 +96,11 @@ class TwoViews(BaseTransform):
         strong = copy.deepcopy(weak) if second is None else self.geometry(second)
         boxes = [self._box(weak), self._box(strong)] if self.own_crop else None
         shapes = [view['img'].shape for view in (weak, strong)]
-        weak, strong = self.weak(weak), self.strong(strong)
-        shapes += [view['img'].shape for view in (weak, strong)]
+        strong = self.strong(strong)
+        shapes.append(strong['img'].shape)
         if len(set(shapes)) > 1:
             raise ValueError(
-                f'`weak` and `strong` must keep the size that `geometry` gives, and both views have one size, '
-                f'but got {shapes}'
+                f'`strong` must keep the size that `geometry` gives, and both views have one size, but got {shapes}'
             )
         weak['img'] = [weak['img'], strong['img']]
         weak['view_boxes'] = None if boxes is None else np.array(boxes, dtype=np.float64)
@@ -123,5 +118,5 @@ class TwoViews(BaseTransform):
 
     def __repr__(self) -> str:
         """Its parts."""
-        parts = ', '.join(f'{name}={getattr(self, name)}' for name in ('geometry', 'strong', 'weak', 'own_crop'))
+        parts = ', '.join(f'{name}={getattr(self, name)}' for name in ('geometry', 'strong', 'own_crop'))
         return f'{type(self).__name__}({parts})'

@@ -64,10 +64,6 @@ class Vocabulary:
         ids = [START, *(self._word_ids.get(word, UNKNOWN) for word in split_words(question))][:length]  # type: ignore[attr-defined]
         return np.array(ids + [PAD] * (length - len(ids)), dtype=np.int32)
 
-    def decode(self, ids: Iterable[int]) -> list[str]:
-        """Words of a question's numbers; unknown ones are ``'?'``."""
-        return ['?' if i == UNKNOWN else self.words[i - START - 1] for i in ids if i not in (PAD, START)]
-
     def answer_id(self, answer: str) -> int | None:
         """Number of a normalised answer, if it has one."""
         return self._answer_ids.get(answer)  # type: ignore[attr-defined]

@@ -67,7 +67,6 @@ class NonFiniteHook(Hook):
 
     Args:
         max_skips: Stop after that many skipped steps in a row (our choice).
-        check_interval: Iterations between two looks at weights and buffers.
         on_bad_state: When weights or buffers are non-finite: ``'stop'``, or ``'reload'`` those from the newest whole
             checkpoint of the work folder and go on.
     """
@@ -75,11 +74,8 @@ class NonFiniteHook(Hook):
     priority = 'BELOW_NORMAL'  # after the teachers moved, before anything is saved
 
     @checked()
-    def __init__(
-        self, max_skips: Count = 10, check_interval: Count = 1, on_bad_state: Literal['stop', 'reload'] = 'stop'
-    ) -> None:
+    def __init__(self, max_skips: Count = 10, on_bad_state: Literal['stop', 'reload'] = 'stop') -> None:
         self.max_skips = max_skips
-        self.check_interval = check_interval
         self.on_bad_state = on_bad_state
         self.skipped = 0
         self.in_a_row = 0
@@ -115,9 +111,7 @@ class NonFiniteHook(Hook):
         if skipped:
             forget_observations(model)
         device = next(model.parameters()).device
-        names, bad = list[str](), torch.zeros(0, device=device)
-        if skipped or self.every_n_train_iters(runner, self.check_interval):
-            names, bad = look_at_state(model)
+        names, bad = look_at_state(model)
         each = [value if isinstance(value, Tensor) else torch.full((), value, device=device) for value in taken]
         missed = (~torch.stack(each).all()).float() if each else torch.full((), -1.0, device=device)
         for look in self._looks:

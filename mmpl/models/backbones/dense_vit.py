@@ -152,7 +152,6 @@ class DenseViT(VisionTransformer):
         window_size: Window side in patches; 0 means global attention in every block.
         global_attn_indexes: Blocks with global attention. None with windows means four, evenly spaced, the last block
             being one (2, 5, 8 and 11 of 12).
-        pad_windows: Pad the patch grid to whole windows. If not, a grid that the window does not divide is an error.
         rel_pos: Add decomposed relative positions, zero at the start: for windows in a table of their size, for global
             blocks in one of a grid of so many patches a side (True: that of ``img_size``), which is stretched to other
             grids. A checkpoint without them then needs ``ignore=('layers.*.attn.rel_pos_*',)`` of
@@ -171,7 +170,6 @@ class DenseViT(VisionTransformer):
         img_size: int | tuple[int, int] = 224,
         window_size: int = 0,
         global_attn_indexes: Sequence[int] | None = None,
-        pad_windows: bool = True,
         rel_pos: bool | int = False,
         out_indices: Sequence[int] | int = -1,
         out_norm: str = 'last',
@@ -203,7 +201,6 @@ class DenseViT(VisionTransformer):
             raise ValueError(f'global_attn_indexes={global_attn_indexes} without windows: set window_size')
         self.window_size = window_size
         self.global_attn_indexes = self._check_indices('global_attn_indexes', global_attn_indexes)
-        self.pad_windows = pad_windows
         self.out_norm = out_norm
         self.with_cp = with_cp
         if rel_pos:
@@ -315,11 +312,6 @@ class DenseViT(VisionTransformer):
         """
         x, grid = self.patch_embed(x)
         grid = (int(grid[0]), int(grid[1]))
-        size = self.window_size
-        if size and not self.pad_windows and (grid[0] % size or grid[1] % size):
-            raise ValueError(
-                f'window_size={size} does not divide the {grid[0]} x {grid[1]} patch grid, and pad_windows is False'
-            )
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)
         x = x + resize_pos_embed(

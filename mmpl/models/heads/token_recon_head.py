@@ -16,7 +16,7 @@ from mmpl.models.masking import Masks, gather_tokens
 from mmpl.models.standardise import check_members, standardise_channels
 from mmpl.models.teacher_view import TeacherView
 from mmpl.registry import MODELS
-from mmpl.utils.fields import Count, Interval, Positive, Share, check_choice, checked
+from mmpl.utils.fields import Count, Interval, Share, check_choice, checked
 from mmpl.utils.figures import Chart, Figure
 
 TargetNorm = Literal['layer', 'batch', 'position', 'position_layer', 'none']
@@ -151,7 +151,6 @@ class FeatureTarget(TokenReconHead):
     Args:
         target: ``'feature'``.
         loss: ``'smooth_l1'``, ``'l2'`` or ``'cosine'``.
-        beta: Where smooth L1 turns from square to linear.
         target_norm: Normalisation of the teacher's tokens, without affine parameters: ``'layer'`` (each token over its
             channels), ``'batch'`` (each channel over all tokens of the joint batch), ``'position'`` (each channel at
             each place over the joint batch, which takes out what the place alone tells; our choice),
@@ -179,7 +178,6 @@ class FeatureTarget(TokenReconHead):
         self,
         target: Literal['feature', 'discrete'] = 'feature',
         loss: Literal['smooth_l1', 'l2', 'cosine'] = 'smooth_l1',
-        beta: Positive = 1.0,
         target_norm: TargetNorm = 'layer',
         target_blocks: Count = 1,
         embed_dims: Count = 768,
@@ -188,7 +186,6 @@ class FeatureTarget(TokenReconHead):
     ) -> None:
         super().__init__(init_cfg)
         self.loss_type = loss
-        self.beta = beta
         self.target_norm = target_norm
         self.target_blocks = target_blocks
         self.embed_dims = self.out_dims = embed_dims
@@ -229,7 +226,7 @@ class FeatureTarget(TokenReconHead):
             return F.mse_loss(pred, target, reduction='none').mean(-1)
         if self.loss_type == 'cosine':
             return 1 - F.cosine_similarity(pred, target, dim=-1)
-        return F.smooth_l1_loss(pred, target, reduction='none', beta=self.beta).mean(-1)
+        return F.smooth_l1_loss(pred, target, reduction='none').mean(-1)
 
 
 class CodebookTarget(FeatureTarget):

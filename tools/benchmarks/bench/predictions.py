@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
-from .drawing import BAD, GOOD, draw_images, draw_text, join, rasterise, theme
-from .pictures import resize_nearest
+from mmpl.visualization.drawing import BAD, GOOD, draw_images, draw_text, join, rasterise, theme
+from mmpl.visualization.pictures import resize_nearest
 
 SCORE_THRESHOLD = 0.3
 """Detections below this confidence are not drawn (mmdet's default)."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .sources import open_photo
+from mmpl.datasets.embedded.sources import open_photo
 
 PHOTOS = (  # all are colour and at least 400 pixels on a side
     'skimage/data/astronaut.png', 'skimage/data/coffee.png', 'skimage/data/rocket.jpg',
