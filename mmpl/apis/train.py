@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
+from mmengine.dist import all_gather_object
 from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
@@ -33,6 +33,7 @@ from mmpl.compat.launch import LAUNCHERS
 from mmpl.datasets.agreement import explained_by_data
 from mmpl.utils.cfg_options import HELP, CfgOptions, merge_options, option_value
 from mmpl.utils.config_errors import explained_by, past_building, read_config
+from mmpl.utils.dist import on_main
 from mmpl.utils.paths import forbid_paths_outside_root
 from mmpl.utils.preemption import Preempted
 from mmpl.utils.run_length import LENGTHS, resolve_length, set_length
@@ -229,9 +230,7 @@ def resume_after_restart(cfg: Config) -> None:
     """
     if not any(all_gather_object(int(os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')))):
         return
-    has_own = [_has_own_checkpoint(cfg)]
-    broadcast_object_list(has_own)
-    if has_own[0]:
+    if on_main(lambda: _has_own_checkpoint(cfg)):
         cfg.resume = True
         cfg.load_from = None
 
@@ -254,10 +253,8 @@ def start_or_resume(cfg: Config, options: argparse.Namespace) -> str:
         return ''
     if not cfg.get('resume') or cfg.get('load_from') is None:
         return ''
-    has_own = [_has_own_checkpoint(cfg)]
-    broadcast_object_list(has_own)
     start = cfg.load_from
-    if has_own[0]:
+    if on_main(lambda: _has_own_checkpoint(cfg)):
         cfg.load_from = None
         return f'The run goes on from its own checkpoints in {cfg.work_dir}, not from `load_from` {start}.'
     cfg.resume = False
@@ -276,22 +273,18 @@ def import_start(cfg: Config) -> str:
     start = str(cfg.load_from)
     if cfg.get('resume') or '://' in start:
         return ''
-    said: list[Any] = ['', start, None]
-    if is_main_process():
-        try:
-            found = read_checkpoint(start)
-            if found.is_foreign:
-                Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
-                said[1] = str(Path(cfg.work_dir, f'imported_{Path(start).stem}.pth'))
-                import_weights(found, said[1])
-                said[0] = f'Imported {found.origin()}; the run starts from {said[1]}.'
-        except Exception as error:  # all processes have to end
-            said[2] = error
-    broadcast_object_list(said)
-    if said[2] is not None:
-        raise said[2]
-    cfg.load_from = said[1]
-    return said[0]
+
+    def imported() -> tuple[str, str]:
+        found = read_checkpoint(start)
+        if not found.is_foreign:
+            return start, ''
+        Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
+        path = str(Path(cfg.work_dir, f'imported_{Path(start).stem}.pth'))
+        import_weights(found, path)
+        return path, f'Imported {found.origin()}; the run starts from {path}.'
+
+    cfg.load_from, said = on_main(imported)
+    return said
 
 
 def train(argv: list[str] | None = None) -> Any:

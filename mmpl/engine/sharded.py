@@ -19,7 +19,7 @@ from mmpl.utils.fields import Interval, checked
 
 from .hooks.compile_hook import transformer_blocks
 from .hooks.safe_checkpoint_hook import SafeCheckpointHook
-from .optimizers.guarded_wrapper import GuardedOptimWrapper, single_wrappers
+from .optimizers.guarded_wrapper import guarded_wrappers, single_wrappers
 from .shards import shard_like
 
 OPTIMIZERS = (SGD, Adam, AdamW)  # what they do to an element depends on that element alone
@@ -121,12 +121,7 @@ class FullySharded(nn.Module):
 def check_run(runner: Runner) -> None:
     """Refuse a run with parts that would do something wrong with shards."""
     wrapped = '`model_wrapper_cfg.type` mmpl.FullySharded'
-    for wrapper in single_wrappers(runner.optim_wrapper):
-        if not isinstance(wrapper, GuardedOptimWrapper):
-            raise TypeError(
-                '`optim_wrapper.type` must be mmpl.GuardedOptimWrapper or mmpl.AutocastOptimWrapper with '
-                f'{wrapped}, but got {type(wrapper).__name__}'
-            )
+    for wrapper in guarded_wrappers(runner.optim_wrapper, wrapped):
         if type(wrapper.optimizer) not in OPTIMIZERS:
             raise TypeError(
                 f'`optim_wrapper.optimizer.type` must be one of {", ".join(kind.__name__ for kind in OPTIMIZERS)} with '

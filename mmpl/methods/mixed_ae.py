@@ -7,10 +7,9 @@ import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torch.nn.init import trunc_normal_
 
 from mmpl.models import Masks, RandomMasking
-from mmpl.models.heads.mlp import mlp
+from mmpl.models.heads.mlp import keep_variance, mlp
 from mmpl.registry import MODELS
 from mmpl.utils.fields import Count, Interval, Natural, Part, Positive, check_number, checked
 from mmpl.utils.figures import Chart, Figure, of_part
@@ -164,10 +163,7 @@ class HomologousContrastHead(BaseModule):
     def init_weights(self) -> None:
         """Truncated normal weights whose outputs keep the inputs' variance, zero biases."""
         super().init_weights()
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=module.in_features**-0.5)
-                nn.init.zeros_(module.bias)
+        keep_variance(self)
 
     def loss(self, tokens: Tensor, num_sources: int, with_figures: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss over the tokens, (), and the values of :attr:`FIGURES`.

@@ -139,10 +139,10 @@ def _values(frame: FrameType) -> list[Any]:
     return [*arguments, *frame.f_locals.values()]
 
 
-def _past_building(frames: Sequence[FrameType]) -> bool:
-    """Whether data were loaded, a batch was worked on or something was evaluated: that is no part's fault."""
+def past_building(error: BaseException) -> bool:
+    """Whether an error came from data, an iteration or an evaluation, and not from building what a config says."""
     loops = 0
-    for frame in frames:
+    for frame, _ in traceback.walk_tb(error.__traceback__):
         name, owner = frame.f_code.co_name, frame.f_locals.get('self')
         loops += name == 'run' and isinstance(owner, BaseLoop)
         of_data = name in ('__getitem__', '__next__') and isinstance(owner, Dataset | _BaseDataLoaderIter)
@@ -159,11 +159,6 @@ def _with_source(error: Exception) -> Exception:
         return error
     last = traceback.extract_tb(error.__traceback__)[-1]
     return AssertionError(f'{last.line} (line {last.lineno} of {last.filename})')
-
-
-def past_building(error: BaseException) -> bool:
-    """Whether an error came from data, an iteration or an evaluation, and not from building what a config says."""
-    return _past_building([frame for frame, _ in traceback.walk_tb(error.__traceback__)])
 
 
 @contextmanager
@@ -186,15 +181,12 @@ def explained_by(cfg: Mapping) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, LookupError, AttributeError, AssertionError, RuntimeError) as error:
-        frames, trace = [], error.__traceback__
-        while trace is not None:
-            frames.append(trace.tb_frame)
-            trace = trace.tb_next
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
         own = frames[-1].f_code.co_filename.startswith(_OWN) and ('`' in str(error) or '=' in str(error))
         building = 'build_from_cfg' in [frame.f_code.co_name for frame in frames]
         untold = isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError)
         told = _with_source(error)
-        passes = own or _past_building(frames) or (untold and not (building and type(error) is RuntimeError))
+        passes = own or past_building(error) or (untold and not (building and type(error) is RuntimeError))
         found = None if passes else find_config_part(frames, plain)
         if passes or (found is None and not isinstance(error, KeyError)):
             if told is error:

@@ -2,13 +2,20 @@
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed.nn
-from mmengine.dist import all_gather, all_reduce, get_rank, get_world_size
+from mmengine.dist import (
+    all_gather,
+    all_reduce,
+    broadcast_object_list,
+    get_rank,
+    get_world_size,
+    is_main_process,
+)
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
@@ -33,6 +40,20 @@ def others_wait(interval: float = 0.1) -> Iterator[None]:
             store.set(key, 'done')
     while not store.check([key]):
         time.sleep(interval)
+
+
+def on_main(work: Callable[[], Any]) -> Any:
+    """What the main process makes, in all processes; so is an error there, for which the others would wait forever."""
+    told: list[Any] = [None, None]
+    if is_main_process():
+        try:
+            told[0] = work()
+        except Exception as error:
+            told[1] = error
+    broadcast_object_list(told)
+    if told[1] is not None:
+        raise told[1]
+    return told[0]
 
 
 def unwrapped(model: nn.Module) -> Any:

@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, Runner
 from torch import nn
 
 from mmpl.datasets.agreement import LOOKED_AT, TOLERATED, Evaluator, Findings, Side, check_data, difference, sides_of
 from mmpl.registry import HOOKS
-from mmpl.utils.dist import unwrapped
+from mmpl.utils.dist import on_main, unwrapped
 from mmpl.utils.fields import Count, Share, checked
 
 from .stride_check import check_strides
@@ -47,16 +46,7 @@ class ClassCountHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Compare what will be trained, validated or tested; weights are not loaded yet."""
-        message: list[Any] = [None]
-        if is_main_process():
-            try:
-                message = [self._look(runner)]
-            except Exception as error:  # told to the other ranks, which would wait forever
-                message = [error]
-        broadcast_object_list(message)
-        if isinstance(message[0], Exception):
-            raise message[0]
-        found, strides = message[0]
+        found, strides = on_main(lambda: self._look(runner))
         if strides:
             runner.logger.info(f'{type(self).__name__}: {strides}')
         for warning in found.warnings:

@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmpl.engine.optimizers.guarded_wrapper import GuardedOptimWrapper, single_wrappers
+from mmpl.engine.optimizers.guarded_wrapper import guarded_wrappers, single_wrappers
 from mmpl.registry import HOOKS
 from mmpl.utils.dist import unwrapped
 from mmpl.utils.fields import Count, checked
@@ -51,12 +51,7 @@ class FrozenWarmupHook(Hook):
         held = {id(p) for part in self.parts for p in _parameters_of(model, part)}
         if all(id(p) in held for p in model.parameters() if p.requires_grad):
             raise ValueError(f'`FrozenWarmupHook.parts` {list(self.parts)} holds all that is trained')
-        for wrapper in single_wrappers(runner.optim_wrapper):
-            if not isinstance(wrapper, GuardedOptimWrapper):
-                raise TypeError(
-                    '`optim_wrapper.type` must be mmpl.GuardedOptimWrapper or mmpl.AutocastOptimWrapper with '
-                    f'FrozenWarmupHook, but got {type(wrapper).__name__}'
-                )
+        guarded_wrappers(runner.optim_wrapper, 'FrozenWarmupHook')
         if runner.epoch < self.epochs:
             runner.logger.info(f'{", ".join(self.parts)} stays as it is for the first {self.epochs} epochs.')
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmpl.checkpoints import files as checkpoint_files
 from mmpl.compat import load_checkpoint
-from mmpl.engine.optimizers.guarded_wrapper import Gradients, GuardedOptimWrapper, single_wrappers
+from mmpl.engine.optimizers.guarded_wrapper import Gradients, guarded_wrappers, single_wrappers
 from mmpl.engine.shards import load_whole
 from mmpl.registry import HOOKS
 from mmpl.utils import transfer
@@ -85,12 +85,7 @@ class NonFiniteHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """See that the steps are guarded."""
-        for inner in single_wrappers(runner.optim_wrapper):
-            if not isinstance(inner, GuardedOptimWrapper):
-                raise TypeError(
-                    '`optim_wrapper.type` must be mmpl.GuardedOptimWrapper or mmpl.AutocastOptimWrapper where '
-                    f'custom_hooks hold mmpl.NonFiniteHook, but got {type(inner).__name__}'
-                )
+        guarded_wrappers(runner.optim_wrapper, 'NonFiniteHook')
         self.skipped = int(runner.message_hub.runtime_info.get('skipped_steps', 0))
 
     def after_train_iter(

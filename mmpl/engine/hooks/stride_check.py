@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpl.datasets.agreement import Findings
+from mmpl.evaluation.features import evaluation_mode
 
 _COARSEST = 32  # pixels, of a usual feature pyramid
 
@@ -46,14 +47,8 @@ def measured_strides(model: nn.Module, side: int) -> list[tuple[float, float]]:
     parameter = next(model.parameters())
     channels = model.backbone.patch_embed.projection.in_channels  # type: ignore[union-attr]
     image = torch.zeros(1, channels, side, side, device=parameter.device, dtype=parameter.dtype)
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            maps: Sequence[Tensor] = model.extract_feat(image)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
+    with evaluation_mode(model):
+        maps: Sequence[Tensor] = model.extract_feat(image)
     return [(side / level.shape[-2], side / level.shape[-1]) for level in maps]
 
 

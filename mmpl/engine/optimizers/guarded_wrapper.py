@@ -22,6 +22,23 @@ def single_wrappers(wrapper: OptimWrapper) -> list[OptimWrapper]:
     return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
+def guarded_wrappers(wrapper: OptimWrapper, who: str) -> list['GuardedOptimWrapper']:
+    """The optimizer wrappers of a run, for a part of it that needs guarded ones.
+
+    Raises:
+        TypeError: One of them is none; ``who`` needs it.
+    """
+    found = []
+    for single in single_wrappers(wrapper):
+        if not isinstance(single, GuardedOptimWrapper):
+            raise TypeError(
+                '`optim_wrapper.type` must be mmpl.GuardedOptimWrapper or mmpl.AutocastOptimWrapper with '
+                f'{who}, but got {type(single).__name__}'
+            )
+        found.append(single)
+    return found
+
+
 def taken_on_device(wrapper: OptimWrapper) -> Tensor | None:
     """Whether the optimizers of a run took their last steps, () bool, where only the device knows; else None."""
     taken = [getattr(single, 'step_taken', None) for single in single_wrappers(wrapper)]

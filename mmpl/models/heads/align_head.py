@@ -9,9 +9,8 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from mmengine.dist import get_rank
 from mmengine.model import BaseModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
-from torch.nn.init import trunc_normal_
 
 from mmpl.models.standardise import check_members, unit_vectors
 from mmpl.registry import MODELS
@@ -19,7 +18,7 @@ from mmpl.utils.dist import global_concat, global_sum
 from mmpl.utils.fields import Count, Positive, checked
 from mmpl.utils.figures import Chart, Figure
 
-from .mlp import mlp
+from .mlp import keep_variance, mlp
 
 ALIGNMENT = Chart(
     'Alignment of student and teacher',
@@ -119,10 +118,7 @@ class AlignHead(BaseModule):
     def init_weights(self) -> None:
         """Truncated normal weights whose outputs keep the inputs' variance, zero biases."""
         super().init_weights()
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=module.in_features**-0.5)
-                nn.init.zeros_(module.bias)
+        keep_variance(self)
 
     def embed(self, tokens: Tensor) -> Tensor:
         """A teacher's part: (L', D) -> unit embeddings in fp32, (L', E)."""
