@@ -13,6 +13,7 @@ from torch import Tensor
 from mmpl.compat.torch_load import load_checkpoint
 from mmpl.utils.user_errors import UserError
 
+from .files import candidates
 from .fit import CheckpointMismatchError
 from .layouts import DINOV2, HUGGINGFACE, HUGGINGFACE_DECODER, MAE_DECODER, TIMM, Layout, plain_vit_keys, restore
 
@@ -72,7 +73,9 @@ def read_file(path: str, trust: bool | None = None) -> tuple[dict[str, Any], Pat
         names = ('model.safetensors', 'pytorch_model.bin')
         file = next((file / name for name in names if (file / name).is_file()), file / names[0])
         if not file.is_file():
-            raise FileNotFoundError(f'{path!r} is a folder without {" or ".join(names)}')
+            runs = [str(name) for name in candidates(path)[:1]]
+            hint = f'; the checkpoint of a run is {runs[0]!r}' if runs else ''
+            raise FileNotFoundError(f'{path!r} is a folder without {" or ".join(names)}{hint}')
     if file.suffix != '.safetensors':
         return load_checkpoint(path if '://' in path else str(file), trust=trust), file
     if not file.is_file():

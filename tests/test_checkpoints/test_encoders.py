@@ -191,3 +191,11 @@ def test_a_checkpoint_runs_no_code_and_log_history_is_fine(tmp_path: Path, stude
     assert not Path('was_here').exists()
     assert read_checkpoint(save(tmp_path / 'b.pth', tensors(student), more=_Evil()), trust=True).sources
     assert Path('was_here').exists()
+
+
+def test_of_a_work_folder_the_checkpoint_is_named(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / f'epoch_{number}.pth').write_bytes(b'x')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
+    with pytest.raises(FileNotFoundError, match=r"is a folder without .*; the checkpoint of a run is '.*epoch_1\.pth'"):
+        read_checkpoint(str(tmp_path))
