@@ -203,9 +203,10 @@ class BlockMasking(RandomMasking):
     """Masks of rectangles (BEiT, section 2.3), of the same number of patches in every image.
 
     Rectangles of random area, aspect and place are laid one after another until enough patches are covered. The last
-    one covers too many: which of its patches stay visible is random. All images are drawn at once, with the generator
-    of :class:`RandomMasking`. BEiT draws the area of a rectangle up to what is still to be masked, and here it is up to
-    all that is (our choice: so no rectangle has to wait for the one before).
+    one covers too many: it is filled row by row or column by column, from one of its ends, as far as it has to be. All
+    images are drawn at once, with the generator of :class:`RandomMasking`. BEiT draws the area of a rectangle up to
+    what is still to be masked, and here it is up to all that is (our choice: so no rectangle has to wait for the one
+    before).
 
     Args:
         mask_ratio: Share of the patches that is hidden from the student, in (0, 1). 0.5 is CAE's.
@@ -218,7 +219,7 @@ class BlockMasking(RandomMasking):
 
     BLOCKS = 16
     """Rectangles that are drawn. Their mean area is at least half of what is to be masked, so the last ones are hardly
-    ever needed; what they leave to be masked is random (our choice)."""
+    ever needed; what they leave to be masked is taken like the last of them (our choice)."""
 
     @checked('masking')
     def __init__(
@@ -237,8 +238,8 @@ class BlockMasking(RandomMasking):
         self.max_aspect = max_aspect
 
     def draws(self, count: int) -> int:
-        """Four for each rectangle, and two for each patch."""
-        return 4 * self.BLOCKS + 2 * count
+        """Four for each rectangle, two for the order inside of the last, and one for each patch."""
+        return 4 * self.BLOCKS + 2 + count
 
     def noise(self, numbers: np.ndarray, num_patches: int | tuple[int, int]) -> np.ndarray:
         """Noise that is 2 higher where a patch is to be masked; a number of patches is that of a square."""
@@ -253,7 +254,7 @@ class BlockMasking(RandomMasking):
         height, width = num_patches
         count, blocks = height * width, self.BLOCKS
         area, aspect, down, across = np.split(numbers[:, : 4 * blocks, None], 4, axis=1)  # each (B·R, blocks, 1)
-        late, noise = np.split(numbers[:, 4 * blocks :], 2, axis=1)  # each (B·R, N)
+        (lying, back), noise = numbers[:, 4 * blocks :, None].swapaxes(0, 1)[:2] < 0.5, numbers[:, 4 * blocks + 2 :]
 
         area = count * (self.min_block + (self.mask_ratio - self.min_block) * area)
         aspect = np.exp((2 * aspect - 1) * log(self.max_aspect))  # as often upright as lying
@@ -266,7 +267,11 @@ class BlockMasking(RandomMasking):
         covered_by = np.where(covered.any(1), covered.argmax(1), blocks)  # first rectangle over each patch
 
         num_masked = count - self.split(count)[0]
-        masked = np.argsort(covered_by + late, axis=1, kind='stable')[:, :num_masked]
+        rows = np.arange(count).reshape(height, width)
+        columns = np.arange(count).reshape(width, height).T
+        order = np.where(lying, rows.ravel(), columns.ravel())  # (B·R, N): by rows or by columns, forth or back
+        order = np.where(back, count - 1 - order, order)
+        masked = np.argsort(covered_by * count + order, axis=1)[:, :num_masked]
         higher = np.zeros_like(noise)
         np.put_along_axis(higher, masked, 2.0, axis=1)
         return noise + higher

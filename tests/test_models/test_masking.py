@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from torch.nn import functional as F  # noqa: N812
 
 from mmpl.models import TeacherView
 from mmpl.models.masking import BlockMasking, Masks, RandomMasking, gather_tokens
@@ -132,7 +133,10 @@ def test_refuses(field, value, error):
 def painted(masking: BlockMasking, numbers: list[float], height: int, width: int) -> set[int]:
     """Masked patches of one image, by laying one rectangle after another."""
     blocks, count = masking.BLOCKS, height * width
-    boxes, late = numbers[: 4 * blocks], numbers[4 * blocks : 4 * blocks + count]
+    boxes, (lying, back) = numbers[: 4 * blocks], numbers[4 * blocks : 4 * blocks + 2]
+    places = [(y, x) for y in range(height) for x in range(width)]
+    places.sort(key=lambda place: place if lying < 0.5 else place[::-1], reverse=back < 0.5)
+    late = {y * width + x: number for number, (y, x) in enumerate(places)}
     num_masked = count - masking.split(count)[0]
     masked: list[int] = []
     for block in range(blocks):
@@ -166,6 +170,17 @@ def neighbours(masks: Masks, side: int) -> float:
     masked = torch.zeros(len(masks.ids_masked), side**2).scatter(1, masks.ids_masked, 1.0).view(-1, side, side)
     pairs = (masked[:, 1:] * masked[:, :-1]).mean() + (masked[..., 1:] * masked[..., :-1]).mean()
     return (pairs / (masked[:, :-1].mean() + masked[..., :-1].mean())).item()
+
+
+def test_what_a_block_mask_leaves_has_few_holes():
+    """Patches that are visible among masked ones alone, or masked among visible ones: hardly any, as with BEiT."""
+    masks = BlockMasking()(500, 196)
+    masked = torch.zeros(500, 196).scatter(1, masks.ids_masked, 1.0).view(-1, 1, 14, 14)
+    cross = torch.tensor([[[[0.0, 1, 0], [1, 0, 1], [0, 1, 0]]]])
+    around, beside = (F.conv2d(maps, cross, padding=1) for maps in (masked, torch.ones_like(masked)))
+    holes = ((masked == 0) & (around == beside)).sum() / 500
+    alone = ((masked == 1) & (around == 0)).sum() / 500
+    assert holes < 0.3 and alone < 0.3
 
 
 def test_block_masks_hide_connected_patches():
