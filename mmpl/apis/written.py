@@ -1,5 +1,6 @@
 """Configs that commands write: from templates, beside what they inherit from."""
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmpl.utils.user_errors import UserError
 
 OF_MACHINE = '# of this machine'
 """Ends a line that may differ where a run goes on."""
+_SIGN = '# as mmpl wrote it:'
 
 
 def config_folder() -> Path:
@@ -42,18 +44,24 @@ def render(template: str, **fields: Any) -> str:
 
 
 def publish(path: Path, text: str) -> None:
-    """Write a config, unless there is one of other content: that may hold somebody's work, and a run of its own.
+    """Write a config, unless there is one of other settings that somebody has edited or that a run was made with.
 
     Raises:
-        UserError: There is one; or its folder holds checkpoints of another; or the text holds ``{{``, where mmengine
-            would put something else.
+        UserError: There is such a one; or its folder holds checkpoints of another; or the text holds ``{{``, where
+            mmengine would put something else.
     """
     if braces := re.search(r'\{\{.*', text):
         raise UserError(f'a path or name holds `{{{{`, which configs take for a variable of their own: {braces[0]!r}')
-    if path.is_file():
-        old = path.read_text(encoding='utf-8')
-        if _settings(old) == _settings(text):
-            return
+    folder = path.with_suffix('')
+    made, old = candidates(folder), path.read_text(encoding='utf-8') if path.is_file() else ''
+    if old and _settings(old) == _settings(text):
+        return
+    if made and not old:
+        raise UserError(
+            f'{folder} holds checkpoints, but {path}, the config that they were made with, is gone: name another work '
+            'folder, or delete this one'
+        )
+    if old and (made or old != _signed(old.rpartition(_SIGN)[0])):
         now, there = ({line.strip() for line in _settings(content)} for content in (text, old))
         told = [
             f'{what}: {"; ".join(sorted(lines)[:4])}'
@@ -64,15 +72,14 @@ def publish(path: Path, text: str) -> None:
             f'{path} is there already, of other settings ({"; ".join(told)}): name another '
             f'work folder, delete it and its folder, or run it as it is with tools/train.py'
         )
-    elif candidates(folder := path.with_suffix('')):
-        raise UserError(
-            f'{folder} holds checkpoints, but {path}, the config that they were made with, is gone: name another work '
-            'folder, or delete this one'
-        )
     path.parent.mkdir(parents=True, exist_ok=True)
     rough = path.with_name(f'.{path.name}.tmp')
-    rough.write_text(text, encoding='utf-8')
+    rough.write_text(_signed(text), encoding='utf-8')
     os.replace(rough, path)
+
+
+def _signed(text: str) -> str:
+    return f'{text}{_SIGN} {hashlib.sha256(text.encode()).hexdigest()[:16]}\n'
 
 
 def _settings(text: str) -> list[str]:

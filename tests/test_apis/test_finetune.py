@@ -455,6 +455,7 @@ def test_what_is_refused_changes_nothing(task: str, tmp_path: Path, checkpoint: 
     (tmp_path / 'b/classes/bolt').rename(tmp_path / 'b/classes/ant')
     place = tmp_path / 'run'
     config_of(task, tmp_path / 'a', checkpoint, work_dir=place)
+    (place / 'epoch_1.pth').touch()
     before = {path.name: path.read_text() for path in place.iterdir() if path.is_file()}
     with pytest.raises(UserError, match=r'is there already, of other settings \(asked for now: .*; there: '):
         config_of(task, tmp_path / 'b', checkpoint, work_dir=place)
@@ -471,10 +472,10 @@ def test_other_weights_are_another_run(tmp_path: Path, checkpoint: Path) -> None
     content = torch.load(path)
     content['state_dict']['backbone.ln1.weight'][0] += 1
     torch.save(content, path)
+    (tmp_path / 'run' / 'epoch_1.pth').touch()
     with pytest.raises(UserError, match='encoder_sha256 = '):
         config_of('classification', tmp_path, path)
     Path(config).unlink()
-    (tmp_path / 'run' / 'epoch_1.pth').write_bytes(b'x')
     with pytest.raises(UserError, match=r'holds checkpoints, but .*run\.py, the config .* is gone'):
         config_of('classification', tmp_path, path)
 

@@ -172,7 +172,16 @@ def test_braces_that_mmengine_would_fill_in(tmp_path: Path) -> None:
 def test_a_config_is_not_overwritten(tmp_path: Path) -> None:
     publish(tmp_path / 'a.py', 'x = 1  # one\n')
     publish(tmp_path / 'a.py', '# another comment\nx = 1\n')
-    assert (tmp_path / 'a.py').read_text() == 'x = 1  # one\n'
+    first = (tmp_path / 'a.py').read_text()
+    assert first.startswith('x = 1  # one\n# as mmpl wrote it: ')
+    publish(tmp_path / 'a.py', 'x = 3\n')  # nobody has edited it, and nothing was trained by it
+    assert (tmp_path / 'a.py').read_text().startswith('x = 3\n')
+    (tmp_path / 'a' / 'epoch_1.pth').parent.mkdir()
+    (tmp_path / 'a' / 'epoch_1.pth').touch()
+    with pytest.raises(UserError, match='asked for now: x = 2; there: x = 3'):
+        publish(tmp_path / 'a.py', 'x = 2\n')
+    (tmp_path / 'a' / 'epoch_1.pth').unlink()
+    (tmp_path / 'a.py').write_text(first.replace('# one', '# mine'))
     with pytest.raises(UserError, match=r'is there already, of other settings \(asked for now: x = 2; there: x = 1\)'):
         publish(tmp_path / 'a.py', 'x = 2\n')
 
@@ -184,6 +193,8 @@ def test_a_run_goes_on_on_another_machine(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(api, 'usable_cores', lambda cores=cores: cores)
         cfg = written(tmp_path, arch='vit-t', batch_size=16, epochs=2)
         assert cfg.train_dataloader.num_workers == 1
+    (tmp_path / 'run').mkdir(exist_ok=True)
+    (tmp_path / 'run' / 'epoch_1.pth').touch()
     with pytest.raises(UserError, match='num_workers=2'):
         written(tmp_path, arch='vit-t', batch_size=16, epochs=2, workers=2)
 
