@@ -13,25 +13,27 @@ from typing import Any
 
 import numpy as np
 from mmengine.registry import TRANSFORMS
+from mmengine.utils import import_modules_from_strings
 from PIL import Image
 
 from mmpl.checkpoints import read_checkpoint
-from mmpl.checkpoints.encoders import STUDENT
+from mmpl.checkpoints.encoders import STUDENT, Checkpoint
+from mmpl.checkpoints.files import candidates
 from mmpl.compat import set_load_policy
 from mmpl.datasets.agreement.detection import faults_of_file
 from mmpl.datasets.agreement.findings import IMAGE_SUFFIXES, evenly, size_of_image
-from mmpl.datasets.decode import NOT_TURNED
-from mmpl.datasets.image_check import inspect_image
+from mmpl.datasets.decode import NOT_TURNED, decoder_of_transform
 from mmpl.datasets.image_facts import read_facts
 from mmpl.datasets.listing import list_images, read_lines, split_folders
 from mmpl.datasets.unlabelled_folder import EXTENSIONS
-from mmpl.evaluation.extractor import loader_of, normalisation_of
+from mmpl.evaluation.extractor import build_loader, loader_of, normalisation_of
 from mmpl.export.spec import EncoderSpec, Preprocessing, infer_spec
 from mmpl.utils.cores import usable_cores
 from mmpl.utils.fields import check_choice, check_number
 from mmpl.utils.seeds import derive_seed
 from mmpl.utils.user_errors import UserError
 
+from .check_dataset import check_files, look_for_files
 from .train import parse_train_args, train, train_config
 from .written import OF_MACHINE, config_folder, publish, render
 
@@ -43,6 +45,8 @@ WORDS = dict(  # split -> words in the names of COCO files
 VAL_SHARE = 0.2  # of the images, where no split is given; our choice
 LOOKED_AT = 64  # images and label maps that are opened
 CHECKED = 20_000  # images whose heads and ends are read
+FEW = 2000  # of them are read by one process
+OWN_LOADER, STOCK_LOADER = dict(type='mmpl.LoadImage'), dict(type='LoadImageFromFile')
 IGNORED = 255  # in label maps
 STEPS = 1000  # of a default run of segmentation or detection, at least
 BASES = dict(
@@ -188,9 +192,9 @@ def finetune(
         raise FinetuneError(f'`batch_size` must be at most {annotated.count}, the images to train on, but got {batch}')
     per_epoch = -(-annotated.count // batch)
     epochs = epochs or (50 if task == 'classification' else min(200, max(12, -(-STEPS // per_epoch))))
-    _check_images(root, annotated.images)
-    sample = [annotated.images[index] for index in evenly(len(annotated.images), LOOKED_AT)]
-    loader, imports = loader_in_config(found.config, sample, trust, found.path)
+    loader, imports = loader_in_config(found, annotated.images, trust)
+    if not candidates(place):  # else they were looked at before
+        loader = _check_images(root, annotated.images, loader, found, say)
     sizes = dict(classification=_sizes_cls, segmentation=_sizes_seg, detection=_sizes_det)[task]
     fields = _encoder_fields(spec, fed, os.path.abspath(os.fspath(checkpoint)), found.prefix(source))
     fields |= annotated.fields
@@ -226,6 +230,7 @@ def finetune(
     for note in annotated.notes:
         say(note)
     say(f'wrote {config}')
+    del annotated, fields  # lists of all files
     argv = [str(config), '--work-dir', str(place), '--resume', *(['--trust'] if trust else [])]
     if dry_run:
         train_config(parse_train_args(argv))  # what is wrong with it shows here
@@ -254,29 +259,30 @@ def _encoder_fields(spec: EncoderSpec, fed: Preprocessing, checkpoint: str, pref
 
 
 def loader_in_config(
-    config: Mapping[str, Any], images: Sequence[Path], trust: bool, path: str
+    found: Checkpoint, images: Sequence[Path], trust: bool
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The transform that reads files as pre-training did, and the ``custom_imports`` that register it.
 
     mmcv's stands for mmpl's where the two read these images alike: the inferencers of mmseg and mmdet look for it.
     """
-    loader = {field: value for field, value in loader_of(config).items() if field != 'backend_args'}
-    if loader == dict(type='mmpl.LoadImage') and all(map(_read_alike, images)):
-        return dict(type='LoadImageFromFile'), None
+    loader = {field: value for field, value in loader_of(found.config).items() if field != 'backend_args'}
+    if loader == OWN_LOADER and all(_read_alike(images[index]) for index in evenly(len(images), LOOKED_AT)):
+        return dict(STOCK_LOADER), None
     name = str(loader['type'])
     if '.' in name or name in TRANSFORMS:
         return loader, None
-    imports = config.get('custom_imports')
+    imports = found.config.get('custom_imports')
     if not imports or not trust:
         raise FinetuneError(
-            f'{path}: pre-training read images by {name!r}, a transform of its own'
+            f'{found.path}: pre-training read images by {name!r}, a transform of its own'
             + (
                 f'; `--trust` imports {imports["imports"]}, which its config names'
                 if imports
                 else ', but its config has no `custom_imports` that say where it is from'
             )
         )
-    return loader, dict(imports)
+    import_modules_from_strings(**imports)  # the user trusts it
+    return loader, dict(imports, imports=[*dict.fromkeys(['mmpl', *imports['imports']])])
 
 
 def _read_alike(path: Path) -> bool:
@@ -370,7 +376,13 @@ def _class_folders(root: Path, place: Path) -> Annotated:
             for split, part in (('train', train), ('val', val))
         }
         count = sum(map(len, files.values()))
-        images = [root / val / path for paths in _by_class(root / val)[0].values() for path in paths]
+        images = [root / val / path for path in list_images(str(root / val), EXTENSIONS).files]
+        there = {part: _folders(root / part) for part in (train, val)}
+        if there[train] != there[val]:  # by which mmpretrain numbers the classes
+            raise FinetuneError(
+                f'{str(root)!r}: {train} and {val} must have the same folders, of which those in {val} may be '
+                f'empty, but differ in {sorted(there[train] ^ there[val])}'
+            )
     else:
         lines: dict[str, list[str]] = dict(train=[], val=[])
         for number, (name, paths) in enumerate(files.items()):
@@ -395,10 +407,13 @@ def _by_class(folder: Path) -> tuple[dict[str, list[str]], list[str]]:
     for path in files:
         if os.sep in path:
             found.setdefault(path.split(os.sep)[0], []).append(path)
-    folders = {place.name for place in folder.iterdir() if place.is_dir() and not place.name.startswith(('.', '__'))}
-    if found and (empty := sorted(folders - set(found))):
+    if found and (empty := sorted(_folders(folder) - set(found))):
         raise FinetuneError(f'{str(folder)!r}: the folders {empty} hold no image, and would be no class: remove them')
     return dict(sorted(found.items())), [path for path in files if os.sep not in path]
+
+
+def _folders(folder: Path) -> set[str]:
+    return {place.name for place in folder.iterdir() if place.is_dir() and not place.name.startswith('.')}
 
 
 # ---- segmentation
@@ -639,16 +654,30 @@ def _split(items: Sequence[str], what: str) -> tuple[list[str], list[str]]:
     return train, val
 
 
-def _check_images(root: Path, images: Sequence[Path]) -> None:
-    """Refuse files that training would stop at, by their heads and ends."""
-    chosen = [images[index] for index in evenly(len(images), CHECKED)]
-    faults = ((path, inspect_image(path, min_side=1).bad) for path in chosen)
-    bad = [(path, fault) for path, fault in faults if fault]
+def _check_images(
+    root: Path, images: Sequence[Path], loader: dict[str, Any], found: Checkpoint, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Refuse files that training would stop at, by their heads and ends; the loader that reads them all."""
+    chosen = [str(images[index]) for index in evenly(len(images), CHECKED)]
+    if len(chosen) > FEW:
+        say(f'looking at {len(chosen)} images')
+    bad = _faults(chosen, loader, found)
+    if bad and loader == STOCK_LOADER and loader_of(found.config).get('type') == OWN_LOADER['type']:
+        loader = dict(OWN_LOADER)  # reads more
+        bad = _faults([fault['path'] for fault in bad], loader, found)
     if bad:
         raise FinetuneError(
-            f'{len(bad)} of {len(chosen)} images of {str(root)!r} cannot be used, such as {str(bad[0][0])!r}: '
-            f'{bad[0][1]}; mend them, or take them and their annotations out (`mmpl check` lists all)'
+            f'{len(bad)} of {len(chosen)} images of {str(root)!r} cannot be used, such as {bad[0]["path"]!r}: '
+            f'{bad[0]["reason"]}; mend them, or take them and their annotations out'
         )
+    return loader
+
+
+def _faults(files: Sequence[str], loader: dict[str, Any], found: Checkpoint) -> list[dict[str, str]]:
+    decoder = decoder_of_transform(build_loader(loader, found.path))
+    if decoder is None:  # a loader of one's own may read anything
+        return look_for_files(files).bad
+    return check_files(files, workers=0 if len(files) > FEW else 1, min_side=1, decoder=decoder).bad
 
 
 def _median_sides(paths: Sequence[Path]) -> tuple[int, int]:

@@ -61,7 +61,8 @@ def publish(path: Path, text: str) -> None:
             f'{folder} holds checkpoints, but {path}, the config that they were made with, is gone: name another work '
             'folder, or delete this one'
         )
-    if old and (made or old != _signed(old.rpartition(_SIGN)[0])):
+    started = any(folder.glob('*/vis_data'))  # its first checkpoint comes later
+    if old and (made or started or old != _signed(old.rpartition(_SIGN)[0])):
         now, there = ({line.strip() for line in _settings(content)} for content in (text, old))
         told = [
             f'{what}: {"; ".join(sorted(lines)[:4])}'

@@ -44,11 +44,16 @@ class UntrustedCheckpointError(UserError, RuntimeError):
     """A checkpoint holds something other than weights and plain values. Nothing of it was run."""
 
     def __init__(self, path: object, reason: object) -> None:
+        self.told = str(path), _essence(reason)
         super().__init__(
             f'checkpoint {str(path)!r} was refused, and none of its code was run: it holds more than weights and plain '
             'values. Load it only if you trust whoever wrote it, with --trust (an option of the mmpl tools that load '
             f'checkpoints) or, in Python, after mmpl.compat.allow_unsafe_load(). Reason: {_essence(reason)}'
         )
+
+    def __reduce__(self) -> tuple:
+        """So that another process can raise it."""
+        return type(self), self.told
 
 
 class UnreadableCheckpointError(UserError, RuntimeError):

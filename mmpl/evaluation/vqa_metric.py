@@ -1,12 +1,11 @@
 """Accuracy of answers, as the official evaluation of VQA counts it."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from mmengine.evaluator import BaseMetric
 
-from mmpl.datasets.vqa import leave_one_out, normalise_answer
+from mmpl.datasets.vqa import as_written, leave_one_out, normalise_answer
 from mmpl.registry import METRICS
 
 TYPES = {'yes/no': 'yes_no', 'number': 'number', 'other': 'other'}
@@ -38,7 +37,7 @@ class VQAMetric(BaseMetric):
                     f'question {sample.get("question_id")} has no answers to compare with: `ann_file` of the data set '
                     "is empty. Answers for the test server are written by mmpretrain's ReportVQA"
                 )
-            people, answer = sample['answers'], ' '.join(re.split('[\n\t]', sample['pred_answer'])).strip()
+            people, answer = [as_written(text) for text in sample['answers']], as_written(sample['pred_answer'])
             if len(set(people)) > 1:
                 people, answer = [normalise_answer(text) for text in people], normalise_answer(answer)
             self.results.append((sample['answer_type'], leave_one_out(people.count(answer), len(people))))

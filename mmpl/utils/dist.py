@@ -1,6 +1,7 @@
 """Statistics over the batches of all processes, waiting for one of them, and what a distributed model wraps."""
 
 import itertools
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,6 +43,13 @@ def others_wait(interval: float = 0.1) -> Iterator[None]:
         time.sleep(interval)
 
 
+def _travels(error: Exception) -> bool:
+    try:
+        return type(pickle.loads(pickle.dumps(error))) is type(error)  # what this process has made itself
+    except Exception:
+        return False
+
+
 def on_main(work: Callable[[], Any]) -> Any:
     """What the main process makes, in all processes; so is an error there, for which the others would wait forever."""
     told: list[Any] = [None, None]
@@ -49,7 +57,7 @@ def on_main(work: Callable[[], Any]) -> Any:
         try:
             told[0] = work()
         except Exception as error:
-            told[1] = error
+            told[1] = error if _travels(error) else RuntimeError(f'{type(error).__name__}: {error}')
     broadcast_object_list(told)
     if told[1] is not None:
         raise told[1]

@@ -444,7 +444,7 @@ def test_a_loader_of_ones_own_is_imported_or_refused(tmp_path: Path, monkeypatch
     cfg = config_of('classification', tmp_path, path, trust=True)
     set_load_policy(False)
     assert cfg.train_dataloader.dataset.pipeline[0] == dict(type='LoadMicroscopy')
-    assert cfg.custom_imports.imports == ['microscope'] and 'LoadMicroscopy' in TRANSFORMS
+    assert cfg.custom_imports.imports == ['mmpl', 'microscope'] and 'LoadMicroscopy' in TRANSFORMS
 
 
 @pytest.mark.parametrize('task', ['classification', 'detection'])
@@ -528,6 +528,38 @@ def test_coco_as_it_is_downloaded(tmp_path: Path, checkpoint: Path) -> None:
             (tmp_path / 'boxes' / name.replace('instances', other)).write_text('{}')
     cfg = config_of('detection', tmp_path, checkpoint)
     assert Path(cfg.train_dataloader.dataset.ann_file).name == 'instances_train2017.json'
+
+
+def test_files_are_looked_at_as_they_are_read(tmp_path: Path) -> None:
+    """Floats that pre-training scales are no fault, and files that OpenCV does not know go to mmpl's loader."""
+    scenes(tmp_path)
+    for path in [*(tmp_path / 'classes').rglob('*.png')]:
+        values = np.asarray(Image.open(path).convert('L'), np.float32)
+        Image.fromarray(values).save(path.with_suffix('.tif'))
+        path.unlink()
+    scaled = dict(type='mmpl.LoadRandomResizedCrop', scale=32, scaling=(0, 255))
+    pipeline = dict(dataset=dict(type='mmpl.UnlabelledFolder', pipeline=[scaled]))
+    path = write_checkpoint(tmp_path / 'scaled.pth', config=f'train_dataloader = {pipeline!r}\n')
+    loader = config_of('classification', tmp_path, path).train_dataloader.dataset.pipeline[0]
+    assert (loader.type, loader.scaling) == ('mmpl.LoadImage', [0, 255])
+    with pytest.raises(ValueError, match='24 of 24 images of .* cannot be used'):
+        config_of('classification', tmp_path, write_checkpoint(tmp_path / 'plain.pth'), work_dir=tmp_path / 'other')
+
+
+def test_a_class_without_validation_images(tmp_path: Path, checkpoint: Path) -> None:
+    """Its folder has to be there: mmpretrain numbers classes by the folders."""
+    scenes(tmp_path)
+    (tmp_path / 'classes').rename(tmp_path / 'train')
+    for name in NAMES:
+        shutil.copytree(tmp_path / 'train' / name, tmp_path / 'classes' / 'val' / name)
+    (tmp_path / 'train').rename(tmp_path / 'classes' / 'train')
+    shutil.rmtree(tmp_path / 'classes' / 'val' / 'bolt')
+    with pytest.raises(ValueError, match=r"must have the same folders, .* but differ in \['bolt'\]"):
+        config_of('classification', tmp_path, checkpoint)
+    (tmp_path / 'classes' / 'val' / 'bolt').mkdir()
+    cfg = config_of('classification', tmp_path, checkpoint)
+    init_default_scope('mmpretrain')
+    assert len(DATASETS.build(cfg.val_dataloader.dataset)) == 12
 
 
 @pytest.mark.parametrize('task', DATA)

@@ -181,6 +181,9 @@ def test_a_config_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='asked for now: x = 2; there: x = 3'):
         publish(tmp_path / 'a.py', 'x = 2\n')
     (tmp_path / 'a' / 'epoch_1.pth').unlink()
+    (tmp_path / 'a' / '20260101_000000' / 'vis_data').mkdir(parents=True)  # of a run that is under way
+    with pytest.raises(UserError, match='asked for now: x = 2; there: x = 3'):
+        publish(tmp_path / 'a.py', 'x = 2\n')
     (tmp_path / 'a.py').write_text(first.replace('# one', '# mine'))
     with pytest.raises(UserError, match=r'is there already, of other settings \(asked for now: x = 2; there: x = 1\)'):
         publish(tmp_path / 'a.py', 'x = 2\n')

@@ -415,6 +415,11 @@ def test_maps_of_other_kinds(maps) -> None:
     _only(_look(maps.dataset(maps.make('b', maps.plain()[::2]))), r'24 x 64 pixels, its image .* 48 x 64')
     found = _look(maps.dataset(maps.make('many', *[maps.plain()] * 17, maps.plain().T, *[maps.plain()] * 6)))
     _only(found, r"ann/17\.png' has 64 x 48 pixels, its image .* 48 x 64 \(24 of 24 label maps compared\)")
+    root = maps.make('turned', maps.plain().T)  # mmseg reads maps as they are stored
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(root / 'ann' / '0.png').save(root / 'ann' / '0.png', exif=exif)
+    _only(_look(maps.dataset(root)), r'64 x 48 pixels, its image .* 48 x 64')
     root = maps.make('c')
     (root / 'ann' / '1.png').write_bytes(b'none')
     _only(_look(maps.dataset(root)), r"ann/1\.png' cannot be read")

@@ -54,6 +54,7 @@ def test_what_all_gave_is_compared_as_it_is_written():
         (['t-shirt'] * 10, 't-shirt\n', 100),
         (['t-shirt'] * 9 + ['shirt'], 't shirt', 100),
         (['two'] * 10, '2', 0),
+        (['yes '] * 5 + ['yes\n'] * 5, 'yes', 100),
     ):
         metric = VQAMetric()
         metric.process(None, [dict(pred_answer=answer, answers=answers, answer_type='other', question_id=1)])

@@ -7,6 +7,7 @@ from typing import Any
 
 import mmcv
 import numpy as np
+from mmcv.transforms import LoadImageFromFile
 
 from .findings import (
     SIZES,
@@ -24,6 +25,7 @@ from .findings import (
 _MORE = 8  # times as many maps are looked at where the first ones are suspicious
 _IGNORED = 255  # what mmseg's reduce_zero_label and label_map make of what they leave out
 _FEW = 3  # channels of a picture in colour
+_AS_STORED = LoadImageFromFile(color_type='unchanged')  # so mmseg reads maps
 
 
 def _loader(side: Side) -> Any:
@@ -68,7 +70,7 @@ class _Maps:
         """Each map must be as large as its image; the heads of the files say it."""
         for index in evenly(len(self.files), SIZES):
             path, image = self.files[index]
-            own, size = size_of_image(path), size_of_image(image, self.side.transforms())
+            own, size = size_of_image(path, [_AS_STORED]), size_of_image(image, self.side.transforms())
             if own is not None and size is not None and own != size:
                 self._fault(
                     'size', f'{path!r} has {own[0]} x {own[1]} pixels, its image {image!r} {size[0]} x {size[1]}'

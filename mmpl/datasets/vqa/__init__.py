@@ -1,6 +1,6 @@
 """Visual question answering: the official files of VQAv2, their answers and words, and easy-vqa in their format."""
 
-from .answers import leave_one_out, normalise_answer, soft_scores
+from .answers import as_written, leave_one_out, normalise_answer, soft_scores
 from .dataset import VQADataset
 from .easy import EasyVQADataset, build_easy_vqa, easy_vocabulary
 from .vocabulary import Vocabulary, vqa_vocabulary
@@ -12,6 +12,7 @@ __all__ = [
     'build_easy_vqa',
     'easy_vocabulary',
     'leave_one_out',
+    'as_written',
     'normalise_answer',
     'soft_scores',
     'vqa_vocabulary',

@@ -45,6 +45,11 @@ def _contractions() -> dict[str, str]:
 _CONTRACTIONS = _contractions()
 
 
+def as_written(text: str) -> str:
+    """An answer in one line, without spaces around it."""
+    return text.replace('\n', ' ').replace('\t', ' ').strip()
+
+
 def normalise_answer(text: str) -> str:
     """The text by which answers are compared where people gave several.
 

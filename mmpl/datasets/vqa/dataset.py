@@ -10,7 +10,7 @@ from mmengine.dataset import BaseDataset
 from mmpl.registry import DATASETS
 from mmpl.utils.fields import Count, FieldTypeError, checked
 
-from .answers import ANSWERS_PER_QUESTION, normalise_answer, soft_scores
+from .answers import ANSWERS_PER_QUESTION, as_written, normalise_answer, soft_scores
 from .files import check_images, check_pairs, find_images, read_annotations, read_questions
 from .vocabulary import Vocabulary
 
@@ -85,7 +85,7 @@ class VQADataset(BaseDataset):
 
     def _answers(self, annotation: Mapping[str, Any]) -> dict[str, Any]:
         """What a sample has with annotations."""
-        given = [answer['answer'] for answer in annotation['answers']]
+        given = [as_written(answer['answer']) for answer in annotation['answers']]
         answers = [normalise_answer(answer) for answer in given]
         ids, scores = np.zeros(ANSWERS_PER_QUESTION, np.int32), np.zeros(ANSWERS_PER_QUESTION, np.float32)
         found = ((self.vocabulary.answer_id(answer), score) for answer, score in soft_scores(answers).items())

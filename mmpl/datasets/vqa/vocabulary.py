@@ -114,7 +114,7 @@ def vqa_vocabulary(
     paths = [root / name for name in (*question_files, *ann_files)]
     request: dict[str, Any] = dict(
         generator=GENERATOR,
-        vocabulary_version=1,
+        vocabulary_version=2,
         question_files=[*question_files],
         ann_files=[*ann_files],
         min_count=min_count,

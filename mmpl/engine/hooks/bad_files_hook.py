@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 
 from mmpl.datasets.bad_files import BadDataError, BadFileReport, listing, losses, too_many
 from mmpl.datasets.decode import loss
+from mmpl.utils.dist import on_main
 from mmpl.utils.fields import Share, checked
 
 
@@ -34,13 +35,14 @@ class BadFilesHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Note what a run that is resumed knows already."""
-        if not is_main_process():
-            return
+        on_main(lambda: self._note(runner))
+        self._say_losses(runner)
+
+    def _note(self, runner: Runner) -> None:
         self._size, self._count = self.report.size(), len(self.report.read())
         if self._count:
             runner.logger.warning(f'{self._count} bad files are known from before, see {self.report.path}')
             self._judge(runner, self.report.read())
-        self._say_losses(runner)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Look whether any process has found more."""

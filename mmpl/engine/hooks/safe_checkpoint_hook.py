@@ -325,6 +325,7 @@ class SafeCheckpointHook(CheckpointHook):
         hub = runner.message_hub
         before = {key: hub.runtime_info.get(key) for key in infos}
         hub.update_info_dict(infos)
+        failure: OSError | None = None
         try:
             with whole_checkpoint(runner):
                 runner.save_checkpoint(
@@ -339,6 +340,10 @@ class SafeCheckpointHook(CheckpointHook):
                 if to_resume:
                     checkpoint_files.write_text(Path(runner.work_dir, checkpoint_files.POINTER), str(path))
         except OSError as error:
+            failure = error
+        told = ['' if failure is None else str(failure)]
+        broadcast_object_list(told)  # what follows is the same for all processes
+        if told[0]:
             temporary.unlink(missing_ok=True)
             for key, value in before.items():
                 if value is None:
@@ -346,14 +351,13 @@ class SafeCheckpointHook(CheckpointHook):
                 else:
                     hub.update_info(key, value)
             runner.logger.error(
-                f'The checkpoint {path} could not be written ({error}). The last good one is '
+                f'The checkpoint {path} could not be written ({told[0]}). The last good one is '
                 f'{self.last_ckpt or hub.runtime_info.get("last_ckpt")}.'
                 + (' The run goes on.' if self.on_save_error == 'continue' else '')
             )
             if self.on_save_error == 'raise':
-                raise
-            return False
-        return True
+                raise failure or OSError(told[0])
+        return not told[0]
 
 
 class _FormattedOnce(Config):
