@@ -100,7 +100,11 @@ def list_images(root: str, extensions: Sequence[str]) -> Listing:
             elif entry.is_dir():
                 folders.append((os.path.join(path, entry.name), below))
             elif entry.is_file():
-                reached.add(os.path.join(real, entry.name))
+                place = os.path.join(real, entry.name)
+                if place in reached:  # by a link to the file
+                    found.repeated.append(below)
+                    continue
+                reached.add(place)
                 _add(found, below, extensions)
         links.sort()
     found.files.sort()

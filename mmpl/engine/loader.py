@@ -6,6 +6,11 @@ from typing import Any
 
 from mmpl.utils.fields import Count, Natural, checked
 
+REFUSED_SAMPLERS = dict(
+    InfiniteSampler='which never ends',
+    RepeatAugSampler='of whose repeated images each would have the same augmentation',
+)
+
 
 def resumable_loader(dataloader: Any, guard: Mapping[str, Any]) -> dict:
     """A data loader's config with its sampler and its dataset wrapped.
@@ -30,6 +35,12 @@ def resumable_loader(dataloader: Any, guard: Mapping[str, Any]) -> dict:
     for field, example in (('dataset', "dict(type='ImageNet', ...)"), ('sampler', "dict(type='DefaultSampler')")):
         if not isinstance(cfg.get(field), Mapping) or 'type' not in cfg[field]:
             raise ValueError(f'`train_dataloader.{field}` must be a config such as {example}, got {cfg.get(field)!r}')
+    sampler = str(cfg['sampler']['type']).rsplit('.', maxsplit=1)[-1]
+    if sampler in REFUSED_SAMPLERS:
+        raise ValueError(
+            f'`train_dataloader.sampler.type` must be a sampler of whole epochs such as DefaultSampler with '
+            f'mmpl.ExactEpochLoop, but got {sampler}, {REFUSED_SAMPLERS[sampler]}'
+        )
     _check_fields(**{'batch_size': None, **cfg})
     collate = cfg.get('collate_fn', 'pseudo_collate')
     kind = collate.get('type') if isinstance(collate, Mapping) else collate

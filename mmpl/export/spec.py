@@ -1,7 +1,8 @@
 """Architecture of an encoder, told from its tensors and, where they do not say it, from the training config."""
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -230,17 +231,23 @@ def preprocessing(config: Mapping[str, Any], in_channels: int) -> Preprocessing 
 
 def _check_pipeline(config: Mapping[str, Any]) -> None:
     """Refuse transforms that normalise images or swap their channels before the preprocessor does."""
-    node: Any = _section(_section(config, 'train_dataloader'), 'dataset')
-    while isinstance(node, Mapping) and 'dataset' in node:  # RepeatDataset and the like
-        node = node['dataset']
-    pipeline = node.get('pipeline') if isinstance(node, Mapping) else None
-    for index, transform in enumerate(pipeline or []):
-        kind = str(transform.get('type', '')).rsplit('.', maxsplit=1)[-1] if isinstance(transform, Mapping) else ''
-        if kind in ('Normalize', 'NumpyToPIL', 'PILToNumpy'):
+    for path, kind in _types(_section(_section(config, 'train_dataloader'), 'dataset'), 'train_dataloader.dataset'):
+        if re.split(r'[./]', kind)[-1] in ('Normalize', 'NumpyToPIL', 'PILToNumpy'):
             raise ExportError(
-                f'train_dataloader.dataset.pipeline[{index}] is {kind}: what it does to the channels and to their '
-                'numbers cannot be handed over; let data_preprocessor do it'
+                f'{path} is {kind}: what it does to the channels and to their numbers cannot be handed over; let '
+                'data_preprocessor do it'
             )
+
+
+def _types(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    """The paths of all parts of a config, however deep, with their types."""
+    if isinstance(node, Mapping):
+        yield path, str(node.get('type', ''))
+        for key, value in node.items():
+            yield from _types(value, f'{path}.{key}')
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            yield from _types(value, f'{path}[{index}]')
 
 
 def _section(config: Any, name: str) -> dict[str, Any]:

@@ -41,6 +41,8 @@ def test_the_part_is_named(path: str, value, part: str, tmp_path) -> None:
         ('pin_memory', 'wrong'),
         ('batch_size', 0),
         ('sampler', None),
+        ('sampler', dict(type='InfiniteSampler')),
+        ('sampler', dict(type='mmpretrain.RepeatAugSampler')),
     ],
 )
 def test_loader_fields(field: str, value, tmp_path) -> None:

@@ -63,6 +63,11 @@ def test_what_two_paths_reach_is_listed_once(tmp_path: Path) -> None:
     assert trained(root) == checked(root) == ['c/3.png', 'z/1.png', 'z/2.png']
     found = list_images(str(root), ('.png',))
     assert found.repeated == ['a', 'b.png', 'd', 'z/loop'] and found.dangling == ['self']
+    links = tmp_path / 'links'  # one to a file before the one to its folder
+    links.mkdir()
+    (links / 'a.png').symlink_to(store / '3.png')
+    (links / 'more').symlink_to(store)
+    assert trained(links) == ['a.png'] and list_images(str(links), ('.png',)).repeated == ['more/3.png']
     (tmp_path / 'link').symlink_to(root)
     assert trained(tmp_path / 'link') == ['c/3.png', 'z/1.png', 'z/2.png'], 'the root may be a link'
 

@@ -187,3 +187,10 @@ def test_refuses_what_is_no_image(tmp_path: Path) -> None:
 def test_refuses(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LoadRandomResizedCrop(**{**CROP, **fields})
+
+
+def test_a_damaged_exif_costs_no_image(tmp_path: Path) -> None:
+    path = tmp_path / 'a.jpg'
+    Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(path, exif=b'Exif\0\0II*\0\x08')
+    assert module.jpeg_shape(path.read_bytes()) == (None, 1)
+    assert LoadRandomResizedCrop(scale=16)(dict(img_path=str(path)))['img'].shape == (16, 16, 3)

@@ -5,6 +5,7 @@ The CPU plays the device: with a fused optimizer the same code runs on both.
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from mmengine.logging import MessageHub
 from torch import nn
 
 from mmpl.engine import GuardedOptimWrapper, NonFiniteError, NonFiniteHook, StrictOptimWrapperConstructor
+from mmpl.engine.hooks import DualTeacherHook
 from mmpl.engine.hooks.log_history_hook import fetch_late
 from mmpl.models import Teacher
 from mmpl.utils import transfer
@@ -119,6 +121,27 @@ def test_a_teacher_moves_only_with_its_student(taken: bool) -> None:
     assert teacher.epoch == taken
     teacher.rewind()
     assert teacher._epoch == taken  # a move that was left out is made after the next step
+
+
+@pytest.mark.parametrize('overflow', [0.0, 1.0])
+def test_a_step_that_a_loss_scaler_leaves_to_a_fused_optimizer_counts_as_it_went(overflow: float) -> None:
+    """torch's GradScaler calls such a step in any case, with ``found_inf``."""
+    hook, told = DualTeacherHook(), []
+    weights = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weights], fused=True)
+    optimizer.register_step_post_hook(hook._note_step)
+    model = SimpleNamespace(
+        set_progress=lambda progress: None, after_step=lambda *args: told.append(args[2]), scheduled=lambda progress: {}
+    )
+    runner = SimpleNamespace(model=model, iter=0, max_iters=10, train_dataloader=[0] * 5, optim_wrapper=None)
+    hook.before_train_iter(runner, 0)
+    weights.grad = torch.ones(3)
+    optimizer.found_inf, optimizer.grad_scale = torch.full((), overflow), None
+    optimizer.step()
+    del optimizer.found_inf
+    model.track_health = False
+    hook.after_train_iter(runner, 0)
+    assert [bool(taken) for taken in told] == [overflow == 0] == [not torch.equal(weights, torch.ones(3))]
 
 
 def test_numbers_of_a_device_are_fetched_together(late, monkeypatch) -> None:

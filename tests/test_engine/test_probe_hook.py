@@ -141,6 +141,13 @@ def test_refuses_epochs_in_an_iteration_based_loop(roots, tmp_path):
         make_runner(roots, tmp_path, hook_cfg(roots), by_epoch=False).train()
 
 
+def test_refuses_a_second_probe(roots, tmp_path):
+    runner = make_runner(roots, tmp_path, hook_cfg(roots))
+    runner.register_hook(HOOKS.build(hook_cfg(roots)))
+    with pytest.raises(ValueError, match='must hold one FeatureProbeHook'):
+        runner.train()
+
+
 def test_a_probe_that_fails_costs_no_epoch(roots, tmp_path, monkeypatch):
     def fail(self, model, linear):
         raise OSError('a validation image is truncated')

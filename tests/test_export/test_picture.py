@@ -94,8 +94,12 @@ def test_a_pipeline_that_prepares_images_by_itself_is_refused(kind: str, tmp_pat
     pipeline = (
         f"train_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='{kind}')]))\n"
     )
-    with pytest.raises(ExportError, match=rf'pipeline\[1\] is {kind.split(".")[-1]}'):
+    with pytest.raises(ExportError, match=rf'dataset\.pipeline\[1\] is {kind}'):
         export_backbone(save(tmp_path / 'c.pth', {'student': make_vit()}, CFG + pipeline), tmp_path / 'out.pth')
+    part = f"dict(pipeline=[dict(type='MultiView', transforms=[[dict(type='torchvision/{kind.split('.')[-1]}')]])])"
+    deep = f"train_dataloader = dict(dataset=dict(type='ConcatDataset', datasets=[{part}]))\n"
+    with pytest.raises(ExportError, match=r'datasets\[0\]\.pipeline\[0\]\.transforms\[0\]\[0\] is torchvision/'):
+        export_backbone(save(tmp_path / 'd.pth', {'student': make_vit()}, CFG + deep), tmp_path / 'out.pth')
 
 
 def test_a_whole_model_without_a_preprocessor_was_fed_as_images_are_loaded() -> None:

@@ -170,7 +170,7 @@ def jpeg_shape(content: bytes) -> tuple[tuple[int, int] | None, int]:
         with Image.open(io.BytesIO(content)) as image:
             orientation = orientation_of(image)
             width, height = image.size
-    except (OSError, SyntaxError, ValueError):  # what Pillow raises; OpenCV may still read it
+    except Exception:  # of a damaged header or EXIF nearly anything; OpenCV may still read it
         return None, 1
     return ((width, height) if orientation in (5, 6, 7, 8) else (height, width)), orientation
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
@@ -10,6 +11,8 @@ from torch import nn
 
 from mmpl.registry import HOOKS
 from mmpl.utils.dist import unwrapped
+
+GRAPHS = 64  # of the code of a block
 
 
 def transformer_blocks(model: nn.Module, otherwise: str = '') -> list[nn.Module]:
@@ -49,6 +52,9 @@ def compile_blocks(model: nn.Module, **options: Any) -> int:
             if isinstance(getattr(module, 'drop_prob', None), np.floating):
                 module.drop_prob = float(module.drop_prob)  # dynamo takes a number of numpy's for a tensor and breaks
         block.compile(**options)
+    # All blocks share one piece of code, of which dynamo keeps 8 graphs by default: one for each drop rate, shape, mode
+    name = 'recompile_limit' if hasattr(torch._dynamo.config, 'recompile_limit') else 'cache_size_limit'
+    setattr(torch._dynamo.config, name, max(GRAPHS, getattr(torch._dynamo.config, name)))
     return len(blocks)
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
@@ -62,25 +61,18 @@ class ContinueGuardHook(Hook):
             raise ValueError(
                 f'`model.backbone` must be a mmpl.MaskedViT with ContinueGuardHook, but is {type(backbone).__name__}'
             )
-        with whole_weights(unwrapped(runner.model), backbone):
-            if not is_main_process():
-                return
-            with preserve_rng_state():
-                self._images = self._load(runner)
-            if not runner.message_hub.runtime_info.get(_BASELINE):
-                figures = self._figures(runner)
-                runner.message_hub.update_info(_BASELINE, figures)
-                runner.logger.info(f'Features at the start: {_as_text(figures)}')
+        with preserve_rng_state():
+            self._images = self._load(runner)
+        if not runner.message_hub.runtime_info.get(_BASELINE):
+            figures = self._figures(runner)
+            runner.message_hub.update_info(_BASELINE, figures)
+            runner.logger.info(f'Features at the start: {_as_text(figures)}')
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Compare."""
         if not (runner.epoch < self.epochs or self.is_last_train_epoch(runner)):
             return
-        model = unwrapped(runner.model)
-        with whole_weights(model, model.backbone):
-            if not is_main_process():
-                return
-            start, now = runner.message_hub.get_info(_BASELINE), self._figures(runner)
+        start, now = runner.message_hub.get_info(_BASELINE), self._figures(runner)
         for name in ('rank', 'consistency'):
             runner.message_hub.update_scalar(f'continue/{name}', now[name])
         runner.visualizer.add_scalars(
@@ -97,8 +89,9 @@ class ContinueGuardHook(Hook):
             )
 
     def _figures(self, runner: Runner) -> dict[str, float]:
+        """In all processes: blocks of which each holds a shard expect that all have called them."""
         model: Any = unwrapped(runner.model)
-        with preserve_rng_state(), evaluation_mode(model):
+        with whole_weights(model, model.backbone), preserve_rng_state(), evaluation_mode(model):
             means, found = [], []
             for images in self._images:
                 inputs = model.data_preprocessor(dict(inputs=images, data_samples=None), False)['inputs']

@@ -5,9 +5,11 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
+from torch import Tensor
 
 from mmpl.engine.optimizers.guarded_wrapper import taken_on_device
 from mmpl.registry import HOOKS
@@ -74,6 +76,7 @@ class DualTeacherHook(Hook):
         self._unhealthy_looks: dict[str, int] = {}  # in a row, by part
         self._handles: list = []
         self._stepped = False
+        self._overflows: list[Tensor] = []
         self._start_was_watched = False
         self._missing: list[str] = []
 
@@ -129,7 +132,7 @@ class DualTeacherHook(Hook):
         model = unwrapped(runner.model)
         model.set_progress(min(1.0, runner.iter / runner.max_iters))
         model.track_health = self.every_n_train_iters(runner, self.health_interval)
-        self._stepped = False
+        self._stepped, self._overflows = False, []
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -139,7 +142,10 @@ class DualTeacherHook(Hook):
         done = runner.iter + 1
         progress = min(1.0, done / runner.max_iters)
         if self._stepped:
-            model.after_step(progress, done // len(runner.train_dataloader), taken_on_device(runner.optim_wrapper))
+            taken = taken_on_device(runner.optim_wrapper)
+            if taken is None and self._overflows:
+                taken = ~torch.stack([overflow.bool().reshape(()) for overflow in self._overflows]).any()
+            model.after_step(progress, done // len(runner.train_dataloader), taken)
         scalars = model.scheduled(progress)
         if model.track_health:
             health = measured(model.last_figures)
@@ -164,8 +170,11 @@ class DualTeacherHook(Hook):
                     'or give a `horizon` instead, as a share of the run such as 0.05'
                 )
 
-    def _note_step(self, *args: Any, **kwargs: Any) -> None:
+    def _note_step(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         self._stepped = True
+        overflow = getattr(optimizer, 'found_inf', None)  # by which a loss scaler tells a fused one to do nothing
+        if isinstance(overflow, Tensor):
+            self._overflows.append(overflow.clone())
 
     def _watch(self, runner: Runner, health: Mapping[str, float]) -> None:
         """Warn of parts whose figures stay unhealthy."""

@@ -72,6 +72,10 @@ class FeatureProbeHook(Hook):
         """Build the dataloaders, so that a fault in them shows at once, and probe the untrained model."""
         if self.by_epoch and isinstance(runner.train_loop, IterBasedTrainLoop):
             raise ValueError('`by_epoch` must be False in an iteration-based training loop, but got True')
+        if sum(isinstance(hook, FeatureProbeHook) for hook in runner.hooks) > 1:
+            raise ValueError(
+                '`custom_hooks` must hold one FeatureProbeHook: the scores of two would have the same names'
+            )
         model = unwrapped(runner.model)
         with preserve_rng_state():
             for probe in self.probes.values():
