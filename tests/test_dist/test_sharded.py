@@ -19,6 +19,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
 
 from mmpl.compat import load_checkpoint
+from mmpl.engine.hooks import ContinueGuardHook
 from mmpl.engine.shards import whole_weights
 from mmpl.models import RandomMasking
 from mmpl.utils import transfer
@@ -53,6 +54,14 @@ class PoisonOneRank(Hook):
         if runner.iter + 1 == self.iteration and get_rank() == get_world_size() - 1:
             data_batch['inputs'] = data_batch['inputs'].clone()
             data_batch['inputs'][0, 0, 0, 0] = float('nan')
+
+
+@HOOKS.register_module(force=True)
+class Guarded(ContinueGuardHook):
+    """Calls blocks between training steps."""
+
+    def _load(self, runner) -> list[torch.Tensor]:
+        return [torch.randn(4, 3, 20, 20, generator=torch.Generator().manual_seed(0))]
 
 
 @HOOKS.register_module(force=True)
@@ -128,7 +137,7 @@ def fields_of(method: str, **fields) -> dict:
 HARD = dict(  # all that may interfere at once
     backbone=dict(with_cp=True),
     optim_wrapper=dict(accumulative_counts=3, dtype='bfloat16'),
-    hooks=(dict(type='mmpl.CompileHook', backend='eager'),),
+    hooks=(dict(type='mmpl.CompileHook', backend='eager'), runs.own_hook('Guarded')),
 )
 LATE = dict(optim_wrapper=dict(optimizer=dict(ADAMW, fused=True)))
 POISON = dict(hooks=(runs.own_hook('PoisonOneRank', iteration=3),))
