@@ -129,6 +129,8 @@ class PositionHook(Hook):
         changed = {field for field in fields if getattr(old, field) != getattr(new, field)}
         if not changed:
             return
+        if len(changed) > 1:
+            changed.discard('epoch_length')  # which follows from the others
         iteration = resumed_iteration(old, new, meta['epoch'], meta['iter'], runner.max_iters)
         same_iterations = iteration == meta['iter'] and old.epoch_length == new.epoch_length
         notes = []
