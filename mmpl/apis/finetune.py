@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from mmengine.registry import TRANSFORMS
@@ -29,7 +29,7 @@ from mmpl.datasets.unlabelled_folder import EXTENSIONS
 from mmpl.evaluation.extractor import build_loader, loader_of, normalisation_of
 from mmpl.export.spec import EncoderSpec, Preprocessing, infer_spec
 from mmpl.utils.cores import usable_cores
-from mmpl.utils.fields import check_choice, check_number
+from mmpl.utils.fields import Count, ImageSide, Natural, checked
 from mmpl.utils.seeds import derive_seed
 from mmpl.utils.user_errors import UserError
 
@@ -92,19 +92,20 @@ class Annotated:
     notes: tuple[str, ...] = ()
 
 
+@checked()
 def finetune(
-    task: str,
+    task: Literal['classification', 'segmentation', 'detection'],
     data: str | os.PathLike,
     checkpoint: str | os.PathLike,
     source: str = STUDENT,
-    image_size: int | None = None,
-    batch_size: int | None = None,
-    epochs: int | None = None,
+    image_size: ImageSide | None = None,
+    batch_size: Count | None = None,
+    epochs: Count | None = None,
     classes: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     work_dir: str | os.PathLike | None = None,
-    workers: int | None = None,
+    workers: Natural | None = None,
     dry_run: bool = False,
     trust: bool = False,
     say: Callable[[str], None] = print,
@@ -147,15 +148,6 @@ def finetune(
         FinetuneError: The folder does not hold what the task needs.
         ValueError: A number is not allowed.
     """
-    check_choice('task', task, BASES)
-    for name, value, least in (
-        ('image_size', image_size, 16),
-        ('batch_size', batch_size, 1),
-        ('epochs', epochs, 1),
-        ('workers', workers, 0),
-    ):
-        if value is not None:
-            check_number(name, value, least, integer=True)
     if classes is not None and task != 'segmentation':
         raise FinetuneError(f'`classes` must be left out for {task}, whose annotations name them, but got {classes!r}')
     root = Path(data).absolute()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
@@ -30,7 +30,8 @@ from mmpl.datasets.unlabelled_folder import UnlabelledFolder
 from mmpl.evaluation.extractor import normalisation_of
 from mmpl.export.spec import infer_spec
 from mmpl.utils.cores import usable_cores
-from mmpl.utils.fields import check_choice, check_number
+from mmpl.utils.fields import Count, ImageSide, Interval, Natural, check_choice, checked
+from mmpl.utils.seeds import preserve_rng_state
 from mmpl.utils.user_errors import UserError
 
 from .train import parse_train_args, train, train_config
@@ -159,19 +160,20 @@ def look_at(folder: str, decoder: Decoder) -> Images:
     )
 
 
+@checked()
 def pretrain(
     folder: str | os.PathLike,
-    arch: str | None = None,
-    image_size: int | None = None,
-    patch_size: int | None = None,
-    batch_size: int | None = None,
-    epochs: int | None = None,
+    arch: Literal['vit-t', 'vit-s', 'vit-b', 'vit-l'] | None = None,
+    image_size: ImageSide | None = None,
+    patch_size: Count | None = None,
+    batch_size: Annotated[int, Interval(MIN_IMAGES)] | None = None,
+    epochs: Count | None = None,
     start: str | os.PathLike | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     loading: Mapping[str, Any] | None = None,
     work_dir: str | os.PathLike | None = None,
-    workers: int | None = None,
+    workers: Natural | None = None,
     dry_run: bool = False,
     trust: bool = False,
     say: Callable[[str], None] = print,
@@ -210,17 +212,6 @@ def pretrain(
         ValueError: A number is not allowed.
     """
     folder = os.path.abspath(folder)
-    if arch is not None:
-        check_choice('arch', arch, ARCHS)
-    for name, value, least in (
-        ('image_size', image_size, 16),
-        ('patch_size', patch_size, 1),
-        ('batch_size', batch_size, MIN_IMAGES),
-        ('epochs', epochs, 1),
-        ('workers', workers, 0),
-    ):
-        if value is not None:
-            check_number(name, value, least, integer=True)
     if (mean is None) != (std is None) or any(len(values) != 3 for values in (mean, std) if values is not None):
         raise PretrainError(f'`mean` and `std` must be given together, 3 numbers each, but got {mean!r} and {std!r}')
     place = Path(work_dir or Path('work_dirs') / f'pretrain_{Path(folder).name}')
@@ -379,8 +370,7 @@ def estimate(cfg: Config, steps: int) -> str:
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     loader = cfg.train_dataloader
     batch_size = loader.batch_size
-    with _quiet(), torch.random.fork_rng(devices=[device] if device.type == 'cuda' else []):
-        state = np.random.get_state()
+    with _quiet(), preserve_rng_state():
         dataset = GuardedDataset(loader.dataset.to_dict())
         model: Any = MODELS.build(cfg.model).to(device).train()
         model.attach_updater('the estimate')
@@ -397,7 +387,6 @@ def estimate(cfg: Config, steps: int) -> str:
             if device.type == 'cuda':
                 torch.cuda.synchronize()
             computing.append(time.perf_counter() - begin - loading[-1])
-        np.random.set_state(state)
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     each = max(min(computing), min(loading) / max(1, loader.num_workers))
     memory = f'{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of GPU memory, ' if device.type == 'cuda' else ''

@@ -161,13 +161,8 @@ def set_load_policy(trust: bool) -> None:
     CheckpointLoader.load_checkpoint = classmethod(_original_load if trust else _refusing_load)
 
 
-def forbid_unsafe_load() -> None:
-    """Let nothing in this process, or in a child of it, unpickle a checkpoint unsafely; see :func:`set_load_policy`."""
-    set_load_policy(False)
-
-
 def allow_unsafe_load() -> None:
-    """Undo :func:`forbid_unsafe_load` and load anything: what ``--trust`` asks for."""
+    """Let checkpoints run code in the whole process: what ``--trust`` asks for."""
     set_load_policy(True)
 
 

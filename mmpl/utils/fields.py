@@ -41,6 +41,7 @@ class Example(NamedTuple):
 
 Count = Annotated[int, Interval(1)]  # at least 1
 Natural = Annotated[int, Interval(0)]  # at least 0
+ImageSide = Annotated[int, Interval(16)]  # in pixels
 Positive = Annotated[float, Interval(0, open_low=True)]  # above 0
 NonNegative = Annotated[float, Interval(0)]
 Share = Annotated[float, Interval(0, 1)]  # in [0, 1]

@@ -55,10 +55,6 @@ def pca_rgb(features: Tensor, quantile: float = 0.02) -> Tensor:
     Returns:
         (B, N, 3) colours in [0, 1], float32.
     """
-    if features.ndim != 3:
-        raise ValueError(f'features must be (B, N, D), got shape {tuple(features.shape)}')
-    if not 0 <= quantile < 0.5:
-        raise ValueError(f'quantile={quantile} must be in [0, 0.5)')
     patches = features.flatten(0, 1).double().cpu().numpy()
     with np.errstate(invalid='ignore'):  # where all patches are alike, 0 / 0 of the variance is explained
         projected = torch.from_numpy(PCA(3, svd_solver='full').fit_transform(patches))
@@ -93,14 +89,7 @@ def nearest_neighbours(queries: Tensor, bank: Tensor, k: int) -> tuple[Tensor, T
 
     Returns:
         (Q, k) similarities, falling, and (Q, k) indices into the bank.
-
-    Raises:
-        ValueError: If the widths differ, or ``k`` is not in [1, M].
     """
-    if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1]:
-        raise ValueError(f'queries {tuple(queries.shape)} and bank {tuple(bank.shape)} must be (Q, D) and (M, D)')
-    if not 1 <= k <= len(bank):
-        raise ValueError(f'k={k} must be in [1, {len(bank)}], the size of the bank')
     similarity = F.normalize(queries.float(), dim=1) @ F.normalize(bank.float(), dim=1).T
     values, indices = similarity.topk(k, dim=1)
     return values, indices

@@ -21,7 +21,6 @@ from mmpl.apis.train import train
 from mmpl.compat import (
     UntrustedCheckpointError,
     allow_unsafe_load,
-    forbid_unsafe_load,
     load_checkpoint,
     safe_loading,
     set_load_policy,
@@ -162,7 +161,7 @@ def test_load_checkpoint_names_what_is_wrong(tmp_path: Path) -> None:
 @pytest.mark.smoke
 def test_forbidden_process_wide(poisoned: Path, canary: Path) -> None:
     """Also where a library asks for unsafe loading itself, as OneDL's mmengine and torch.hub do."""
-    forbid_unsafe_load()
+    set_load_policy(trust=False)
     with pytest.raises(pickle.UnpicklingError):
         torch.load(poisoned, weights_only=False)
     with pytest.raises(UntrustedCheckpointError):
@@ -181,7 +180,7 @@ def test_forbidden_process_wide(poisoned: Path, canary: Path) -> None:
 
 def test_downloads_are_forbidden_too(poisoned: Path, canary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('TORCH_HOME', str(poisoned.parent))
-    forbid_unsafe_load()
+    set_load_policy(trust=False)
     with pytest.raises((UntrustedCheckpointError, pickle.UnpicklingError)):
         torch.hub.load_state_dict_from_url(poisoned.as_uri(), progress=False)
     assert not canary.exists()

@@ -192,28 +192,6 @@ def test_bad_arguments(kwargs: dict, error: type, message: str, tmp_path: Path) 
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ('params', 'kwargs', 'error', 'message'),
-    [
-        (DigitParams, dict(rotation=-3), ValueError, r'`DigitParams.rotation` must be a number in \[0, 180\].* -3'),
-        (DigitParams, dict(scale=(1.2, 0.8)), ValueError, r'scale` must be a pair .* low <= high, .*\(1.2, 0.8\)'),
-        (DigitParams, dict(scale=[0.8, 1.2]), FieldTypeError, r'scale` must be a pair .*\[0.8, 1.2\]'),
-        (DigitParams, dict(ink=('a', 1.0)), FieldTypeError, r"ink` must be a number in \[0, 255\], but got 'a'"),
-        (DigitParams, dict(image_size=32.5), FieldTypeError, r'image_size` must be an integer in .*32.5'),
-        (DigitParams, dict(shift=33.0), ValueError, r'shift` must be a number in \[0, 32\], but got 33'),
-        (DigitParams, dict(scene_digit_size=(20, 60)), ValueError, r'scene_digit_size` .* \[4, 48.0\], but got 60'),
-        (SurfaceParams, dict(scene_piece_size=(24, 60)), ValueError, r'scene_piece_size` .*\[4, 56.8.*\], but got 60'),
-        (SurfaceParams, dict(crop=(36, 65)), ValueError, r'SurfaceParams.crop` .* in \[4, 64\], but got 65'),
-        (SurfaceParams, dict(scene_pieces=(2.0, 6.0)), FieldTypeError, r'scene_pieces` must be an integer .* 2.0'),
-        (SurfaceParams, dict(scene_outline=-0.1), ValueError, r'outline` must be a number in \[0, 0.3\], but got -0.1'),
-        (SurfaceParams, dict(shares=(0.1, 0.6)), ValueError, r'shares` must be a number in \[0, 0.5\], but got 0.6'),
-    ],
-)
-def test_params_refuse(params: type, kwargs: dict, error: type, message: str) -> None:
-    with pytest.raises(error, match=message):
-        params(**kwargs)
-
-
 def build_and_report(root: Path, start: Any, results: Any) -> None:
     start.wait()
     results.put((make(root) / 'meta.json').stat().st_mtime_ns)

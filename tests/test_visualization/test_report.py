@@ -79,14 +79,10 @@ def test_pca_rgb_is_fit_over_the_batch():
     clipped = pca_rgb(features, quantile=0.1).flatten(0, 1)
     assert ((clipped == 0).sum(0) == 4).all() and ((clipped == 1).sum(0) == 4).all()  # a tenth of 36 at either end
     assert torch.isfinite(pca_rgb(torch.ones(2, 4, 5))).all()  # all patches alike
-    with pytest.raises(ValueError, match='quantile=0.5'):
-        pca_rgb(features, quantile=0.5)
     with pytest.raises(ValueError, match='NaN'):
         pca_rgb(torch.full((2, 4, 5), float('nan')))
     with pytest.raises(ValueError, match='n_components=3'):
         pca_rgb(torch.ones(1, 2, 5))
-    with pytest.raises(ValueError, match=r'\(B, N, D\), got shape \(2, 5\)'):
-        pca_rgb(torch.ones(2, 5))
 
 
 def test_neighbours_equal_brute_force():
@@ -99,8 +95,6 @@ def test_neighbours_equal_brute_force():
     expected, order = cosines.sort(descending=True)
     assert torch.equal(indices, order[:, :6])
     torch.testing.assert_close(values, expected[:, :6], atol=1e-6, rtol=0, check_dtype=False)
-    with pytest.raises(ValueError, match='k=41'):
-        nearest_neighbours(queries, bank, 41)
 
 
 @pytest.mark.parametrize('k', [1, 7, 128, 8192, 16384])

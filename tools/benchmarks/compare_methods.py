@@ -45,7 +45,7 @@ from bench.own_data import class_folders
 from bench.reporting_sets import make
 from bench.results import batch_size, fingerprint, num_masks, processor, write_json
 from bench.tables import as_markdown, mean_sd
-from mmpl.compat import forbid_unsafe_load
+from mmpl.compat import set_load_policy
 from mmpl.evaluation import DenseProbe, FeatureProbe
 from mmpl.utils.config_errors import read_config
 from mmpl.utils.dist import unwrapped
@@ -191,7 +191,7 @@ class Bench:
 
     def execute(self, run: Run) -> dict:
         """Train, measure, and write the result."""
-        forbid_unsafe_load()
+        set_load_policy(trust=False)
         torch.set_num_threads(self.config.get('threads', 1))
         method, iterations = self.config.methods[run.method], self.iterations(run)
         base = Config.fromfile(method.config or self.config.methods[self.config.reference].config)

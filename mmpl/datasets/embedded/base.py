@@ -6,11 +6,9 @@ A new one is a file with an :class:`EmbeddedSet`: the numbers that images are dr
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Protocol, get_args, get_origin
+from typing import Any, Protocol
 
 import numpy as np
-
-from mmpl.utils.fields import FieldTypeError, Interval, Share, check_number
 
 from .scenes import Scene
 
@@ -22,39 +20,15 @@ PALETTE = (
 )  # fmt: skip
 """RGB colours of the classes; the background is black."""
 
-Level = Annotated[float, Interval(0, 255)]  # of brightness
-Levels = Annotated[tuple[float, float], Interval(0, 255)]
-
 
 @dataclasses.dataclass(frozen=True)
 class DrawingParams:
-    """Numbers by which images are drawn, each inside of the interval of its annotation.
+    """Numbers by which images are drawn; a pair is (low, high), mostly of a uniform distribution."""
 
-    A pair is (low, high), mostly of a uniform distribution. A number whose default is whole must be whole.
-    """
-
-    image_size: Annotated[int, Interval(8, 4096)] = 32  # side of an image in the class folders, in pixels
-    noise: Level = 3.0  # standard deviation of Gaussian pixel noise
-    scene_size: Annotated[int, Interval(16, 8192)] = 96  # side of a scene in pixels
-    scene_overlap: Share = 0.15  # largest share of an object that later objects may hide
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if get_origin(field.type) is Annotated:
-                self.check(field.name, get_args(field.type)[1])
-
-    def check(self, name: str, interval: Interval) -> None:
-        """Refuse a number outside of an interval, and a pair that does not rise inside of it."""
-        field, value = f'{type(self).__name__}.{name}', getattr(self, name)
-        default: Any = type(self).__dataclass_fields__[name].default
-        is_pair = isinstance(default, tuple)
-        integer = isinstance(default[0] if is_pair else default, int)
-        if is_pair and not (isinstance(value, tuple) and len(value) == 2):
-            raise FieldTypeError(f'`{field}` must be a pair (low, high), but got {value!r}')
-        for number in value if is_pair else (value,):
-            check_number(field, number, interval.low, interval.high, integer=integer)
-        if is_pair and value[0] > value[1]:
-            raise ValueError(f'`{field}` must be a pair (low, high) with low <= high, but got {value!r}')
+    image_size: int = 32  # side of an image in the class folders, in pixels
+    noise: float = 3.0  # standard deviation of Gaussian pixel noise
+    scene_size: int = 96  # side of a scene in pixels
+    scene_overlap: float = 0.15  # largest share of an object that later objects may hide
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,11 +7,10 @@ from typing import Any, Literal
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmpl.engine.optimizers.guarded_wrapper import taken_on_device
+from mmpl.engine.optimizers.guarded_wrapper import single_wrappers, taken_on_device
 from mmpl.registry import HOOKS
 from mmpl.utils.dist import unwrapped
 from mmpl.utils.fields import Count, check_choice, check_number, checked
@@ -102,8 +101,7 @@ class DualTeacherHook(Hook):
             )
             model.copy_to_teachers(self._missing)
             self._missing = []
-        wrappers = runner.optim_wrapper
-        wrappers = list(wrappers.values()) if isinstance(wrappers, OptimWrapperDict) else [wrappers]
+        wrappers = single_wrappers(runner.optim_wrapper)
         self._handles = [wrapper.optimizer.register_step_post_hook(self._note_step) for wrapper in wrappers]
         steps, epochs = (
             math.ceil(runner.max_iters / count)

@@ -15,7 +15,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmpl.checkpoints import files as checkpoint_files
-from mmpl.compat import forbid_unsafe_load
+from mmpl.compat import set_load_policy
 from mmpl.engine.shards import whole_checkpoint
 from mmpl.registry import HOOKS
 from mmpl.utils.fields import Interval, check_choice, checked
@@ -106,7 +106,7 @@ class SafeCheckpointHook(CheckpointHook):
             RuntimeError: There are checkpoints, and all of them are damaged.
         """
         if os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD') != '1':  # by --trust, or by who starts another train.py
-            forbid_unsafe_load()  # also where another project's train.py runs
+            set_load_policy(trust=False)  # also where another project's train.py runs
         if not runner._resume or runner._has_loaded:
             return
         if runner._load_from is not None:
