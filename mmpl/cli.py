@@ -460,9 +460,9 @@ def run_info(args: argparse.Namespace) -> int:
     """Print what a checkpoint holds, and what of it a feature extractor would use."""
     from mmpl.checkpoints.encoders import read_checkpoint
     from mmpl.compat import set_load_policy
-    from mmpl.evaluation.extractor import ExtractorError, loader_of, normalisation_of
+    from mmpl.evaluation.extractor import ExtractorError, normalisation_of
     from mmpl.export import ExportError
-    from mmpl.export.spec import spec_of
+    from mmpl.export.spec import loader_of, spec_of
 
     set_load_policy(args.trust)
     checkpoint = read_checkpoint(args.checkpoint)

@@ -26,8 +26,8 @@ from mmpl.datasets.decode import NOT_TURNED, decoder_of_transform
 from mmpl.datasets.image_facts import read_facts
 from mmpl.datasets.listing import list_images, read_lines, split_folders
 from mmpl.datasets.unlabelled_folder import EXTENSIONS
-from mmpl.evaluation.extractor import build_loader, loader_of, normalisation_of
-from mmpl.export.spec import EncoderSpec, Preprocessing, infer_spec
+from mmpl.evaluation.extractor import build_loader, normalisation_of
+from mmpl.export.spec import EncoderSpec, Preprocessing, infer_spec, loader_of
 from mmpl.utils.cores import usable_cores
 from mmpl.utils.fields import Count, ImageSide, Natural, checked
 from mmpl.utils.seeds import derive_seed
@@ -242,6 +242,7 @@ def _encoder_fields(spec: EncoderSpec, fed: Preprocessing, checkpoint: str, pref
         patch_size=spec.patch_size[0],
         pretrained_size=spec.img_size[0],
         norm_eps=None if spec.norm_eps == 1e-6 else spec.norm_eps,
+        qkv_bias=spec.qkv_bias,
         checkpoint=checkpoint,
         prefix=prefix or None,
         mean=list(fed.mean),

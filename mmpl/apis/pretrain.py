@@ -261,7 +261,7 @@ def _chosen(
     found = None if start is None else read_checkpoint(os.fspath(start))
     if found is None:
         size = ARCHS[arch or ('vit-t' if images.count < 10_000 else 'vit-s')]
-        preset, backbone_arch, norm_eps = size.preset, size.arch, None
+        preset, backbone = size.preset, dict[str, Any](arch=size.arch)
         mean, std = images.mean, images.std
         if given_mean:
             fed = normalisation_of({}, 3, given_mean, given_std, '')
@@ -271,8 +271,8 @@ def _chosen(
             'As was asked.' if given_mean else f'Of {images.looked_at} of the images: red, green, blue.',
         )
     else:
-        size, patch_size, norm_eps = _size_of(found, arch, patch_size)
-        preset, backbone_arch = 'pl_mae_vitb_continue.py', size.arch
+        size, patch_size, backbone = _size_of(found, arch, patch_size)
+        preset = 'pl_mae_vitb_continue.py'
         fed = normalisation_of(found.config, 3, given_mean, given_std, found.path)
         mean, std, bgr, mean_text = fed.mean, fed.std, fed.bgr, 'As the weights that it starts from were fed.'
     side = image_size or max([s for s in IMAGE_SIDES if s <= images.side], default=IMAGE_SIDES[0])
@@ -297,9 +297,7 @@ def _chosen(
     if steps < 4:
         raise PretrainError(f'`epochs` must make at least 4 steps of {batch} images, but {epochs} make {steps}')
     rate = CONTINUE_RATE if found else RATE
-    backbone = dict(arch=backbone_arch, img_size=side, patch_size=patch)
-    if norm_eps is not None:
-        backbone['norm_cfg'] = dict(type='LN', eps=norm_eps)
+    backbone |= dict(img_size=side, patch_size=patch)
     on_gpu = torch.cuda.is_available()
     named = next((name for name, known in ARCHS.items() if known.arch == size.arch), f'ViT {size.width} wide')
     return dict(
@@ -331,8 +329,8 @@ def _chosen(
     )
 
 
-def _size_of(found: Checkpoint, arch: str | None, patch_size: int | None) -> tuple[Size, int, float | None]:
-    """Size, patch and epsilon of the norms of the encoder that a run starts from; what was asked for must agree."""
+def _size_of(found: Checkpoint, arch: str | None, patch_size: int | None) -> tuple[Size, int, dict[str, Any]]:
+    """Size, patch and backbone fields of the encoder that a run starts from; what was asked for must agree."""
     encoder = found.encoder(STUDENT)
     if any(key.startswith('stages.') for key in encoder):
         raise PretrainError(f'{found.path}: its encoder is a Swin transformer, but `mmpl pretrain` trains plain ViTs')
@@ -347,7 +345,12 @@ def _size_of(found: Checkpoint, arch: str | None, patch_size: int | None) -> tup
         raise PretrainError(f'`arch` must fit the encoder of {found.path}, {has}, but got {arch!r}; it can be left out')
     plain = dict(zip(('embed_dims', 'num_layers', 'num_heads', 'feedforward_channels'), _sizes(spec), strict=True))
     size = ARCHS[known[0]] if known else Size(plain, spec.embed_dims, 512)
-    return size, spec.patch_size[0], None if spec.norm_eps == 1e-6 else spec.norm_eps
+    backbone: dict[str, Any] = dict(arch=size.arch)
+    if spec.norm_eps != 1e-6:
+        backbone['norm_cfg'] = dict(type='LN', eps=spec.norm_eps)
+    if not spec.qkv_bias:
+        backbone['qkv_bias'] = False
+    return size, spec.patch_size[0], backbone
 
 
 def _sizes(arch: Any) -> tuple[int, ...]:

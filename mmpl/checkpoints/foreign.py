@@ -135,6 +135,9 @@ def translate(state_dict: Mapping[str, Tensor], path: str, file: Path) -> Foreig
     if decoder:
         name = "MAE's official, with its decoder" if layout is TIMM else 'Hugging Face ViTMAE, with its decoder'
     refusals = {reason for part, reason in _REFUSED.items() if any(part in key for key in inside)}
+    into, out_of = (encoder.get(f'layers.0.ffn.layers.{name}.weight') for name in ('0.0', '1'))
+    if into is not None and out_of is not None and len(into) != out_of.shape[1]:  # timm's, under names of an MLP
+        refusals.add('SwiGLU feed-forward (DINOv2 giant)')
     if swin:
         refusals.add('stages (Swin)')
     if refusals:
@@ -174,6 +177,14 @@ def _decoder(
         decoder, rest = restore(below, HUGGINGFACE_DECODER)
         return decoder, [key for key in unknown if not key.startswith('decoder.')], {f'decoder.{key}' for key in below}
     return {}, unknown, set()
+
+
+def _fed_by_processor(said: Mapping[str, Any], channels: int) -> dict[str, list[float]]:
+    """Mean and std in 0..255 that stand for what an image processor of transformers does; empty if none is told."""
+    scale = said.get('rescale_factor', 1 / 255) if said.get('do_rescale', True) else 1.0
+    if not said.get('do_normalize', True):
+        return dict(mean=[0.0] * channels, std=[1 / scale] * channels)
+    return {own: [value / scale for value in said[f'image_{own}']] for own in ('mean', 'std') if f'image_{own}' in said}
 
 
 def _architecture(
@@ -221,7 +232,6 @@ def _architecture(
     )
     if 'layers.0.attn.gamma1.weight' in encoder:
         backbone['layer_scale_init_value'] = 1.0
-    if 'image_mean' in said:
-        numbers = {own: [255 * value for value in said[f'image_{own}']] for own in ('mean', 'std')}
-        return dict(backbone=backbone, data_preprocessor=dict(numbers, bgr_to_rgb=True))
+    if fed := _fed_by_processor(said, channels):
+        return dict(backbone=backbone, data_preprocessor=dict(fed, bgr_to_rgb=channels == 3))
     return dict(backbone=backbone, **(dict(data_preprocessor=_IMAGENET) if 'MAE' in name else {}))

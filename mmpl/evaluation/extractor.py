@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from mmpl.checkpoints.encoders import STUDENT, Checkpoint, read_checkpoint
+from mmpl.checkpoints.encoders import STUDENT, Checkpoint, heads_of, read_checkpoint
 from mmpl.datasets.decode import decoder_of_transform, upright
 from mmpl.datasets.image_check import inspect_image
 from mmpl.datasets.image_facts import orientation_of
 from mmpl.datasets.unlabelled_folder import UnlabelledFolder
-from mmpl.export.spec import Preprocessing, preprocessing
+from mmpl.export.spec import Preprocessing, loader_of, preprocessing
 from mmpl.utils.fields import Count, check_device, checked
 from mmpl.utils.seeds import preserve_rng_state
 from mmpl.utils.user_errors import UserError
@@ -33,8 +33,6 @@ Item: TypeAlias = str | os.PathLike | Image.Image | np.ndarray | Tensor
 ImageSize = int | Sequence[int] | Literal['own'] | None
 
 _EIGHT_BIT_MODES = ('1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'CMYK', 'YCbCr', 'HSV', 'LAB')
-_OWN_LOADER = 'mmpl.LoadImage'
-_DECODING = ('backend_args', 'bands', 'color_type', 'pages', 'percentiles', 'scaling')  # its fields
 
 
 class ExtractorError(UserError, ValueError):
@@ -227,6 +225,11 @@ class FeatureExtractor:
                 f'{_name(item)} cannot be used: the order of the channels of {self.loader_cfg["type"]!r} is not known; '
                 'give files'
             )
+        if self._decoder is not None and not self._decoder.plain:
+            raise ImageError(
+                f'{_name(item)} cannot be used: in training files were read by {self.loader_cfg}, and pixels in memory '
+                'come without that; give files'
+            )
         return _rgb(item)[..., ::-1]  # as OpenCV loads them
 
     def _resize(self, image: np.ndarray) -> Tensor:
@@ -277,46 +280,18 @@ def _build(checkpoint: Checkpoint, source: str, device: Any) -> nn.Module:
             f'{checkpoint.path}: the checkpoint carries no config (meta["cfg"]) with a `model`, so its encoder cannot '
             'be built; give a checkpoint of a training run, or one that mmpl.export wrote for mmpretrain'
         )
+    arch = (model.get('backbone') or {}).get('arch')
+    if isinstance(arch, Mapping) and 'num_layers' in arch and heads_of(model['backbone']) is None:
+        raise ExtractorError(
+            f'{checkpoint.path}: the weights do not tell the number of attention heads of an encoder '
+            f'{arch.get("embed_dims")} wide: `mmpl export --num-heads` writes a file that says it'
+        )
     try:
         return build_model(Config(dict(checkpoint.config)), checkpoint, source, device=device)
     except KeyError as error:
         raise ExtractorError(
             f'{checkpoint.path}: its model cannot be built; import the module that registers it first: {error}'
         ) from error
-
-
-def loader_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Config of the transform that reads files as a config's training set does; ``mmpl.LoadImage`` if it names none.
-
-    ``mmpl.LoadRandomResizedCrop`` decodes by the same fields as ``mmpl.LoadImage``, which also takes the place of the
-    stock loader in ``mmpl.UnlabelledFolder``.
-    """
-    dataset = dataset_with_pipeline(config.get('train_dataloader')) or {}
-    for transform in dataset.get('pipeline', ()):
-        if not isinstance(transform, Mapping):
-            continue
-        name = str(transform.get('type', '')).split('.')[-1]
-        if name == 'LoadRandomResizedCrop':
-            return dict(type=_OWN_LOADER, **{field: transform[field] for field in _DECODING if field in transform})
-        if name.startswith('Load') and not name.endswith('Crop'):
-            in_own_folder = str(dataset.get('type', '')).split('.')[-1] == 'UnlabelledFolder'
-            stock = name == 'LoadImageFromFile' and set(transform) <= {'type', 'color_type', 'backend_args'}
-            if in_own_folder and stock and transform.get('color_type', 'color') in ('color', 'grayscale'):
-                return dict(transform, type=_OWN_LOADER)
-            return dict(transform)
-    return dict(type=_OWN_LOADER)
-
-
-def dataset_with_pipeline(node: Any) -> Mapping[str, Any] | None:
-    """The first config of a dataset that has a pipeline, however deep it is wrapped."""
-    if isinstance(node, Mapping):
-        if isinstance(node.get('pipeline'), list | tuple):
-            return node
-        node = list(node.values())
-    for child in node if isinstance(node, list | tuple) else ():
-        if found := dataset_with_pipeline(child):
-            return found
-    return None
 
 
 def build_loader(cfg: dict[str, Any], path: str) -> Any:

@@ -30,12 +30,27 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmpl.checkpoints.encoders import STUDENT, read_checkpoint  # also makes mmpretrain importable beside transformers 5
+from mmpl.checkpoints.encoders import (  # also makes mmpretrain importable beside transformers 5
+    STUDENT,
+    heads_of,
+    read_checkpoint,
+)
 from mmpl.checkpoints.layouts import HUGGINGFACE, TIMM, fold_layer_scale, rename
 from mmpl.utils.user_errors import UserError
 from mmpl.version import __version__
 
-from .spec import EncoderSpec, ExportError, Preprocessing, Spec, SwinSpec, preprocessing, spec_of, swin_fields
+from .spec import (
+    EncoderSpec,
+    ExportError,
+    Preprocessing,
+    Spec,
+    SwinSpec,
+    dataset_with_pipeline,
+    loader_of,
+    preprocessing,
+    spec_of,
+    swin_fields,
+)
 
 TOLERANCE = 1e-5
 """Largest absolute difference between features of the same tensors that counts as the same model."""
@@ -66,6 +81,7 @@ class _Encoder:
     spec: Spec
     source: str
     fed: Preprocessing | None  # None: the config does not say
+    loader: dict[str, Any] | None  # the transform that reads files; None: the config does not say
 
 
 def _optional(name: str) -> Any:
@@ -118,8 +134,12 @@ def build_reference(encoder: Mapping[str, Tensor], spec: Spec, config: Mapping[s
         model, encoder = _build_mmpretrain(spec), fold_layer_scale(encoder)
     else:
         kind = _scoped(str(backbone['type']).removeprefix('mmpretrain.models.'))
-        raw = dict(out_type='raw') if kind.endswith('.VisionTransformer') else {}
-        model = MODELS.build(dict(backbone, type=kind, init_cfg=None, **raw))
+        options: dict[str, Any] = dict(out_type='raw') if kind.endswith('.VisionTransformer') else {}
+        if (
+            isinstance(spec, EncoderSpec) and isinstance(backbone.get('arch'), Mapping) and heads_of(backbone) is None
+        ):  # public weights of a width of its own
+            options['arch'] = dict(backbone['arch'], num_heads=spec.num_heads)
+        model = MODELS.build(dict(backbone, type=kind, init_cfg=None) | options)
         model.eval()
     try:
         model.load_state_dict(dict(encoder), strict=True)
@@ -129,12 +149,17 @@ def build_reference(encoder: Mapping[str, Tensor], spec: Spec, config: Mapping[s
 
 
 def _write_mmpretrain(encoder: _Encoder, out: Path) -> tuple[Path, ...]:
-    fed = None if encoder.fed is None else encoder.fed.config
+    model: dict[str, Any] = dict(backbone=mmpretrain_config(encoder.spec))
+    if encoder.fed is not None:
+        model['data_preprocessor'] = encoder.fed.config
+    cfg = f'model = {model!r}\n'
+    if encoder.loader is not None:
+        cfg += f'train_dataloader = dict(dataset=dict(pipeline=[{encoder.loader!r}]))\n'
     meta: dict[str, Any] = dict(
         source=encoder.source,
         mmpl_version=__version__,
         arch=json.dumps(asdict(encoder.spec)),
-        cfg=f'model = dict(backbone={mmpretrain_config(encoder.spec)!r}, data_preprocessor={fed!r})\n',
+        cfg=cfg,
     )
     torch.save(dict(meta=meta, state_dict={f'backbone.{key}': v for key, v in encoder.tensors.items()}), out)
     return (out,)
@@ -389,6 +414,18 @@ def _tokens(encoder: nn.Module, images: Tensor) -> Tensor:
     return output[-1] if isinstance(output, list | tuple) else output
 
 
+def _refuse_fine_tuned(config: Mapping[str, Any]) -> None:
+    """Refuse what a task has made of an encoder: its windows and maps, and its batches of images and questions."""
+    model = config.get('model') or {}
+    for part in ('backbone', 'data_preprocessor'):
+        kind = str((model.get(part) or {}).get('type', ''))
+        if kind.split('.')[-1] in ('DenseViT', 'VQAPreprocessor'):
+            raise ExportError(
+                f'model.{part} is {kind}, of a model that was fine-tuned for a task: export the checkpoint of '
+                'pre-training that it started from'
+            )
+
+
 def export_backbone(
     checkpoint: str | Path,
     out: str | Path,
@@ -419,6 +456,7 @@ def export_backbone(
     if to == 'timm' and out.suffix == '.json':
         raise ExportError(f'out={out.name!r}: the .json beside the weights is for the arguments; name a .pth file')
     found = read_checkpoint(checkpoint)
+    _refuse_fine_tuned(found.config)
     tensors = {key: value.detach().float().contiguous() for key, value in found.encoder(source).items()}
     plain = fold_layer_scale(tensors)
     spec = spec_of(plain, found.config, num_heads)
@@ -428,7 +466,8 @@ def export_backbone(
     handed = dict(plain, **{first: plain[first].flip(1).contiguous()}) if swapped else plain
     out.parent.mkdir(parents=True, exist_ok=True)
     library = LIBRARIES[to]
-    files = library.write(_Encoder(handed, spec, source, fed), out)
+    loader = loader_of(found.config) if dataset_with_pipeline(found.config.get('train_dataloader')) else None
+    files = library.write(_Encoder(handed, spec, source, fed, loader), out)
     difference, from_picture = None, fed is not None and spec.in_channels == 3
     if verify:
         try:
@@ -436,8 +475,8 @@ def export_backbone(
             difference = compare_features(reference, exported, spec, to, swapped)
             if fed is not None and from_picture:
                 difference = compare_on_picture(reference, fed, exported, files, spec, to)
-        except ExportError:
+        except BaseException:
             for file in files:
-                file.unlink()  # a file that failed its check must not be used by mistake
+                file.unlink()  # a file that was not checked must not be used by mistake
             raise
     return ExportResult(files, spec, difference, verify and from_picture, swapped)

@@ -14,6 +14,8 @@ from mmpl.checkpoints.layouts import plain_vit_keys
 from mmpl.utils.seeds import preserve_rng_state
 
 _SHOWN = 6
+_OWN_LOADER = 'mmpl.LoadImage'
+_DECODING = ('backend_args', 'bands', 'color_type', 'pages', 'percentiles', 'scaling')  # its fields
 _REASONS = {  # part of a key -> what a plain ViT does not have
     'gamma': 'layer scale (layer_scale_init_value > 0), which an export to mmpretrain folds into the layers',
     'ffn.w12': 'SwiGLU feed-forward (ffn_type="swiglu_fused")',
@@ -204,7 +206,7 @@ def preprocessing(config: Mapping[str, Any], in_channels: int) -> Preprocessing 
     """
     model = _section(config, 'model')
     given = _section(model, 'data_preprocessor') or _section(config, 'data_preprocessor')
-    if not given and 'data_preprocessor' not in model and not model.get('type'):
+    if not given and model.get('data_preprocessor') is None and not model.get('type'):
         return None  # a config of an encoder alone; of a whole model it means: as they are loaded
     _check_pipeline(config)
     if given.get('rgb_to_bgr'):
@@ -227,6 +229,40 @@ def preprocessing(config: Mapping[str, Any], in_channels: int) -> Preprocessing 
             )
         numbers[name] = tuple(values * in_channels if len(values) == 1 else values)
     return Preprocessing(dict(given, type=given.get('type') or kind), bgr=in_channels == 3 and not swapped, **numbers)
+
+
+def loader_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Config of the transform that reads files as a config's training set does; ``mmpl.LoadImage`` if it names none.
+
+    ``mmpl.LoadRandomResizedCrop`` decodes by the same fields as ``mmpl.LoadImage``, which also takes the place of the
+    stock loader in ``mmpl.UnlabelledFolder``.
+    """
+    dataset = dataset_with_pipeline(config.get('train_dataloader')) or {}
+    for transform in dataset.get('pipeline', ()):
+        if not isinstance(transform, Mapping):
+            continue
+        name = str(transform.get('type', '')).split('.')[-1]
+        if name == 'LoadRandomResizedCrop':
+            return dict(type=_OWN_LOADER, **{field: transform[field] for field in _DECODING if field in transform})
+        if name.startswith('Load') and not name.endswith('Crop'):
+            in_own_folder = str(dataset.get('type', '')).split('.')[-1] == 'UnlabelledFolder'
+            stock = name == 'LoadImageFromFile' and set(transform) <= {'type', 'color_type', 'backend_args'}
+            if in_own_folder and stock and transform.get('color_type', 'color') in ('color', 'grayscale'):
+                return dict(transform, type=_OWN_LOADER)
+            return dict(transform)
+    return dict(type=_OWN_LOADER)
+
+
+def dataset_with_pipeline(node: Any) -> Mapping[str, Any] | None:
+    """The first config of a dataset that has a pipeline, however deep it is wrapped."""
+    if isinstance(node, Mapping):
+        if isinstance(node.get('pipeline'), list | tuple):
+            return node
+        node = list(node.values())
+    for child in node if isinstance(node, list | tuple) else ():
+        if found := dataset_with_pipeline(child):
+            return found
+    return None
 
 
 def _check_pipeline(config: Mapping[str, Any]) -> None:

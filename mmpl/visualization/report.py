@@ -23,8 +23,8 @@ from mmpl.compat import load_checkpoint, safe_loading
 from mmpl.datasets.guarded import GuardedDataset
 from mmpl.evaluation import extract_features, knn_accuracy
 from mmpl.evaluation.evaluate import any_loads_weights, find_probe
-from mmpl.evaluation.extractor import dataset_with_pipeline, loader_of
 from mmpl.evaluation.features import FeatureSet, evaluation_mode, pool_tokens
+from mmpl.export.spec import dataset_with_pipeline, loader_of
 from mmpl.utils.config_errors import read_config
 from mmpl.utils.fields import Count, check_device, check_field
 from mmpl.utils.seeds import preserve_rng_state
@@ -120,8 +120,8 @@ def to_picture(item: Mapping[str, Any], names: Sequence[str], swap_channels: boo
     if swap_channels and inputs.shape[0] == 3:
         inputs = inputs.flip(0)
     pixels = inputs.float().clamp(0, 255).round().byte().permute(1, 2, 0).numpy()
-    if pixels.shape[2] == 1:
-        pixels = pixels.repeat(3, axis=2)
+    if pixels.shape[2] != 3:  # of many channels the first, in grey
+        pixels = pixels[..., :1].repeat(3, axis=2)
     sample = item['data_samples']
     label = int(sample.gt_label)
     name = Path(str(getattr(sample, 'img_path', ''))).name

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -14,6 +15,7 @@ import mmpl.methods  # noqa: F401
 from mmpl.apis.train import import_start
 from mmpl.checkpoints import encoders, foreign, import_weights, read_checkpoint
 from mmpl.checkpoints.fit import CheckpointMismatchError
+from mmpl.evaluation.extractor import FeatureExtractor
 from mmpl.models import Masks
 from tests.test_export.test_backbone import make_vit
 
@@ -170,6 +172,28 @@ def test_hugging_face(kind: str, tmp_path: Path) -> None:
         assert (backbone['arch']['num_heads'], backbone['norm_cfg']['eps']) == (3, config.layer_norm_eps)
 
 
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {},
+        dict(do_normalize=False),
+        dict(rescale_factor=1 / 127.5, image_mean=[1.0] * 3, image_std=[1.0] * 3),
+        dict(do_rescale=False, image_mean=[120.0, 110.0, 100.0], image_std=[60.0, 55.0, 50.0]),
+    ],
+)
+@torch.no_grad()
+def test_hugging_face_with_its_image_processor(fields: dict, tmp_path: Path) -> None:
+    model = randomised(transformers.ViTModel(transformers.ViTConfig(**HUGGINGFACE), add_pooling_layer=False))
+    model.save_pretrained(tmp_path)
+    processor = transformers.ViTImageProcessor(size=dict(height=16, width=16), **fields)
+    processor.save_pretrained(tmp_path)
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    want = model(**processor(pixels, return_tensors='pt', input_data_format='channels_last')).last_hidden_state[0]
+    found = FeatureExtractor(tmp_path, device='cpu')(pixels)
+    np.testing.assert_allclose(found.cls[0], want[0], rtol=0, atol=2e-4)
+    np.testing.assert_allclose(found.patches[0].reshape(16, 48), want[1:], rtol=0, atol=2e-4)
+
+
 @torch.no_grad()
 def test_hugging_face_mae_with_its_decoder(tmp_path: Path) -> None:
     """The loss of its pre-training, with the same masks, is ours with pixel targets."""
@@ -219,6 +243,8 @@ REFUSED = {
         'SwiGLU',
     ),
 }
+
+REFUSED['swiglu of timm'] = (lambda: timm_vit('vit_small_patch14_dinov2', mlp_layer=timm.layers.SwiGLUPacked), 'SwiGLU')
 
 
 @pytest.mark.parametrize('name', REFUSED)

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 import mmpl
 from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.evaluation import build_model, extract_features
-from mmpl.evaluation.extractor import ExtractorError, ImageError, loader_of
+from mmpl.evaluation.extractor import ExtractorError, ImageError
 from mmpl.export import export_backbone, load_timm
+from mmpl.export.spec import loader_of
 from mmpl.methods import GreenMIM
 from mmpl.registry import TRANSFORMS
 from tests.test_evaluation.probe_helpers import LOAD, MEAN, PACK, RESIZE, STD, plmae_config, write_checkpoint
@@ -265,6 +266,19 @@ def test_files_of_many_bits_are_seen_as_in_training(tmp_path, folder, first):
         want = model.backbone(model.data_preprocessor(dict(inputs=seen[None], data_samples=None), False)['inputs'])[0]
     features = mmpl.FeatureExtractor(path)(tmp_path / 'images' / 'a.png')
     np.testing.assert_allclose(as_tokens(features), np.squeeze(want.numpy()), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('fields', [dict(scaling='percentile'), dict(bands=[3, 2, 1]), dict(scaling=(100, 200))])
+def test_an_export_reads_files_as_its_training_and_pixels_in_memory_are_refused(place, tmp_path, fields):
+    config = plmae_config(bgr_to_rgb=True)
+    config.train_dataloader.dataset.dataset.pipeline[0] = dict(type='mmpl.LoadImage', **fields)
+    path, image = write_checkpoint(tmp_path / 'own.pth', config), place / 'images' / 'b.png'
+    export_backbone(path, tmp_path / 'export.pth')
+    want, got = (mmpl.FeatureExtractor(file)(image).mean for file in (path, tmp_path / 'export.pth'))
+    assert np.array_equal(want, got)
+    assert np.abs(got - mmpl.FeatureExtractor(place / 'rgb.pth')(image).mean).max() > 1e-3
+    with pytest.raises(ImageError, match='in training files were read by .*give files'):
+        mmpl.FeatureExtractor(path)(Image.open(image))
 
 
 def test_what_mmpls_loader_cannot_read_whole_is_refused(tmp_path, place):

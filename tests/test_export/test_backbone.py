@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,9 +11,10 @@ from torch import nn
 from mmpl.checkpoints import layouts
 from mmpl.checkpoints.encoders import read_checkpoint
 from mmpl.checkpoints.fit import CheckpointMismatchError
-from mmpl.export import ExportError, export_backbone
+from mmpl.evaluation.extractor import ExtractorError, FeatureExtractor
+from mmpl.export import ExportError, backbone, export_backbone, load_timm
 from mmpl.export.backbone import LIBRARIES
-from mmpl.export.spec import infer_spec
+from mmpl.export.spec import infer_spec, preprocessing
 
 PREFIXES = {'student': 'backbone.', 'slow_teacher': 'slow_teacher.backbone.', 'other': 'other.backbone.'}
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -292,3 +294,64 @@ def test_missing_library(tmp_path, models, monkeypatch):
     )
     with pytest.raises(ImportError, match='pip install timm'):
         export_backbone(save(tmp_path / 'c.pth', models), tmp_path / 'o.pth', to='timm')
+
+
+def test_a_normalisation_that_nobody_knows_stays_unknown(tmp_path, models):
+    """The export of weights without a config is not taken for one of images as they are loaded, BGR."""
+    bare = save(tmp_path / 'c.pth', models, cfg=None)
+    export_backbone(bare, tmp_path / 'a.pth', num_heads=3)
+    found = read_checkpoint(tmp_path / 'a.pth')
+    assert preprocessing(found.config, 3) is None
+    assert preprocessing(dict(model=dict(found.config['model'], data_preprocessor=None)), 3) is None  # as once written
+    export_backbone(tmp_path / 'a.pth', tmp_path / 'b.pth', to='timm')
+    assert json.loads((tmp_path / 'b.json').read_text())['transform'] is None
+    for key, value in torch.load(tmp_path / 'b.pth', weights_only=True).items():
+        if key == 'patch_embed.proj.weight':
+            assert torch.equal(value, models['student'].patch_embed.projection.weight)
+
+
+@torch.no_grad()
+def test_public_weights_of_a_width_of_their_own(tmp_path):
+    """The number of heads is asked for, and then enough; what ends in an error leaves no file."""
+    timm = pytest.importorskip('timm')
+    sizes = dict(img_size=16, patch_size=4, embed_dim=48, depth=2, num_heads=4, mlp_ratio=2)
+    model = timm.create_model('vit_base_patch16_224', pretrained=False, num_classes=0, **sizes).eval()
+    torch.save(model.state_dict(), tmp_path / 'vit.pth')
+    with pytest.raises(ExportError, match='--num-heads'):
+        export_backbone(tmp_path / 'vit.pth', tmp_path / 'a.pth')
+    with pytest.raises(ExtractorError, match=r'heads of an encoder 48 wide: `mmpl export --num-heads`'):
+        FeatureExtractor(tmp_path / 'vit.pth', mean=MEAN, std=STD)
+    assert not (tmp_path / 'a.pth').exists()
+    export_backbone(tmp_path / 'vit.pth', tmp_path / 'a.pth', num_heads=4)
+    export_backbone(tmp_path / 'vit.pth', tmp_path / 'b.pth', to='timm', num_heads=4)
+    images = torch.randn(1, 3, 16, 16)
+    torch.testing.assert_close(load_timm(tmp_path / 'b.pth').forward_features(images), model.forward_features(images))
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    features = FeatureExtractor(tmp_path / 'a.pth', mean=MEAN, std=STD, device='cpu')(pixels)
+    fed = (torch.from_numpy(pixels).permute(2, 0, 1)[None] - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(
+        3, 1, 1
+    )
+    np.testing.assert_allclose(features.cls, model.forward_features(fed)[:, 0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('error', [ExportError('no'), RuntimeError('no'), KeyboardInterrupt()])
+def test_what_was_not_verified_is_deleted(tmp_path, models, monkeypatch, error):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(backbone, 'compare_features', fail)
+    with pytest.raises(type(error)):
+        export_backbone(save(tmp_path / 'c.pth', models), tmp_path / 'a.pth', to='timm')
+    assert not (tmp_path / 'a.pth').exists() and not (tmp_path / 'a.json').exists()
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'said'),
+    [
+        (CFG.replace('mmpl.MaskedViT', 'mmpl.DenseViT'), r'model.backbone is mmpl.DenseViT'),
+        (CFG.replace('to_rgb', 'type="mmpl.VQAPreprocessor", to_rgb'), r'model.data_preprocessor is mmpl.VQAPrep'),
+    ],
+)
+def test_what_was_fine_tuned_for_a_task_is_refused_by_name(tmp_path, models, cfg, said):
+    with pytest.raises(ExportError, match=f'{said}.*checkpoint of pre-training'):
+        export_backbone(save(tmp_path / 'c.pth', models, cfg), tmp_path / 'a.pth')

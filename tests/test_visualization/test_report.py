@@ -356,6 +356,10 @@ def test_picture_has_rgb_order():
     shown = to_picture(dict(inputs=inputs, data_samples=sample), ['zero', 'one'], swap_channels=True)
     assert shown.pixels[0, 0].tolist() == [0, 0, 200]
     assert (shown.name, shown.class_name) == ('x.png', 'one')
+    for channels in (1, 2, 4, 5):  # the first, in grey
+        inputs = torch.arange(channels).view(-1, 1, 1).expand(-1, 4, 4) + 7
+        shown = to_picture(dict(inputs=inputs, data_samples=sample), ['zero', 'one'], swap_channels=True)
+        assert shown.pixels.shape == (4, 4, 3) and (shown.pixels == 7).all()
 
 
 def test_label_maps_of_a_stub():

@@ -11,8 +11,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from mmpl.engine.shards import whole_weights
 from mmpl.evaluation.consistency import effective_rank, patch_consistency
-from mmpl.evaluation.extractor import build_loader, loader_of
+from mmpl.evaluation.extractor import build_loader
 from mmpl.evaluation.features import evaluation_mode
+from mmpl.export.spec import loader_of
 from mmpl.registry import HOOKS
 from mmpl.utils.dist import unwrapped
 from mmpl.utils.fields import Count, Share, checked
