@@ -22,6 +22,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmpl.checkpoints import read_checkpoint
 from mmpl.checkpoints.encoders import STUDENT, Checkpoint
+from mmpl.checkpoints.files import candidates
 from mmpl.compat import set_load_policy
 from mmpl.datasets.decode import Decoder
 from mmpl.datasets.guarded import GuardedDataset
@@ -214,7 +215,7 @@ def pretrain(
     folder = os.path.abspath(folder)
     if (mean is None) != (std is None) or any(len(values) != 3 for values in (mean, std) if values is not None):
         raise PretrainError(f'`mean` and `std` must be given together, 3 numbers each, but got {mean!r} and {std!r}')
-    place = Path(work_dir or Path('work_dirs') / f'pretrain_{Path(folder).name}')
+    place = Path(work_dir or Path('work_dirs') / f'pretrain_{Path(folder).name}').absolute()
     if place.resolve().is_relative_to(Path(folder).resolve()):
         raise PretrainError(
             f'`work_dir` {str(place)!r} lies inside of the images {folder!r}: pictures that are drawn there would be '
@@ -242,7 +243,7 @@ def pretrain(
     if dry_run:
         return config
     train([str(config), '--work-dir', str(place), *(['--trust'] if trust else [])])
-    return Path((place / 'last_checkpoint').read_text().strip())
+    return candidates(place)[0]
 
 
 def _chosen(

@@ -1,12 +1,14 @@
 """The work behind ``tools/test.py``: evaluate a checkpoint as its config says."""
 
 import argparse
+import os
 import re
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import mmengine
+import numpy as np
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
@@ -95,6 +97,8 @@ def test_config(options: argparse.Namespace) -> Config:
         merge_options(cfg, options.cfg_options)
     check_fields(cfg)
     check_work_dir(cfg.work_dir)
+    if options.out is not None:
+        check_work_dir(os.path.dirname(options.out) or '.', '--out')
     missing = [field for field in ('test_dataloader', 'test_cfg', 'test_evaluator') if cfg.get(field) is None]
     if missing:
         raise ValueError(
@@ -133,6 +137,7 @@ def test(argv: list[str] | None = None) -> dict[str, Any]:
     with explained_by_data(cfg):
         metrics = runner.test()
     if options.out is not None and options.out_item == 'metrics' and is_main_process():
-        mmengine.dump(metrics, options.out)
+        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in metrics.items()}
+        mmengine.dump(plain, options.out)
     shutdown_distributed()
     return metrics

@@ -96,15 +96,15 @@ def load_config(path: str, options: argparse.Namespace) -> Config:
     return cfg
 
 
-def check_work_dir(work_dir: str) -> None:
-    """Refuse a work folder that cannot be made or written to, with an OSError."""
+def check_work_dir(work_dir: str, field: str = 'work_dir') -> None:
+    """Refuse a folder, that of ``field``, that cannot be made or written to, with an OSError."""
     place = Path(work_dir).absolute()
     while not place.exists() and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        raise NotADirectoryError(f'`work_dir` {work_dir!r} cannot be a folder: {str(place)!r} is a file')
+        raise NotADirectoryError(f'`{field}` {work_dir!r} cannot be a folder: {str(place)!r} is a file')
     if not os.access(place, os.W_OK | os.X_OK):
-        raise PermissionError(f'`work_dir` {work_dir!r} cannot be written to: no permission for {str(place)!r}')
+        raise PermissionError(f'`{field}` {work_dir!r} cannot be written to: no permission for {str(place)!r}')
 
 
 def set_loader_defaults(cfg: Config, pin_memory: bool, persistent_workers: bool) -> None:

@@ -116,9 +116,9 @@ def candidates(folder: str | os.PathLike) -> list[Path]:
     found = [path for path in folder.glob('*.pth') if _NAME.fullmatch(path.name) and path.is_file()]
     newest_first = sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
     text = pointer.read_text(encoding='utf-8', errors='replace').strip().strip('\0') if pointer.is_file() else ''
-    target = Path(text)
+    target = folder / Path(text).name
     if text and not target.is_file():
-        target = folder / target.name  # the work folder was moved
+        target = Path(text)  # files of this name lie here, unless the folder was moved and another has its place now
     first = []
     if pointer.is_file():
         moved = pointer.stat().st_mtime_ns

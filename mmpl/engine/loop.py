@@ -16,6 +16,7 @@ from .hooks.bad_files_hook import BadFilesHook
 from .hooks.log_history_hook import LogHistoryHook, fetch_late
 from .hooks.position_hook import PositionHook, accumulative_counts
 from .hooks.schedule_hook import ScheduleHook
+from .hooks.unfinished import UnfinishedValidationHook
 from .loader import resumable_loader
 from .sharded import FullySharded
 
@@ -74,7 +75,7 @@ class ExactEpochLoop(EpochBasedTrainLoop):
         broadcast_object_list(seeds)
         self.sampler.sample_seed = seeds[0]
         self._start = 0  # iterations to leave out in the next epoch
-        for hook in (PositionHook(), ScheduleHook(), bad_files_hook, LogHistoryHook()):
+        for hook in (PositionHook(), ScheduleHook(), bad_files_hook, LogHistoryHook(), UnfinishedValidationHook()):
             runner.register_hook(hook)
         self._scale_lr_by_step()
 

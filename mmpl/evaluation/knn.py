@@ -168,6 +168,7 @@ def knn_accuracy(
 
     A class of ``val_labels`` that the bank does not hold counts as an error.
     """
+    check_features('train_features', train_features, train_labels, 'train_labels')
     check_features('val_features', val_features, val_labels, 'val_labels', train_features)
     predictions = knn_predict(train_features, train_labels, val_features, k, temperature, **kwargs)
     truth = val_labels.cpu()

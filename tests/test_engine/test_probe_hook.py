@@ -160,6 +160,35 @@ def test_a_probe_that_fails_costs_no_epoch(roots, tmp_path, monkeypatch):
     assert (tmp_path / 'epoch_1.pth').is_file()
 
 
+@pytest.mark.parametrize('epoch', [1, 3])
+def test_a_probe_that_was_cut_off_is_made_up_for(roots, tmp_path, monkeypatch, epoch):
+    """Of the last epoch, with its linear probe, and of one before; tried once, for it may fail whenever it is tried."""
+    right, cut = FeatureProbe.run, [epoch]
+
+    def run(self, model, linear):
+        if cut and hasattr(runner, 'epoch') and runner.epoch + 1 == cut[0]:
+            raise KeyboardInterrupt
+        return right(self, model, linear=linear)
+
+    def make():
+        runner = make_runner(roots, tmp_path, hook_cfg(roots, linear='last', before_train=False))
+        runner.register_hook(SafeCheckpointHook(interval=1))
+        return runner
+
+    monkeypatch.setattr(FeatureProbe, 'run', run)
+    runner = make()
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    cut.clear()
+    runner = make()
+    runner._resume = True
+    runner.train()
+    found = [line for path in tmp_path.glob('*/vis_data/scalars.json') for line in map(json.loads, path.open())]
+    linear = {line['epoch']: 'probe/linear_top1' in line for line in found if 'probe/knn_top1' in line}
+    assert linear == {1: False, 2: False, 3: True}
+    assert not list(tmp_path.glob('.unfinished*'))
+
+
 def test_a_hook_that_draws_random_numbers_would_be_seen(roots, tmp_path):
     class Disturber(FeatureProbeHook):
         def after_train_epoch(self, runner):

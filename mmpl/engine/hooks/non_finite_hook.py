@@ -114,11 +114,8 @@ class NonFiniteHook(Hook):
         numbers = transfer.Late(torch.cat([missed[None], bad]))
         losses = {name: value.detach() for name, value in (outputs or {}).items() if isinstance(value, Tensor)}
         self._looks.append(Look(runner.iter + 1, data_batch, losses, gradients, names, numbers))
-        self.settle(runner, kept=int(transfer.reading_waits(device)))
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Judge the last iteration, before the model is evaluated or saved."""
-        self.settle(runner)
+        last = self.end_of_epoch(runner.train_dataloader, batch_idx)  # judged before the model is evaluated or saved
+        self.settle(runner, kept=0 if last else int(transfer.reading_waits(device)))
 
     def settle(self, runner: Runner, kept: int = 0) -> None:
         """Judge what was looked at, but for the ``kept`` newest iterations; :class:`SafeCheckpointHook` asks for all.

@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmpl.checkpoints.encoders import parse_config_text
+from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.utils.config_changes import config_changes, listed
 from mmpl.utils.fields import check_number
 
@@ -66,6 +67,22 @@ def resumed_iteration(old: Position, new: Position, epoch: int, iteration: int, 
     return begin + start
 
 
+def refuse_weights_alone(runner: Runner, checkpoint: dict) -> None:
+    """Refuse to resume from a file that does not say where its run was.
+
+    Raises:
+        CheckpointMismatchError: Epoch, iteration, logged values or optimizer are missing.
+    """
+    meta = checkpoint.get('meta', {})
+    needed = dict(epoch=meta, iter=meta, message_hub=checkpoint, optimizer=checkpoint)
+    if lacks := [name for name, place in needed.items() if name not in place]:
+        raise CheckpointMismatchError(
+            f'`resume=True` cannot go on from {runner._load_from}, which does not hold: {", ".join(lacks)} (best_*.pth '
+            'and what was saved with `save_optimizer=False`, hold weights alone). Resume from an epoch_*.pth or '
+            'iter_*.pth, or start from its weights: set `load_from` to it and `resume=False`'
+        )
+
+
 class PositionHook(Hook):
     """Puts the position of a :class:`mmpl.engine.ExactEpochLoop` into checkpoints, and takes it out to resume.
 
@@ -101,6 +118,7 @@ class PositionHook(Hook):
         """
         if not runner._resume:
             return
+        refuse_weights_alone(runner, checkpoint)
         self._say_config_changes(runner, checkpoint['meta'].get('cfg'))
         if STATE_KEY not in checkpoint:
             runner.logger.warning(

@@ -15,6 +15,8 @@ from mmpl.utils.dist import unwrapped
 from mmpl.utils.fields import Count, check_part, checked
 from mmpl.utils.seeds import preserve_rng_state
 
+from .unfinished import Unfinished
+
 
 @HOOKS.register_module()
 class FeatureProbeHook(Hook):
@@ -64,6 +66,7 @@ class FeatureProbeHook(Hook):
         self.linear = linear
         self.probe = FeatureProbe(train_dataloader, val_dataloader, linear=bool(linear), **probe)
         self.probes = {'': self.probe}
+        self._unfinished = Unfinished('probe')
         if dense is not None:
             check_part('dense', dense, 'dict(train_dataloader=..., val_dataloader=...)')
             self.probes['patch_'] = DenseProbe(**dict(linear=bool(linear), target=self.probe.target) | dense)
@@ -82,12 +85,15 @@ class FeatureProbeHook(Hook):
                 probe.build(model)
         if self.probe_before_train and runner.iter == 0:
             self._run(runner, epoch=0, iteration=0, edge=True)
+        elif self._unfinished.was_cut(runner):
+            runner.logger.warning('The last probe was cut off: it is made now.')
+            self._run(runner, runner.epoch, runner.iter, edge=runner.iter == runner.max_iters)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Probe every ``interval`` epochs and after the last."""
         last = self.is_last_train_epoch(runner)
         if self.by_epoch and (last or self.every_n_epochs(runner, self.interval)):
-            self._run(runner, epoch=runner.epoch + 1, iteration=runner.iter, edge=last)
+            self._probe(runner, epoch=runner.epoch + 1, iteration=runner.iter, edge=last)
 
     def after_train_iter(
         self,
@@ -99,7 +105,13 @@ class FeatureProbeHook(Hook):
         """Probe every ``interval`` iterations and after the last."""
         last = self.is_last_train_iter(runner)
         if not self.by_epoch and (last or self.every_n_train_iters(runner, self.interval)):
-            self._run(runner, epoch=runner.epoch, iteration=runner.iter + 1, edge=last)
+            self._probe(runner, epoch=runner.epoch, iteration=runner.iter + 1, edge=last)
+
+    def _probe(self, runner: Runner, epoch: int, iteration: int, edge: bool) -> None:
+        """Probe, so that what is cut off is made up for when the run goes on."""
+        self._unfinished.begin(runner, iteration)
+        self._run(runner, epoch, iteration, edge)
+        self._unfinished.end(runner)
 
     def _run(self, runner: Runner, epoch: int, iteration: int, edge: bool) -> None:
         linear = edge if self.linear == 'last' else bool(self.linear)

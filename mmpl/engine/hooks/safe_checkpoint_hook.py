@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, barrier, broadcast_object_list, is_main_process
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, EMAHook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -20,6 +20,8 @@ from mmpl.engine.shards import whole_checkpoint
 from mmpl.registry import HOOKS
 from mmpl.utils.fields import Interval, check_choice, checked
 from mmpl.utils.preemption import EXIT_INTERRUPTED, EXIT_REQUEUE, SIGNALS, Preempted, StopSignals, shelter_workers
+
+from .position_hook import refuse_weights_alone
 
 Limit = Annotated[int, Interval(-1)]  # -1: none
 
@@ -110,7 +112,7 @@ class SafeCheckpointHook(CheckpointHook):
         if not runner._resume or runner._has_loaded:
             return
         if runner._load_from is not None:
-            self._note_given(runner, str(runner._load_from))
+            self._check_given(runner, str(runner._load_from))
             return
         choice: list[Any] = [None, []]
         if is_main_process():
@@ -126,9 +128,15 @@ class SafeCheckpointHook(CheckpointHook):
             )
         runner._load_from = path
 
-    def _note_given(self, runner: Runner, path: str) -> None:
-        """Say what it means that a run is resumed from a given file, unless it is one of its own."""
+    def _check_given(self, runner: Runner, path: str) -> None:
+        """Refuse a damaged file; say what it means that a run is resumed from it, unless it is one of its own."""
         folder = self._folder(runner)
+        wrong = ['']
+        if is_main_process() and checkpoint_files.record_of(path).is_file():
+            wrong = [checkpoint_files.damage(path)]
+        broadcast_object_list(wrong)
+        if wrong[0]:
+            raise RuntimeError(f'the run cannot be resumed from `load_from` {path}: {wrong[0]}')
         if Path(path).resolve().parent == Path(folder).resolve():
             return
         self._foreign = path
@@ -140,10 +148,11 @@ class SafeCheckpointHook(CheckpointHook):
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Say that nothing is left to be trained; refuse it where the file is another run's."""
+        """Refuse what no run can go on from; say that nothing is left to be trained, or refuse another run's then."""
         if not runner._resume:
             return
-        meta = checkpoint.get('meta', {})
+        refuse_weights_alone(runner, checkpoint)
+        meta = checkpoint['meta']
         if not self._foreign:
             epochs = isinstance(runner.train_loop, EpochBasedTrainLoop)
             if meta.get('epoch', 0) >= runner.max_epochs if epochs else meta.get('iter', 0) >= runner.max_iters:
@@ -166,6 +175,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def before_train(self, runner: Runner) -> None:
         """Prepare the folder and listen to signals."""
+        self._forget_best_elsewhere(runner)
         super().before_train(runner)
         object.__setattr__(runner.cfg, '__class__', _FormattedOnce)  # Config's own writes into the config
         for series in (self._regular, self._inside_epochs):
@@ -176,6 +186,20 @@ class SafeCheckpointHook(CheckpointHook):
         if not self._signals.listen():
             names = ', '.join(number.name for number in SIGNALS)
             runner.logger.warning(f'{names} are not listened to: training does not run in the main thread')
+
+    def _forget_best_elsewhere(self, runner: Runner) -> None:
+        """Take the best files for this folder's, or for none: another run's, or those of a copy, are not removed."""
+        hub = runner.message_hub
+        stored = {key: hub.get_info(key) for key in hub.runtime_info if key.startswith('best_ckpt')}
+        paths = {key: Path(self._folder(runner), Path(str(path)).name) for key, path in stored.items()}
+        there = [{key: path.is_file() for key, path in paths.items()} if is_main_process() else {}]
+        broadcast_object_list(there)
+        for key, is_here in there[0].items():
+            if is_here:
+                hub.update_info(key, str(paths[key]))
+            else:
+                del hub.runtime_info[key]
+                hub.runtime_info.pop(key.replace('best_ckpt', 'best_score'), None)
 
     def after_train(self, runner: Runner) -> None:
         """Leave the signals alone again."""
@@ -216,6 +240,9 @@ class SafeCheckpointHook(CheckpointHook):
             return
         if stop := self._signals.received():
             if self._saved_iteration != runner.iter:
+                for hook in runner.hooks:
+                    if isinstance(hook, EMAHook):
+                        hook.after_val_epoch(runner)  # what is validated is the average: the student takes its place
                 series = self._inside_epochs if self.by_epoch else self._regular
                 self._save(runner, series, runner.iter, dict(epoch=runner.epoch, iter=runner.iter))
             self._leave(runner, stop)

@@ -153,6 +153,16 @@ def refuse_other_groups(optimizer: Optimizer, state_dict: dict) -> None:
     """Say what to do when a checkpoint's groups are others; a hook of ``Optimizer.load_state_dict``."""
     saved = [len(group['params']) for group in state_dict['param_groups']]
     own = [len(group['params']) for group in optimizer.param_groups]
+    knows = [
+        sorted({'betas', 'momentum', 'alpha'} & set(groups[0]) if groups else set())
+        for groups in (state_dict['param_groups'], optimizer.param_groups)
+    ]
+    if knows[0] != knows[1]:
+        raise ValueError(
+            f'the optimizer of the checkpoint has {knows[0]}, the {type(optimizer).__name__} of this run {knows[1]}: '
+            '`optim_wrapper.optimizer.type` has changed. To start from the weights of this checkpoint, set `load_from` '
+            'to it and `resume=False`'
+        )
     if saved != own:
         raise ValueError(
             f'the optimizer of the checkpoint has {len(saved)} parameter groups of {_shown(saved)} tensors, that of '
