@@ -1,5 +1,5 @@
 # MAE beside pl_mae_surfaces.py, with the comparison's settings (benchmarks/methods/mae.py): pixels, one mask, no label,
-# mmpretrain's MAE to the last bit. As many images as PL-MAE there, in a third of its time.
+# mmpretrain's MAE up to rounding. As many images as PL-MAE there, in a third of its time.
 _base_ = './pl_mae_surfaces.py'
 
 model = dict(

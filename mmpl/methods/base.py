@@ -17,7 +17,9 @@ import torch
 from mmpretrain.models.selfsup import BaseSelfSupervisor
 from torch import Tensor, nn
 
+from mmpl.checkpoints.encoders import read_checkpoint
 from mmpl.checkpoints.fit import CheckpointMismatchError, check_state_dict
+from mmpl.checkpoints.strict_pretrained import loads_weights
 from mmpl.models.preprocessor import check_channels, check_scale, fit_preprocessor
 from mmpl.models.teacher import INIT_SHARE, MOMENTUM, Teacher
 from mmpl.registry import MODELS
@@ -233,10 +235,15 @@ class Method(BaseSelfSupervisor):
     # ------------------------------------------------------------------ weights
 
     def init_weights(self) -> None:
-        """Initialise the student, and then the teachers."""
+        """Initialise the student, and then the teachers, but for those that a checkpoint of ``init_cfg`` brings."""
+        loaded, prefix = dict[str, Tensor](), ''
+        if isinstance(self.init_cfg, Mapping) and loads_weights(self.init_cfg):
+            loaded = read_checkpoint(self.init_cfg['checkpoint']).state_dict
+            prefix = self.init_cfg.get('prefix') or ''
         super().init_weights()
-        for teacher in self.teachers.values():
-            teacher.init_copies()
+        for name, teacher in self.teachers.items():
+            if not any(key.startswith(f'{prefix}{name}.') for key in loaded):
+                teacher.init_copies()
 
     def copy_to_teachers(self, names: Iterable[str] | None = None) -> None:
         """Make teachers equal to the student: those named, or all."""

@@ -13,6 +13,7 @@ from mmpretrain.models.utils import LayerScale
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from mmpl.checkpoints.strict_pretrained import loads_weights
 from mmpl.models.attention import attention, use_attention
 from mmpl.models.heads.mlp import mlp
 from mmpl.registry import MODELS
@@ -212,6 +213,8 @@ class LatentRegressor(BaseModule):
     def init_weights(self) -> None:
         """MAE's: Xavier-uniform weights, zero biases, mask token of std 0.02."""
         super().init_weights()
+        if loads_weights(self.init_cfg):
+            return  # they stay as they are
         self.apply(init_linear)
         nn.init.normal_(self.mask_token, std=0.02)
 
@@ -318,6 +321,8 @@ class CodeDecoder(BaseModule):
     def init_weights(self) -> None:
         """MAE's: Xavier-uniform weights, zero biases."""
         super().init_weights()
+        if loads_weights(self.init_cfg):
+            return  # they stay as they are
         self.apply(init_linear)
 
     def forward(self, latent: Tensor, places: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from mmpl.checkpoints.strict_pretrained import loads_weights
 from mmpl.models import Masks, RandomMasking
 from mmpl.models.heads.mlp import keep_variance, mlp
 from mmpl.registry import MODELS
@@ -163,6 +164,8 @@ class HomologousContrastHead(BaseModule):
     def init_weights(self) -> None:
         """Truncated normal weights whose outputs keep the inputs' variance, zero biases."""
         super().init_weights()
+        if loads_weights(self.init_cfg):
+            return  # they stay as they are
         keep_variance(self)
 
     def loss(self, tokens: Tensor, num_sources: int, with_figures: bool = False) -> tuple[Tensor, dict[str, Tensor]]:

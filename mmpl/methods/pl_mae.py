@@ -49,8 +49,9 @@ class PLMAE(Method):
             image as it is, and pixels are of what the student sees. Without it labels follow brightness and contrast
             wherever these vary, for a part of the patches shows them as well as the whole (our choice).
         teacher_view: Which view the teachers see: the ``'same'`` that the student sees a part of, or the ``'other'`` of
-            the two that :class:`mmpl.datasets.TwoViews` makes (MC-SSL's clean view of a corrupted one). With a crop of
-            its own it can teach class tokens only. Pixels are always of the student's view.
+            the two that :class:`mmpl.datasets.TwoViews` makes: teachers see the weak one, the student the strong one
+            (MC-SSL's clean view of a corrupted one). With a crop of its own it can teach class tokens only. Pixels are
+            always of the student's view.
         shared_projector: The labelling heads of class and data tokens share their MLP and have prototypes of their own
             (MC-SSL).
         single_teacher: Take the reconstruction features from the labelling teacher (ablation).
@@ -120,8 +121,8 @@ class PLMAE(Method):
     # ------------------------------------------------------------------ the method
 
     def step(self, views: list[Tensor], samples: list | None = None) -> Step:
-        """One step on images, or on two views of each, (B, C, H, W): the student's and the teachers'."""
-        images, seen = views[0] if self.jitter is None else self.jitter(views[0]), views[-1]
+        """One step on images, (B, C, H, W), or on two views of each: a weak one for the teachers, a strong one."""
+        images, seen = views[-1] if self.jitter is None else self.jitter(views[-1]), views[0]
         self._check_places(samples)
         masks = self.masking(len(images), self.backbone.num_patches, images.device)
         latent = self.backbone(images, masks.ids_keep)  # (B·R, 1+V, D)
@@ -192,16 +193,26 @@ class PLMAE(Method):
         figures = super().figures | of_part('target', 'target features', self.head.FIGURES)
         for name, head in self.label_heads.items():
             figures |= of_part(name, TOKENS[name], head.FIGURES)
-        return figures | (dict(teacher_temp=TEMPERATURE) if len(self.label_heads) else {})
+        return figures | dict.fromkeys(self._tempered(), TEMPERATURE)
 
     def scheduled(self, progress: float) -> dict[str, float]:
         """Momenta, and the temperature of the labels."""
-        temperatures = [head.teacher_temp_at(self.progress) for head in self.label_heads.values()]
-        return super().scheduled(progress) | ({'teacher_temp': temperatures[0]} if temperatures else {})
+        temperatures = {key: head.teacher_temp_at(self.progress) for key, head in self._tempered().items()}
+        return super().scheduled(progress) | temperatures
+
+    def _tempered(self) -> dict[str, Any]:
+        """A labelling head for each temperature that is logged: one, unless the heads have their own."""
+        heads = dict(self.label_heads.items())
+        schedules = {(head.warmup_teacher_temp, head.teacher_temp) for head in heads.values()}
+        if len(schedules) > 1:
+            return {f'{name}_teacher_temp': head for name, head in heads.items()}
+        return {'teacher_temp': next(iter(heads.values()))} if heads else {}
 
     @torch.no_grad()
     def predict_labels(self, images: Tensor) -> dict[str, Tensor]:
         """The labelling teacher's most likely prototypes on unmasked images, (B, C, H, W).
+
+        In a run they are those of its moment; else, as of a checkpoint, at the temperature that runs end with.
 
         Returns:
             ``cls`` (B,) and ``data`` (B, H/p, W/p), those of the two that are learned.
@@ -212,11 +223,12 @@ class PLMAE(Method):
         if not len(self.label_heads):
             raise RuntimeError('this model learns no labels: `loss_weights` has label_cls=0 and label_data=0')
         tokens = self.label_teacher.backbone.encode(images)[0]
+        progress = self.progress if self._updater is not None else 1.0
         labels = {}
         if 'cls' in self.label_heads:
-            labels['cls'] = self.label_teacher.predict('cls', tokens[:, 0], self.progress)
+            labels['cls'] = self.label_teacher.predict('cls', tokens[:, 0], progress)
         if 'data' in self.label_heads:
-            data = self.label_teacher.predict('data', tokens[:, 1:], self.progress)
+            data = self.label_teacher.predict('data', tokens[:, 1:], progress)
             grid = [side // self.backbone.patch_size for side in images.shape[-2:]]
             labels['data'] = data.view(-1, *grid)
         return labels

@@ -26,6 +26,14 @@ def check_arch(arch: Any) -> None:
         )
 
 
+def check_position_width(field: str, width: int) -> None:
+    """Refuse a width that sine-cosine positions of two axes do not fill."""
+    if width % 4:
+        raise ValueError(
+            f'`{field}` must be a multiple of 4, for positions are sines and cosines of two axes, but got {width}'
+        )
+
+
 def check_patches(img_size: int, patch_size: int) -> None:
     """Refuse a square image that patches do not fill, or of more patches than memory is likely to hold."""
     if img_size % patch_size:

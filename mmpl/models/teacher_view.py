@@ -87,12 +87,17 @@ class TeacherView:
         return self.tokens[:, 1:], ids, ids
 
     @property
+    def masked_blocks(self) -> list[Tensor]:
+        """The last blocks' outputs at the places to predict, each (B·R, P, D)."""
+        return [self._at_predicted(block) for block in self.blocks]
+
+    @property
     def masked_features(self) -> Tensor:
         """Mean of the last blocks' outputs at the places to predict, (B·R, P, D).
 
         Several blocks are layer-normed before they are averaged (data2vec, section 3.3).
         """
-        picked = [self._at_predicted(block) for block in self.blocks]
+        picked = self.masked_blocks
         if len(picked) == 1:
             return picked[0]
         return torch.stack([F.layer_norm(x.float(), x.shape[-1:]) for x in picked]).mean(0)

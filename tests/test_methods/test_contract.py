@@ -92,6 +92,43 @@ def test_what_it_returns_is_declared_and_logged(name):
     assert set(model.scheduled(0.5)) >= {f'momentum_{key.removesuffix("_teacher")}' for key in model.teachers}
 
 
+def saved(name: str, folder: Path) -> Path:
+    """A checkpoint whose teachers are not the student's copies."""
+    torch.save(dict(state_dict=build(name).state_dict()), folder / 'model.pth')
+    return folder / 'model.pth'
+
+
+@every_method
+@pytest.mark.parametrize('kind', ['Pretrained', 'mmpl.StrictPretrained'])
+def test_a_checkpoint_of_init_cfg_is_loaded_whole(name, kind, tmp_path):
+    path = saved(name, tmp_path)
+    model = MODELS.build(tiny_cfg(METHODS[name], init_cfg=dict(type=kind, checkpoint=str(path))))
+    model.init_weights()
+    want, got = torch.load(path, weights_only=True)['state_dict'], model.state_dict()
+    assert [key for key in want if not torch.equal(want[key], got[key])] == []
+
+
+@pytest.mark.parametrize(
+    ('name', 'part', 'prefix'),
+    [
+        ('PLMAE', 'neck', 'neck.'),
+        ('PLMAE', 'label_head', 'label_heads.cls.'),
+        ('MSA', 'align_head', 'align_heads.cls.'),
+        ('CAE', 'regressor', 'regressor.'),
+        ('CAE', 'neck', 'neck.'),
+        ('MixedAE', 'contrast_head', 'contrast_head.'),
+    ],
+)
+def test_a_checkpoint_of_a_parts_init_cfg_stays_as_it_was_loaded(name, part, prefix, tmp_path):
+    path = saved(name, tmp_path)
+    load = dict(type='mmpl.StrictPretrained', checkpoint=str(path), prefix=prefix)
+    model = MODELS.build(tiny_cfg(METHODS[name], **{part: dict(init_cfg=load)}))
+    model.init_weights()
+    want = torch.load(path, weights_only=True)['state_dict']
+    part_of = {key: value for key, value in model.state_dict().items() if key.startswith(prefix)}
+    assert part_of and [key for key, value in part_of.items() if not torch.equal(want[key], value)] == []
+
+
 @every_method
 def test_gradients_reach_the_student_and_no_teacher(name):
     model = build(name)

@@ -4,12 +4,14 @@ import copy
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch.nn import functional as F  # noqa: N812
 
+from mmpl.datasets import TwoViews
 from mmpl.engine.optimizers import StrictOptimWrapperConstructor
 from mmpl.models.masking import Masks
 from tests.test_models.helpers import ARCH, build_msa, build_plmae, move_teachers, plmae_cfg, samples_of, scramble
@@ -183,7 +185,7 @@ def test_teachers_see_the_other_view_and_the_student_its_own(single_teacher):
     same, expected = model([one, one], mode='loss'), plain(one, mode='loss')
     assert same.keys() == expected.keys() and all(torch.equal(same[name], expected[name]) for name in same)
 
-    losses = model([one, two], mode='loss')
+    losses = model([two, one], mode='loss')
     latent = model.backbone(one, masks.ids_keep)
     features = model.teachers['label_teacher' if single_teacher else 'recon_teacher'].backbone.encode(two, None, 1)[1][
         0
@@ -203,13 +205,65 @@ def test_teachers_see_the_other_view_and_the_student_its_own(single_teacher):
         torch.testing.assert_close(losses[name], value, rtol=1e-5, atol=1e-6)
 
 
+def test_teachers_see_the_weak_view_of_two_views():
+    """Through the transform that makes them: what corrupts the strong view is seen by the student alone."""
+    views = TwoViews(geometry=[], strong=[dict(type='mmpretrain.Solarize', thr=0, prob=1.0)])
+    made = views(dict(img=np.full((16, 16, 3), 10, np.uint8), img_shape=(16, 16)))['img']
+    images = [torch.from_numpy(image).permute(2, 0, 1).float()[None].repeat(2, 1, 1, 1) for image in made]
+    model = build_plmae(teacher_view='other')
+    seen = {}
+    for name in ('backbone', 'label_teacher.backbone', 'recon_teacher.backbone'):
+        part = model.get_submodule(name)
+        part.patch_embed.register_forward_pre_hook(
+            lambda _, inputs, name=name: seen.__setitem__(name, inputs[0].unique().tolist())
+        )
+    model(images, mode='loss')
+    assert seen == {'backbone': [245.0], 'label_teacher.backbone': [10.0], 'recon_teacher.backbone': [10.0]}
+
+
+def test_labels_of_a_checkpoint_are_those_at_the_end_of_the_schedule():
+    sinkhorn = dict(assignment='sinkhorn', warmup_teacher_temp=0.04, teacher_temp=1.0)
+    model = build_plmae(False, label_head=plmae_cfg()['label_head'] | sinkhorn)
+    scramble(model)
+    images = torch.randn(8, 3, 16, 16)
+    loaded = model.predict_labels(images)
+    model.attach_updater('a test')
+    early = model.predict_labels(images)
+    model.set_progress(1.0)
+    late = model.predict_labels(images)
+    assert torch.equal(loaded['data'], late['data']) and not torch.equal(loaded['data'], early['data'])
+
+
+def test_a_temperature_of_its_own_is_logged():
+    model = build_plmae(data_label_head=dict(teacher_temp=0.2))
+    model.set_progress(1.0)
+    logged = {key: value for key, value in model.scheduled(1.0).items() if 'temp' in key}
+    assert logged == dict(cls_teacher_temp=0.07, data_teacher_temp=0.2) and set(logged) <= set(model.figures)
+    assert 'teacher_temp' in build_plmae().scheduled(1.0)
+
+
+def test_the_norm_of_targets_shows_features_that_run_to_zero():
+    """Also where several blocks are averaged, which are layer-normed before."""
+    for blocks in (1, 2):
+        model = build_plmae(head=dict(target_blocks=blocks))
+        scramble(model)
+        model.track_health = True
+        norms = []
+        for _ in range(2):
+            with torch.no_grad():
+                norms.append(float(model.step([torch.randn(4, 3, 16, 16)]).figures['target_norm']))
+                for parameter in model.recon_teacher.backbone.parameters():
+                    parameter.mul_(0.01)
+        assert norms[1] < 0.1 * norms[0]
+
+
 def test_pixels_are_of_the_students_view():
     model = build_plmae(teacher_view='other', head=dict(target='pixel'))
     scramble(model)
     one, two = torch.randn(2, 4, 3, 16, 16)
     masks = copy.deepcopy(model.masking)(4, 16)
     model.masking.forward = lambda *args: masks
-    first, second = (model([one, other], mode='loss')['loss_recon'] for other in (one, two))
+    first, second = (model([other, one], mode='loss')['loss_recon'] for other in (one, two))
     assert torch.equal(first, second)
 
 
@@ -260,6 +314,7 @@ def test_a_shared_projector_is_one_in_student_and_teacher_and_learns_of_both():
             '`teacher_view` must be .same. without',
         ),
         (dict(teacher_view='another'), '`teacher_view` must be'),
+        (dict(neck=dict(decoder_embed_dims=18, num_heads=3)), '`neck.decoder_embed_dims` must be a multiple of 4'),
         (dict(shared_projector=True, loss_weights=dict(label_data=0)), '`shared_projector` needs labels of both'),
         (dict(shared_projector=True, data_label_head=dict(hidden_dims=5)), '`shared_projector` needs the same'),
     ],

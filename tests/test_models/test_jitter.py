@@ -68,7 +68,7 @@ def test_the_student_sees_it_and_the_teachers_do_not():
     for each in (model, other):
         each.masking.forward = lambda *args: masks
     jittered = PhotometricJitter(0.5)(images)
-    losses, expected = model(images, mode='loss'), other([jittered, images], mode='loss')
+    losses, expected = model(images, mode='loss'), other([images, jittered], mode='loss')
     assert all(torch.equal(losses[name], expected[name]) for name in expected)
 
 

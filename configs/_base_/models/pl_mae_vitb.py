@@ -39,7 +39,7 @@ model = dict(
     data_tokens='visible',  # 'visible' | 'masked' | 'all'
     teacher_input='full',  # 'full' | 'folds'
     # jitter=dict(strength=0.5): photometric jitter of what the student sees, see docs/evidence/tried.md
-    teacher_view='same',  # 'same' | 'other': with mmpl.TwoViews, the second view
+    teacher_view='same',  # 'same' | 'other': of mmpl.TwoViews the weak view, the student then sees the strong one
     shared_projector=False,  # one for both kinds of labels
     single_teacher=False,
     momentum_label=dict(start=0.996, end=1.0),  # labelling teacher, cosine over the run

@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
 from mmpl.checkpoints.strict_pretrained import loads_weights
-from mmpl.models.arch import check_arch, check_patches
+from mmpl.models.arch import check_arch, check_patches, check_position_width
 from mmpl.models.attention import use_attention
 from mmpl.models.masking import gather_tokens
 from mmpl.registry import MODELS
@@ -71,6 +71,7 @@ class MaskedViT(MAEViT):
             )
         kwargs['patch_cfg'] = patch_cfg
         super().__init__(arch=arch, img_size=img_size, patch_size=patch_size, **kwargs)
+        check_position_width('arch.embed_dims', self.embed_dims)
         use_attention(self)
         self.patch_size = self.token_size = patch_size
         self.token_dims = self.embed_dims

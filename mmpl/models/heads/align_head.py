@@ -12,6 +12,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from mmpl.checkpoints.strict_pretrained import loads_weights
 from mmpl.models.standardise import check_members, unit_vectors
 from mmpl.registry import MODELS
 from mmpl.utils.dist import global_concat, global_sum
@@ -118,6 +119,8 @@ class AlignHead(BaseModule):
     def init_weights(self) -> None:
         """Truncated normal weights whose outputs keep the inputs' variance, zero biases."""
         super().init_weights()
+        if loads_weights(self.init_cfg):
+            return  # they stay as they are
         keep_variance(self)
 
     def embed(self, tokens: Tensor) -> Tensor:

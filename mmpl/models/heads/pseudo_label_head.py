@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.init import trunc_normal_
 
+from mmpl.checkpoints.strict_pretrained import loads_weights
 from mmpl.models.assignment import Assignment, Centering, PseudoLabels, Sinkhorn, products
 from mmpl.models.masking import count_each, gather_tokens
 from mmpl.models.standardise import check_members, unit_vectors
@@ -165,6 +166,8 @@ class PseudoLabelHead(BaseModule):
     def init_weights(self) -> None:
         """Truncated normal weights of std 0.02, zero biases, prototypes on the unit sphere."""
         super().init_weights()
+        if loads_weights(self.init_cfg):
+            return  # they stay as they are
         for module in self.projector:
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)

@@ -217,8 +217,10 @@ class FeatureTarget(TokenReconHead):
             return tokens
 
     def figures(self, view: TeacherView | None) -> dict[str, Tensor]:
-        """Mean norm of the teacher's tokens."""
-        return {} if view is None else dict(norm=view.masked_features.float().norm(dim=-1).mean())
+        """Mean norm of the teacher's tokens, as its blocks give them."""
+        if view is None:
+            return {}
+        return dict(norm=torch.stack([block.float().norm(dim=-1).mean() for block in view.masked_blocks]).mean())
 
     def distance(self, pred: Tensor, target: Tensor) -> Tensor:
         """``loss`` of each token."""

@@ -6,6 +6,8 @@ import torch
 from mmpretrain.models.necks import MAEPretrainDecoder
 from torch import Tensor
 
+from mmpl.checkpoints.strict_pretrained import loads_weights
+from mmpl.models.arch import check_position_width
 from mmpl.models.attention import use_attention
 from mmpl.models.masking import Masks, gather_tokens
 from mmpl.registry import MODELS
@@ -50,6 +52,7 @@ class TokenDecoder(MAEPretrainDecoder):
     ) -> None:
         if isqrt(num_patches) ** 2 != num_patches:
             raise ValueError(f'`neck.num_patches` must be a square number, but got {num_patches}')
+        check_position_width('neck.decoder_embed_dims', decoder_embed_dims)
         if decoder_embed_dims % num_heads:
             raise ValueError(
                 f'`neck.decoder_embed_dims` must be a multiple of `num_heads` {num_heads}, but got {decoder_embed_dims}'
@@ -70,6 +73,13 @@ class TokenDecoder(MAEPretrainDecoder):
         self.num_extra_tokens = int(with_cls_token)
         self.embed_dims = embed_dims
         self.out_dims = out_dims
+
+    def init_weights(self) -> None:
+        """MAE's initialisation, unless ``init_cfg`` loads weights: these stay as they are."""
+        if loads_weights(self.init_cfg):
+            super(MAEPretrainDecoder, self).init_weights()  # mmpretrain's would draw anew what was loaded
+        else:
+            super().init_weights()
 
     def forward(self, latent: Tensor, masks: Masks) -> Tensor:
         """Predict the tokens at ``masks.ids_predict``, in their order: (B·R, E+V, D) -> (B·R, P, C), E class tokens."""
