@@ -20,11 +20,11 @@ from mmpl.checkpoints import read_checkpoint
 from mmpl.checkpoints.encoders import STUDENT, Checkpoint
 from mmpl.checkpoints.files import candidates
 from mmpl.compat import set_load_policy
-from mmpl.datasets.agreement.detection import faults_of_file
+from mmpl.datasets.agreement.detection import faults_of_file, is_box
 from mmpl.datasets.agreement.findings import IMAGE_SUFFIXES, evenly, size_of_image
 from mmpl.datasets.decode import NOT_TURNED, decoder_of_transform
 from mmpl.datasets.image_facts import read_facts
-from mmpl.datasets.listing import list_images, read_lines, split_folders
+from mmpl.datasets.listing import Listing, list_images, read_lines, split_folders
 from mmpl.datasets.unlabelled_folder import EXTENSIONS
 from mmpl.evaluation.extractor import build_loader, normalisation_of
 from mmpl.export.spec import EncoderSpec, Preprocessing, infer_spec, loader_of
@@ -43,7 +43,8 @@ WORDS = dict(  # split -> words in the names of COCO files
     test=('test', 'testing', 'testset'),
 )
 VAL_SHARE = 0.2  # of the images, where no split is given; our choice
-LOOKED_AT = 64  # images and label maps that are opened
+LOOKED_AT = 64  # images that are opened
+LABEL_MAPS = 1000  # of a split, whose values are read
 CHECKED = 20_000  # images whose heads and ends are read
 FEW = 2000  # of them are read by one process
 OWN_LOADER, STOCK_LOADER = dict(type='mmpl.LoadImage'), dict(type='LoadImageFromFile')
@@ -200,7 +201,7 @@ def finetune(
         loader=loader,
         imports=imports,
         workers=min(4, usable_cores()) if workers is None else workers,
-        of_machine=f'  {OF_MACHINE}' if workers is None else '',
+        of_machine=f'  {OF_MACHINE}',
         lr=float(f'{RATE[task] * (192 / max(192, spec.embed_dims)) ** 0.5 * (batch / BATCH[task]) ** 0.5:.2g}'),
         epochs=epochs,
         steps=epochs * per_epoch,
@@ -211,7 +212,7 @@ def finetune(
         **sizes(spec, annotated, image_size),
     )
     config = place.with_name(f'{place.name}.py')
-    publish(config, render(f'{task}.py.jinja', **fields))
+    publish(config, render(f'{task}.py.jinja', **fields), workers_asked=workers is not None)
     for name, text in annotated.files.items():  # not of a run that was refused
         _write(place / name, text)
     say(
@@ -221,6 +222,11 @@ def finetune(
     )
     for note in annotated.notes:
         say(note)
+    if loader != STOCK_LOADER:
+        say(
+            f'files are read by {loader["type"]}, as in pre-training; the inferencers of mmpretrain, mmseg and mmdet '
+            'know their own loader only: tools/test.py takes what is trained here'
+        )
     say(f'wrote {config}')
     del annotated, fields  # lists of all files
     argv = [str(config), '--work-dir', str(place), '--resume', *(['--trust'] if trust else [])]
@@ -355,8 +361,9 @@ def _class_folders(root: Path, place: Path) -> Annotated:
         )
     written: dict[str, str] = {}
     images: list[Path] = []
-    files, loose = _by_class(root / train if train else root)
+    files, loose, listing = _by_class(root / train if train else root)
     classes = tuple(files)
+    notes = []
     if len(classes) < 2:
         raise FinetuneError(
             f'{str(root)!r} must hold a folder of images for each of 2 or more classes, has {classes}'
@@ -369,7 +376,9 @@ def _class_folders(root: Path, place: Path) -> Annotated:
             for split, part in (('train', train), ('val', val))
         }
         count = sum(map(len, files.values()))
-        images = [root / val / path for path in list_images(str(root / val), EXTENSIONS).files]
+        in_val = list_images(str(root / val), EXTENSIONS).files
+        images = [root / val / path for path in in_val]
+        loose += [os.path.join(val, path) for path in in_val if os.sep not in path]
         there = {part: _folders(root / part) for part in (train, val)}
         if there[train] != there[val]:  # by which mmpretrain numbers the classes
             raise FinetuneError(
@@ -386,23 +395,31 @@ def _class_folders(root: Path, place: Path) -> Annotated:
             f'{split}_data': dict(ann_file=str((place / f'{split}.txt').absolute()), data_prefix='') for split in lines
         }
         count = len(lines['train'])
+        notes += _passed_over(root, listing)
     base = root / train if train else root
     sample = [base / path for paths in files.values() for path in paths[: max(1, LOOKED_AT // len(files))]]
-    beside = (f'left out: {len(loose)} images that are in no folder of a class, such as {loose[0]!r}',) if loose else ()
+    if loose:
+        notes.append(f'left out: {len(loose)} images that are in no folder of a class, such as {loose[0]!r}')
     images += [base / path for paths in files.values() for path in paths]
-    return Annotated(classes, fields, count, _median_sides(sample), images, written, beside)
+    return Annotated(classes, fields, count, _median_sides(sample), images, written, tuple(notes))
 
 
-def _by_class(folder: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """Images of each class by relative path, classes in mmpretrain's order, that of the names; and those of none."""
-    files = list_images(str(folder), EXTENSIONS).files
+def _by_class(folder: Path) -> tuple[dict[str, list[str]], list[str], Listing]:
+    """Images of each class by relative path, in mmpretrain's order, that of the names; those of none; and all."""
+    listing = list_images(str(folder), EXTENSIONS)
+    files = listing.files
     found: dict[str, list[str]] = {}
     for path in files:
         if os.sep in path:
             found.setdefault(path.split(os.sep)[0], []).append(path)
     if found and (empty := sorted(_folders(folder) - set(found))):
         raise FinetuneError(f'{str(folder)!r}: the folders {empty} hold no image, and would be no class: remove them')
-    return dict(sorted(found.items())), [path for path in files if os.sep not in path]
+    return dict(sorted(found.items())), [path for path in files if os.sep not in path], listing
+
+
+def _passed_over(folder: Path, listing: Listing) -> list[str]:
+    text = listing.passed_over()
+    return [f'left out in {str(folder)!r}: {text}'] if text else []
 
 
 def _folders(folder: Path) -> set[str]:
@@ -421,9 +438,8 @@ def _label_maps(root: Path, place: Path, names: Sequence[str] | None) -> Annotat
         )
     train, val = _train_and_val(root / images)
     folders = [train, val] if train and val else ['']
-    listed = {
-        folder: [path for path in list_images(str(root / images / folder), EXTENSIONS).files] for folder in folders
-    }
+    listings = {folder: list_images(str(root / images / folder), EXTENSIONS) for folder in folders}
+    listed = {folder: listing.files for folder, listing in listings.items()}
     first = listed[folders[0]]
     if not first:
         raise FinetuneError(f'{str(root / images / folders[0])!r} holds no image')
@@ -436,7 +452,11 @@ def _label_maps(root: Path, place: Path, names: Sequence[str] | None) -> Annotat
     suffix = endings[0][0]
     stems = {folder: [path.removesuffix(suffix) for path in paths] for folder, paths in listed.items()}
     map_suffix = _map_suffix(root / maps / folders[0], stems[folders[0]])
-    looked = [root / maps / folders[0] / (stem + map_suffix) for stem in stems[folders[0]][:LOOKED_AT]]
+    looked = [
+        root / maps / folder / (stems[folder][index] + map_suffix)
+        for folder in folders
+        for index in evenly(len(stems[folder]), LABEL_MAPS)
+    ]
     values = {path: {int(v) for v in np.unique(np.asarray(Image.open(path)))} for path in looked if path.is_file()}
     classes = _names_of(root, names, sorted(set().union(*values.values())))
     for path, found in values.items():
@@ -462,7 +482,8 @@ def _label_maps(root: Path, place: Path, names: Sequence[str] | None) -> Annotat
     sample = [root / images / folders[0] / (s + suffix) for s in stems[folders[0]][:LOOKED_AT]]
     fields = dict(train_data=data[0], val_data=data[1], img_suffix=suffix, seg_map_suffix=map_suffix)
     files = [root / images / folder / path for folder, paths in listed.items() for path in paths]
-    return Annotated(classes, fields, count, _median_sides(sample), files, written)
+    notes = [note for folder, listing in listings.items() for note in _passed_over(root / images / folder, listing)]
+    return Annotated(classes, fields, count, _median_sides(sample), files, written, tuple(notes))
 
 
 def _map_suffix(folder: Path, stems: Sequence[str]) -> str:
@@ -534,9 +555,9 @@ def _coco_files(root: Path, place: Path) -> Annotated:
         one = files[0] if len(files) == 1 else None
         folders[split] = _image_folder(root, content, one or chosen[split], None if one else split)
         fields[f'{split}_data'] = (str(chosen[split].absolute()), f'{folders[split]}/')
-    boxes = [a['bbox'] for a in contents['train']['annotations'] if len(a.get('bbox', ())) == 4]
+    boxes = [a['bbox'] for a in contents['train']['annotations'] if is_box(a['bbox'])]
     if not boxes:
-        raise FinetuneError(f'{chosen["train"]}: no annotation has a `bbox`')
+        raise FinetuneError(f'{chosen["train"]}: no annotation has a `bbox` [x, y, width, height]')
     fields['box_side'] = float(np.median([(max(0.0, box[2]) * max(0.0, box[3])) ** 0.5 for box in boxes]))
     all_annotations = [a for content in contents.values() for a in content['annotations']]
     without = sum(not a.get('segmentation') for a in all_annotations)
@@ -566,7 +587,8 @@ def _read_coco(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding='utf-8'))
     except ValueError as error:
-        raise FinetuneError(f'{str(file)!r} is no JSON: {error}') from error
+        hint = '; save it without a byte-order mark' if 'BOM' in str(error) else ''
+        raise FinetuneError(f'{str(file)!r} is no JSON: {error}{hint}') from error
     parts = content if isinstance(content, dict) else {}
     lacking = [name for name in ('images', 'annotations', 'categories') if not parts.get(name)]
     if lacking:
@@ -604,7 +626,8 @@ def _split_coco(content: Mapping[str, Any], file: Path) -> tuple[dict[str, dict[
     parts = {}
     for split, ids in (('train', train), ('val', val)):
         parts[split] = dict(content, images=[i for i in content['images'] if i['id'] in ids])
-        parts[split]['annotations'] = [a for a in content['annotations'] if a['image_id'] in ids]
+        own = (a for a in content['annotations'] if a['image_id'] in ids)
+        parts[split]['annotations'] = [dict(a, id=number) for number, a in enumerate(own, 1)]  # as scoring needs them
     return parts, len(moved)
 
 

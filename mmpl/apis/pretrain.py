@@ -29,7 +29,7 @@ from mmpl.datasets.guarded import GuardedDataset
 from mmpl.datasets.image_check import inspect_image
 from mmpl.datasets.unlabelled_folder import UnlabelledFolder
 from mmpl.evaluation.extractor import normalisation_of
-from mmpl.export.spec import infer_spec
+from mmpl.export.spec import infer_spec, loader_of
 from mmpl.utils.cores import usable_cores
 from mmpl.utils.fields import Count, ImageSide, Interval, Natural, check_choice, checked
 from mmpl.utils.seeds import preserve_rng_state
@@ -197,7 +197,7 @@ def pretrain(
             ``start`` that of the weights, which has to be given where their file does not say it.
         std: The same; the two are given together.
         loading: How files are read that are no pictures of 8 bits: ``scaling``, ``percentiles``, ``bands`` (three) and
-            ``pages`` of :class:`mmpl.LoadImage`.
+            ``pages`` of :class:`mmpl.LoadImage`; with ``start`` by default those that the weights were trained with.
         work_dir: For logs and checkpoints, ``work_dirs/pretrain_<name of the folder>`` by default; the config has the
             same name with ``.py``.
         workers: Processes that load images; by default one a core, at most 8.
@@ -222,6 +222,11 @@ def pretrain(
             'trained on. Name another, or start from another folder'
         )
     set_load_policy(trust)
+    found = None if start is None else read_checkpoint(os.fspath(start))
+    if loading is None and found is not None:  # as mean and std are those of the weights
+        loading = {name: value for name, value in loader_of(found.config).items() if name in LOADING}
+        if loading:
+            say(f'files are read as those were that {found.path} was trained on: {loading}')
     loading = dict(loading or {})
     for name in loading:
         check_choice('loading', name, LOADING)
@@ -229,9 +234,11 @@ def pretrain(
     if images.bad:
         path, fault = next(iter(images.bad.items()))
         say(f'{len(images.bad)} of {images.looked_at} images looked at are bad, such as {path}: {fault}; `mmpl check`')
-    fields = _chosen(images, arch, image_size, patch_size, batch_size, epochs, start, mean, std, workers)
+    fields = _chosen(images, arch, image_size, patch_size, batch_size, epochs, found, mean, std, workers)
     config = place.with_name(f'{place.name}.py')
-    publish(config, render('pretrain.py.jinja', folder=folder, loading=loading, **fields))
+    publish(
+        config, render('pretrain.py.jinja', folder=folder, loading=loading, **fields), workers_asked=workers is not None
+    )
     options = parse_train_args([str(config), '--work-dir', str(place), *(['--trust'] if trust else [])])
     cfg = train_config(options)
     say(
@@ -253,13 +260,12 @@ def _chosen(
     patch_size: int | None,
     batch_size: int | None,
     epochs: int | None,
-    start: str | os.PathLike | None,
+    found: Checkpoint | None,
     given_mean: Sequence[float] | None,
     given_std: Sequence[float] | None,
     workers: int | None,
 ) -> dict[str, Any]:
     """The fields of the config's template."""
-    found = None if start is None else read_checkpoint(os.fspath(start))
     if found is None:
         size = ARCHS[arch or ('vit-t' if images.count < 10_000 else 'vit-s')]
         preset, backbone = size.preset, dict[str, Any](arch=size.arch)
@@ -319,11 +325,11 @@ def _chosen(
         horizon_recon=float(f'{min(1, max(0.08, 20 / steps)):.2g}'),
         batch_size=batch,
         workers=min(8, usable_cores()) if workers is None else workers,
-        of_machine=f'  {OF_MACHINE}' if workers is None else '',
+        of_machine=f'  {OF_MACHINE}',
         dtype='bfloat16' if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else 'float32',
         lr=float(f'{rate * (batch / RATE_BATCH) ** 0.5:.2g}'),
         save_every=max(1, epochs // 20),
-        start=None if found is None else os.path.abspath(os.fspath(start or '')),
+        start=None if found is None else os.path.abspath(found.path),
         encoder_sha256='' if found is None else found.digest(STUDENT),
         start_text='' if found is None else f'{found.path} (layout of {found.layout})',
         **size.parts(),

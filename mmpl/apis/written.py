@@ -15,6 +15,7 @@ from mmpl.utils.user_errors import UserError
 OF_MACHINE = '# of this machine'
 """Ends a line that may differ where a run goes on."""
 _SIGN = '# as mmpl wrote it:'
+_WORKERS = re.compile(rf'^( *((?:num|persistent)_workers)=.*{OF_MACHINE})$', re.MULTILINE)
 
 
 def config_folder() -> Path:
@@ -43,8 +44,13 @@ def render(template: str, **fields: Any) -> str:
     return environment.get_template(template).render(fields)
 
 
-def publish(path: Path, text: str) -> None:
+def publish(path: Path, text: str, workers_asked: bool = False) -> None:
     """Write a config, unless there is one of other settings that somebody has edited or that a run was made with.
+
+    Args:
+        path: The file.
+        text: Of the config.
+        workers_asked: Whether the number of workers was asked for: it then takes the place of the one that is there.
 
     Raises:
         UserError: There is such a one; or its folder holds checkpoints of another; or the text holds ``{{``, where
@@ -55,6 +61,11 @@ def publish(path: Path, text: str) -> None:
     folder = path.with_suffix('')
     made, old = candidates(folder), path.read_text(encoding='utf-8') if path.is_file() else ''
     if old and _settings(old) == _settings(text):
+        if workers_asked:
+            new = old
+            for line, name in _WORKERS.findall(text):
+                new = re.sub(rf'^ *{name}=.*{OF_MACHINE}$', line, new, flags=re.MULTILINE)
+            _replace(path, _signed(new.rpartition(_SIGN)[0]) if _is_unedited(old) else new)
         return
     if made and not old:
         raise UserError(
@@ -62,7 +73,7 @@ def publish(path: Path, text: str) -> None:
             'folder, or delete this one'
         )
     started = any(folder.glob('*/vis_data'))  # its first checkpoint comes later
-    if old and (made or started or old != _signed(old.rpartition(_SIGN)[0])):
+    if old and (made or started or not _is_unedited(old)):
         now, there = ({line.strip() for line in _settings(content)} for content in (text, old))
         told = [
             f'{what}: {"; ".join(sorted(lines)[:4])}'
@@ -74,9 +85,17 @@ def publish(path: Path, text: str) -> None:
             f'work folder, delete it and its folder, or run it as it is with tools/train.py'
         )
     path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, _signed(text))
+
+
+def _replace(path: Path, text: str) -> None:
     rough = path.with_name(f'.{path.name}.tmp')
-    rough.write_text(_signed(text), encoding='utf-8')
+    rough.write_text(text, encoding='utf-8')
     os.replace(rough, path)
+
+
+def _is_unedited(text: str) -> bool:
+    return text == _signed(text.rpartition(_SIGN)[0])
 
 
 def _signed(text: str) -> str:

@@ -62,6 +62,7 @@ class GuardedDataset(Dataset):
         self.max_pixels = max_pixels
         self.min_side = min_side
         self.report = report
+        self._reported: set[str] = set()  # kinds of loss, in this process
         self._state = np.zeros(len(self.dataset), np.uint8)  # of each file, in this process: 0 unknown, 1 good, 2 bad
         check_annotated_paths(self.dataset)
         check_channels(getattr(getattr(self.dataset, 'pipeline', None), 'transforms', ()))
@@ -141,8 +142,11 @@ class GuardedDataset(Dataset):
         if self.report is None:
             say_once(path, verdict.lost)
         else:
-            for kind, text in mark_said(verdict.lost):
-                losses(self.report).add(dict(kind=kind, path=path, lost=text))
+            mark_said(verdict.lost)  # the run says it, from the report, also if something else has before
+            for text in verdict.lost:
+                if (kind := text.partition(':')[0]) not in self._reported:
+                    self._reported.add(kind)
+                    losses(self.report).add(dict(kind=kind, path=path, lost=text))
         return verdict.bad
 
     def _inspect(self, path: str, full: bool = False) -> ImageVerdict:

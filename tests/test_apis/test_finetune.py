@@ -186,6 +186,17 @@ def texts(content: dict) -> None:
         ('detection', changed(lambda c: c['annotations'][1].pop('image_id')), "`annotations` lacks 'image_id': "),
         ('detection', changed(lambda c: c['annotations'][1].update(bbox=None)), "`annotations` lacks 'bbox': "),
         ('detection', changed(lambda c: c['categories'][1].pop('name')), "entry of `categories` lacks 'name': "),
+        ('detection', changed(lambda c: c['annotations'][1].update(image_id=[1])), "`annotations` lacks 'image_id': "),
+        (
+            'detection',
+            changed(lambda c: [a.update(bbox=['1', 2, 3, 4]) for a in c['annotations']]),
+            'no annotation has',
+        ),
+        (
+            'detection',
+            lambda p: (p / 'boxes/all.json').write_text('\ufeff' + (p / 'boxes/all.json').read_text()),
+            'is no JSON.*save it without a byte-order mark',
+        ),
         ('segmentation', lambda p: spoil_map(p, 7), r"has the values \[7\], but the classes \['ground', .* 0 to 2"),
         (
             'segmentation',
@@ -333,6 +344,56 @@ def test_images_beside_the_folders_of_classes_are_said(tmp_path: Path, checkpoin
     said: list[str] = []
     config_of('classification', tmp_path, checkpoint, say=said.append)
     assert "left out: 1 images that are in no folder of a class, such as 'cover.png'" in said
+
+
+def test_files_that_are_no_images_are_said(tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    for place in ('classes/bolt', 'maps/images'):
+        (tmp_path / place / 'a.gif').write_bytes(b'GIF89a')
+    for task, place in (('classification', 'classes'), ('segmentation', 'maps/images')):
+        said: list[str] = []
+        config_of(task, tmp_path, checkpoint, say=said.append, work_dir=tmp_path / task)
+        assert f'left out in {str(tmp_path / place)!r}: files of other kinds (1 .gif)' in said
+    for split in ('train', 'val'):
+        shutil.copytree(tmp_path / 'classes', tmp_path / 'split' / 'classes' / split)
+    shutil.copy(tmp_path / 'classes' / 'bolt' / '01.png', tmp_path / 'split' / 'classes' / 'val' / 'loose.png')
+    said = []
+    config_of('classification', tmp_path / 'split', checkpoint, say=said.append)
+    assert "left out: 1 images that are in no folder of a class, such as 'val/loose.png'" in said
+
+
+def test_annotations_of_a_split_are_numbered_from_one(tmp_path: Path, checkpoint: Path) -> None:
+    """Scoring needs that; those of the file begin with 0, or are words."""
+    scenes(tmp_path)
+    for name, number in (('zero', lambda i: i), ('words', lambda i: f'a{i}')):
+        changed(lambda c, number=number: [a.update(id=number(i)) for i, a in enumerate(c['annotations'])])(tmp_path)
+        config_of('detection', tmp_path, checkpoint, work_dir=tmp_path / name)
+        for split in ('train', 'val'):
+            annotations = json.loads((tmp_path / name / f'{split}.json').read_text())['annotations']
+            assert [a['id'] for a in annotations] == list(range(1, len(annotations) + 1))
+
+
+def test_the_number_of_workers_may_change(tmp_path: Path, checkpoint: Path) -> None:
+    """It is no setting: a run goes on with what is asked for, edited or not; else with what it has."""
+    scenes(tmp_path)
+    for asked, number in ((0, 0), (2, 2), (None, 2)):
+        cfg = config_of('classification', tmp_path, checkpoint, workers=asked)
+        assert (cfg.train_dataloader.num_workers, cfg.train_dataloader.persistent_workers) == (number, number > 0)
+    config = tmp_path / 'run.py'
+    config.write_text(config.read_text().replace('# for', '# edited, for'))
+    assert config_of('classification', tmp_path, checkpoint, workers=1).train_dataloader.num_workers == 1
+    assert '# edited, for' in config.read_text()
+
+
+def test_an_encoder_without_biases_of_queries(tmp_path: Path, checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content['state_dict'] = {k: v for k, v in content['state_dict'].items() if 'qkv.bias' not in k}
+    torch.save(content, tmp_path / 'no_bias.pth')
+    for task in DATA:
+        scenes(tmp_path)
+        cfg = config_of(task, tmp_path, tmp_path / 'no_bias.pth', work_dir=tmp_path / task)
+        init_default_scope(dict(classification='mmpretrain', segmentation='mmseg', detection='mmdet')[task])
+        MODELS.build(cfg.model.backbone).init_weights()
 
 
 def test_an_image_size_that_patches_do_not_fill(tmp_path: Path, checkpoint: Path) -> None:

@@ -17,6 +17,7 @@ from mmpl.apis.written import publish
 from mmpl.checkpoints import read_checkpoint
 from mmpl.cli import main
 from mmpl.datasets.decode import Decoder
+from mmpl.datasets.guarded import GuardedDataset
 from mmpl.evaluation.extractor import Features
 from mmpl.utils.user_errors import UserError
 from mmpl.visualization.report import collect_report
@@ -80,7 +81,7 @@ def test_the_config_says_what_was_asked(tmp_path: Path) -> None:
 )
 def test_what_is_chosen(count: int, side: int, asked: dict, expected: dict) -> None:
     images = api.Images(count, side, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), {}, 16)
-    names = ('arch', 'image_size', 'patch_size', 'batch_size', 'epochs', 'start', 'given_mean', 'given_std', 'workers')
+    names = ('arch', 'image_size', 'patch_size', 'batch_size', 'epochs', 'found', 'given_mean', 'given_std', 'workers')
     fields = api._chosen(images, **(dict.fromkeys(names) | asked))
     assert fields['arch_text'].startswith(f'{expected["arch"]} at {expected["size"]} x {expected["size"]}')
     assert f'patch_size={expected["patch"]}' in fields['backbone']
@@ -198,8 +199,47 @@ def test_a_run_goes_on_on_another_machine(tmp_path: Path, monkeypatch: pytest.Mo
         assert cfg.train_dataloader.num_workers == 1
     (tmp_path / 'run').mkdir(exist_ok=True)
     (tmp_path / 'run' / 'epoch_1.pth').touch()
-    with pytest.raises(UserError, match='num_workers=2'):
-        written(tmp_path, arch='vit-t', batch_size=16, epochs=2, workers=2)
+    cfg = written(tmp_path, arch='vit-t', batch_size=16, epochs=2, workers=2)
+    assert cfg.train_dataloader.num_workers == 2
+    with pytest.raises(UserError, match='max_epochs = 3'):
+        written(tmp_path, arch='vit-t', batch_size=16, epochs=3, workers=2)
+
+
+def test_weights_are_continued_on_files_that_are_read_as_theirs_were(tmp_path: Path) -> None:
+    photographs(tmp_path / 'photos')
+    asked = dict(arch='vit-t', image_size=32, patch_size=8, batch_size=16, epochs=2, workers=0)
+    cfg = written(tmp_path, **asked, loading=dict(scaling=(0, 200), bands=(3, 2, 1)))
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    weights = tmp_path / 'weights.pth'
+    torch.save(dict(meta=dict(cfg=cfg.pretty_text), state_dict=model.state_dict()), weights)
+    said: list[str] = []
+    for loading, expected in ((None, dict(scaling=[0, 200], bands=[3, 2, 1])), (dict(bands=(1, 2, 3)), None)):
+        place = tmp_path / f'further_{expected is None}'
+        config = api.pretrain(
+            tmp_path / 'photos', start=weights, epochs=4, work_dir=place, dry_run=True, say=said.append, loading=loading
+        )
+        step = Config.fromfile(config).train_dataloader.dataset.pipeline[0]
+        found = {name: list(step[name]) for name in ('scaling', 'bands') if name in step}
+        assert found == (expected or dict(bands=[1, 2, 3]))
+    assert any('files are read as those were that' in line for line in said)
+
+
+def test_what_files_lose_is_listed_by_a_run_that_was_estimated_before(tmp_path: Path) -> None:
+    photographs(tmp_path / 'photos')
+    rng = np.random.default_rng(0)
+    for path in (tmp_path / 'photos').glob('*.jpg'):
+        Image.fromarray(rng.integers(0, 1021, (40, 40), dtype=np.uint16)).save(path.with_suffix('.png'))
+    asked = dict(arch='vit-t', image_size=32, patch_size=8, batch_size=16, epochs=2, workers=0)
+    written(tmp_path, **asked)
+    dataset = GuardedDataset(
+        Config.fromfile(tmp_path / 'run.py').train_dataloader.dataset.to_dict(),
+        report=str(tmp_path / 'bad_files.jsonl'),
+    )
+    for index in range(len(dataset)):
+        dataset[index]
+    lines = (tmp_path / 'lossy_files.jsonl').read_text().splitlines()
+    assert len(lines) == 1 and '16-bit' in lines[0]
 
 
 def test_bad_images_that_come_first_are_replaced_in_the_estimate_too(tmp_path: Path) -> None:

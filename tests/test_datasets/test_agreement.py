@@ -282,9 +282,33 @@ def test_evaluated_annotations_need_iscrowd(coco) -> None:
     _only(found, r'`val_dataloader.dataset.ann_file` .*8 of 8 annotations lack `iscrowd`')
 
 
+@pytest.mark.parametrize('number', [0, 'a1', True, 1.5])
+def test_evaluated_annotations_are_numbered_from_one(coco, number) -> None:
+    """pycocotools takes a match with the annotation 0 for none: a perfect detector would not score 1."""
+    content = coco.content()
+    content['annotations'][0]['id'] = number
+    content['annotations'][1]['id'] = 77
+    path = coco.write('a.json', content)
+    dataset = coco.dataset(path)
+    assert not _look(dataset, dataset).errors
+    found = _look(dataset, dataset, evaluators=_evaluator(path))
+    _only(found, rf'1 of 8 annotations have an `id` that is no whole number above 0, such as {number!r}')
+
+
+def test_crowds_teach_nothing(coco) -> None:
+    content = coco.content()
+    for entry in content['annotations']:
+        entry['iscrowd'] = int(entry['category_id'] == 2)
+    found = _look(coco.dataset(coco.write('dogs.json', content)))
+    assert not found.errors and "1 of 2 classes have no annotation, crowds left out: 'dog'" in str(found.warnings)
+    _each(iscrowd=1)(content)
+    _only(_look(coco.dataset(coco.write('all.json', content))), 'no annotation of any of its classes, but for crowds')
+
+
 @pytest.mark.parametrize(
     ('change', 'pattern'),
     [
+        (_first(image_id=[1]), r"an entry of `annotations` lacks 'image_id'"),
         (_drop('bbox'), r"an entry of `annotations` lacks 'bbox'"),
         (lambda content: content['images'][0].pop('height'), r"an entry of `images` lacks 'height'"),
         (lambda content: content.pop('categories'), r'holds no list `categories`'),

@@ -151,7 +151,7 @@ class _File:
                     entries.append(entry)
             box, (width, height) = entry['bbox'], (image['width'], image['height'])
             shown = f'id {entry["id"]!r}, bbox {box} in an image of width {width} and height {height}'
-            if not _is_box(box):
+            if not is_box(box):
                 flat.append(shown)
                 continue
             x, y, w, h = box
@@ -176,6 +176,12 @@ class _File:
                     f'{self.where}: {len(entries)} of {len(self.annotations)} annotations have a `{field}` that is '
                     f'none of the ids of `{part}`, and would be left out: {listed(values)}'
                 )
+        numbers = [entry['id'] for entry in self.annotations]
+        if evaluated and (odd := [n for n in numbers if not isinstance(n, int) or isinstance(n, bool) or n < 1]):
+            self.found.error(
+                f'{self.where}: {len(odd)} of {len(numbers)} annotations have an `id` that is no whole number above 0, '
+                f'such as {odd[0]!r}: pycocotools, which scores boxes, takes 0 for no match. Number them from 1'
+            )
         for field, needed in (('iscrowd', evaluated), ('area', True)):
             if lacking[field] and needed:
                 reader = 'the evaluation' if field == 'iscrowd' else 'mmdet'
@@ -200,12 +206,13 @@ class _File:
         self.share(bad_mask, 'have a `segmentation` that is none')
 
 
-def _is_box(box: Any) -> bool:
+def is_box(box: Any) -> bool:
+    """Whether it is four numbers."""
     return isinstance(box, (list, tuple)) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
 
 
 def _is_share(box: Any) -> bool:
-    return _is_box(box) and 0 < box[2] <= 1 and 0 < box[3] <= 1 and 0 <= min(box[:2]) and max(box[:2]) < 1
+    return is_box(box) and 0 < box[2] <= 1 and 0 < box[3] <= 1 and 0 <= min(box[:2]) and max(box[:2]) < 1
 
 
 def _fault_of_mask(entry: Mapping, image: Mapping, polygons_only: bool) -> str | None:
@@ -237,9 +244,11 @@ def _fault_of_mask(entry: Mapping, image: Mapping, polygons_only: bool) -> str |
 
 
 def _given(name: str, entry: Mapping) -> bool:
-    """Whether an entry has a field; text is no size."""
+    """Whether an entry has a field; text is no size, and a list no id."""
     value = entry.get(name)
-    return value is not None and (name not in ('height', 'width') or isinstance(value, (int, float)))
+    if name in ('height', 'width'):
+        return isinstance(value, (int, float))
+    return value is not None and not (name.endswith('id') and isinstance(value, (list, dict)))
 
 
 def faults_of_file(path: str, content: Any) -> str:
@@ -367,13 +376,15 @@ def check_detection(
 
 
 def _count(found: Findings, side: Side, file: _File, taught: dict[str, Counter]) -> None:
-    """Annotations of each class; there must be some."""
+    """Annotations of each class, without crowds, which mmdet ignores; there must be some."""
     names = {category['id']: category['name'] for category in file.categories}
-    counts = Counter(names.get(entry['category_id']) for entry in file.annotations)
+    counts = Counter(names.get(entry['category_id']) for entry in file.annotations if not entry.get('iscrowd'))
     classes = side.classes if side.classes is not None else tuple(names.values())
     taught.setdefault(side.split, Counter()).update({name: counts[name] for name in classes})
     empty = [name for name in classes if not counts[name]]
     if len(empty) == len(classes):
-        found.error(f'{file.where} has no annotation of any of its classes')
+        found.error(f'{file.where} has no annotation of any of its classes, but for crowds, which are not learnt')
     elif empty:
-        found.warn(f'{file.where}: {len(empty)} of {len(classes)} classes have no annotation: {listed(empty)}')
+        found.warn(
+            f'{file.where}: {len(empty)} of {len(classes)} classes have no annotation, crowds left out: {listed(empty)}'
+        )
