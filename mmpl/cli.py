@@ -133,7 +133,8 @@ def run_pretrain(args: argparse.Namespace) -> int:
     from mmpl.apis.pretrain import pretrain
 
     asked = _asked(args)
-    pretrain(loading=dict(asked.pop('load') or ()), **asked)
+    load = asked.pop('load')
+    pretrain(loading=None if load is None else dict(load), **asked)
     return 0
 
 

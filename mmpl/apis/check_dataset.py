@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from mmengine.registry import init_default_scope
 
 from mmpl.datasets.bad_files import listing
-from mmpl.datasets.decode import AnyDecoder, Decoder, decoder_of
+from mmpl.datasets.decode import AnyDecoder, Decoder, decoder_at, decoder_of
 from mmpl.datasets.guarded import build_filled
 from mmpl.datasets.image_check import MAX_PIXELS, MIN_SIDE, ImageVerdict, inspect_image, look_for
 from mmpl.datasets.unlabelled_folder import UnlabelledFolder
@@ -31,6 +31,14 @@ class DatasetCheck(NamedTuple):
     notes: Counter  # how many are unusual but get converted, by kind ('cmyk', '16-bit' ...)
     lost: dict[str, tuple[int, str, str]]  # by kind of loss: how many files, the first, and what of it is left out
 
+    def joined(self, other: 'DatasetCheck') -> 'DatasetCheck':
+        """This and that of other files."""
+        lost = dict(self.lost)
+        for kind, (count, first, what) in other.lost.items():
+            before = lost.get(kind, (0, first, what))
+            lost[kind] = (before[0] + count, *before[1:])
+        return DatasetCheck(self.total + other.total, self.bad + other.bad, self.notes + other.notes, lost)
+
     @property
     def share(self) -> float:
         """Share of the files that are bad, in [0, 1]."""
@@ -40,8 +48,7 @@ class DatasetCheck(NamedTuple):
 class Source(NamedTuple):
     """What is to be checked."""
 
-    files: list[str]  # paths, sorted
-    decoder: AnyDecoder | None  # by whose eyes; None if the config has a loader of its own
+    files: dict[AnyDecoder | None, list[str]]  # paths, sorted, by whose eyes; None if a loader is not known here
     limits: dict[str, int]  # ``max_pixels`` and ``min_side`` of the config's training
 
 
@@ -59,7 +66,6 @@ def read_source(source: str, cfg_options: Mapping[str, Any] | None = None) -> So
         if cfg_options:
             raise ValueError(f'--cfg-options is for configs, but {source!r} is a folder')
         dataset: Any = UnlabelledFolder(data_root=source)
-        decoder: AnyDecoder | None = Decoder()
     elif path.is_file():
         cfg = read_config(path)
         merge_options(cfg, cfg_options or {})
@@ -68,18 +74,20 @@ def read_source(source: str, cfg_options: Mapping[str, Any] | None = None) -> So
             raise ValueError(f'{source!r} has no `train_dataloader.dataset`')
         dataset = build_filled(cfg.train_dataloader.dataset)
         check_annotated_paths(dataset)
-        decoder = decoder_of(dataset)
         options = (cfg.get('train_cfg') or {}).get('bad_files') or {}
         limits = {field: options[field] for field in ('max_pixels', 'min_side') if field in options}
     else:
         raise FileNotFoundError(f'{source!r} is neither a folder nor a config')
     if not hasattr(dataset, 'get_data_info'):
         raise ValueError(f'{source!r}: {type(dataset).__name__} of `train_dataloader.dataset` does not say its files')
-    infos = (dataset.get_data_info(index) for index in range(len(dataset)))
-    files = sorted({info['img_path'] for info in infos if 'img_path' in info})
+    of_all = Decoder() if path.is_dir() else decoder_of(dataset)
+    files: dict[AnyDecoder | None, set[str]] = {}
+    for index in range(len(dataset)):
+        if 'img_path' in (info := dataset.get_data_info(index)):
+            files.setdefault(of_all or decoder_at(dataset, index), set()).add(info['img_path'])
     if not files:
         raise ValueError(f'{source!r}: `train_dataloader.dataset` names no image files')
-    return Source(files, decoder, limits)
+    return Source({decoder: sorted(paths) for decoder, paths in files.items()}, limits)
 
 
 def check_files(
@@ -146,11 +154,13 @@ def main(argv: list[str] | None = None) -> int:
     source = read_source(options.source, options.cfg_options)
     limits = dict(source.limits)
     limits |= {name: value for name in ('max_pixels', 'min_side') if (value := getattr(options, name)) is not None}
-    if source.decoder is None:
-        print('The pipeline has a loading transform of its own: files are looked for, and not looked into')
-        found = look_for_files(source.files)
-    else:
-        found = check_files(source.files, options.workers, not options.quick, **limits, decoder=source.decoder)
+    found = DatasetCheck(0, [], Counter(), {})
+    for decoder, files in source.files.items():
+        if decoder is None:
+            print(f'{len(files)} files are left to a loading transform of its own: looked for, and not looked into')
+            found = found.joined(look_for_files(files))
+        else:
+            found = found.joined(check_files(files, options.workers, not options.quick, **limits, decoder=decoder))
     if options.out:
         Path(options.out).write_text(''.join(json.dumps(entry) + '\n' for entry in found.bad), encoding='utf-8')
     print(f'{found.total} files, {len(found.bad)} bad ({found.share:.2%}; --max-share {options.max_share:.2%})')

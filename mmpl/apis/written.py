@@ -15,7 +15,7 @@ from mmpl.utils.user_errors import UserError
 OF_MACHINE = '# of this machine'
 """Ends a line that may differ where a run goes on."""
 _SIGN = '# as mmpl wrote it:'
-_WORKERS = re.compile(rf'^( *((?:num|persistent)_workers)=.*{OF_MACHINE})$', re.MULTILINE)
+_WORKERS = re.compile(r'^( *((?:num|persistent)_workers)=.*)$', re.MULTILINE)
 
 
 def config_folder() -> Path:
@@ -64,7 +64,7 @@ def publish(path: Path, text: str, workers_asked: bool = False) -> None:
         if workers_asked:
             new = old
             for line, name in _WORKERS.findall(text):
-                new = re.sub(rf'^ *{name}=.*{OF_MACHINE}$', line, new, flags=re.MULTILINE)
+                new = re.sub(rf'^ *{name}=.*$', line, new, flags=re.MULTILINE)
             _replace(path, _signed(new.rpartition(_SIGN)[0]) if _is_unedited(old) else new)
         return
     if made and not old:
@@ -105,4 +105,5 @@ def _signed(text: str) -> str:
 def _settings(text: str) -> list[str]:
     """Lines of a config without its comments, and without those that are marked as of the machine."""
     lines = [line.split('  #')[0].rstrip() for line in text.splitlines() if not line.endswith(OF_MACHINE)]
+    lines = [line for line in lines if not _WORKERS.match(line)]
     return [line for line in lines if line and not line.startswith('#')]

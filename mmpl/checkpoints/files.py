@@ -116,9 +116,7 @@ def candidates(folder: str | os.PathLike) -> list[Path]:
     found = [path for path in folder.glob('*.pth') if _NAME.fullmatch(path.name) and path.is_file()]
     newest_first = sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
     text = pointer.read_text(encoding='utf-8', errors='replace').strip().strip('\0') if pointer.is_file() else ''
-    target = folder / Path(text).name
-    if text and not target.is_file():
-        target = Path(text)  # files of this name lie here, unless the folder was moved and another has its place now
+    target = _named(pointer, Path(text)) if text else Path()
     first = []
     if pointer.is_file():
         moved = pointer.stat().st_mtime_ns
@@ -126,6 +124,19 @@ def candidates(folder: str | os.PathLike) -> list[Path]:
         first = [path for path in published_later if _after(path, target) and record_of(path).is_file()]
         first += [target] if text and target.is_file() else []
     return first + [path for path in newest_first if path not in first]
+
+
+def _named(pointer: Path, target: Path) -> Path:
+    """The file that a pointer names; one of this name beside it, if it is the same or the folder was moved.
+
+    Where the folder was before, another run may have a file of this name since the pointer was written.
+    """
+    own = pointer.parent / target.name
+    if not (own.is_file() and target.is_file()):
+        return target if target.is_file() else own
+    records = [record_of(path).read_text(encoding='utf-8') for path in (own, target) if record_of(path).is_file()]
+    same = len(records) == 2 and records[0] == records[1]
+    return own if same or target.stat().st_mtime_ns > pointer.stat().st_mtime_ns else target
 
 
 def _after(path: Path, other: Path) -> bool:

@@ -108,6 +108,8 @@ def init_distributed(launcher: str, cfg: Config | None = None) -> bool:
             cfg.model_wrapper_cfg = wrapper | dict(given, device_ids=None)
     if dist.is_initialized():
         return True
+    if launcher == 'slurm':  # two jobs on a machine, of which each would take the port of the other
+        os.environ.setdefault('MASTER_PORT', str(20000 + int(os.environ.get('SLURM_JOB_ID', 9500)) % 10000))
     if on_gpu:
         if cfg.get('runner_type') == 'FlexibleRunner':
             return False

@@ -363,6 +363,15 @@ def decoder_of(dataset: Any) -> AnyDecoder | None:
     return decoder_of_transform(transforms[0]) if transforms else None
 
 
+def decoder_at(dataset: Any, index: int) -> AnyDecoder | None:
+    """How the image of a sample is decoded, which may differ between the parts of a ``ConcatDataset``."""
+    inner = getattr(dataset, 'datasets', None) or getattr(dataset, 'dataset', None)
+    if inner is None or not hasattr(dataset, '_get_ori_dataset_idx'):
+        return decoder_of(dataset)
+    place = dataset._get_ori_dataset_idx(index)
+    return decoder_at(inner[place[0]], place[1]) if isinstance(inner, list) else decoder_at(inner, place)
+
+
 def decoder_of_transform(transform: Any) -> AnyDecoder | None:
     """How a transform decodes; None if it is none of ours or mmcv's, or reads from elsewhere than the disk."""
     backend = getattr(transform, 'backend_args', None) or getattr(transform, 'file_client_args', None) or {}
@@ -472,7 +481,10 @@ def _tiff_by_opencv(content: bytes, facts: ImageFacts, number: int) -> np.ndarra
     tiff: Any = facts.tiff
     known = (facts.bands, tiff['photometric']) in ((1, 0), (1, 1), (3, 2), (4, 2), (1, 32844), (3, 32845))
     premultiplied = facts.alpha and facts.bits == 8
-    if number or not known or tiff['planar'] or premultiplied or tiff['compression'] not in _OPENCV_COMPRESSIONS:
+    turned = facts.tiff_inverted and facts.bits == 8  # by OpenCV, unlike other kinds
+    if number or not known or tiff['planar'] or premultiplied or turned:
+        return None
+    if tiff['compression'] not in _OPENCV_COMPRESSIONS:
         return None
     if (
         facts.bits not in (8, 16, 32, 64)

@@ -12,7 +12,7 @@ from mmpl.utils.paths import check_annotated_paths
 from mmpl.utils.seeds import derive_seed, seed_host
 
 from .bad_files import BadDataError, BadFileReport, losses
-from .decode import decoder_of, mark_said, say_once
+from .decode import AnyDecoder, decoder_at, decoder_of, mark_said, say_once
 from .image_check import MAX_PIXELS, MIN_SIDE, ImageVerdict, inspect_image, look_for
 from .inside import is_inside
 from .resumable_sampler import SeededIndex
@@ -66,7 +66,7 @@ class GuardedDataset(Dataset):
         self._state = np.zeros(len(self.dataset), np.uint8)  # of each file, in this process: 0 unknown, 1 good, 2 bad
         check_annotated_paths(self.dataset)
         check_channels(getattr(getattr(self.dataset, 'pipeline', None), 'transforms', ()))
-        self._decoder = decoder_of(self.dataset)
+        self._decoder = decoder_of(self.dataset)  # of all; None where parts have their own
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -99,16 +99,20 @@ class GuardedDataset(Dataset):
         raise BadDataError(
             f'{_ATTEMPTS + 1} samples in a row cannot be loaded, from {self._path(index) or index!r} on: a fault of '
             f'the pipeline rather than of the files? The last reason: {reason or "known from before, see the report"}'
-            + self._who_looked()
+            + self._who_looked(index)
         ) from cause
 
-    def _who_looked(self) -> str:
-        if self._decoder is None:
+    def _decoder_of(self, index: int) -> AnyDecoder | None:
+        return decoder_at(self.dataset, index) if self._decoder is None else self._decoder
+
+    def _who_looked(self, index: int) -> str:
+        decoder = self._decoder_of(index)
+        if decoder is None:
             transforms = getattr(getattr(self.dataset, 'pipeline', None), 'transforms', None)
             loader = type(transforms[0]).__name__ if transforms else type(self.dataset).__name__
             return f'. Files are left to `{loader}`, which loads them: try it on one of these'
         return (
-            f'. Files are looked at as {self._decoder} loads them; they are left to the pipeline if its first '
+            f'. Files are looked at as {decoder} loads them; they are left to the pipeline if its first '
             'transform is a loading transform of your own'
         )
 
@@ -120,7 +124,7 @@ class GuardedDataset(Dataset):
         path = self._path(index)
         local = path if '://' not in path or is_inside(path) else ''
         if self._state[index] == 0 and local:
-            reason = self._look(local)
+            reason = self._look(local, self._decoder_of(index))
             if reason:
                 return reason, None, None
         try:
@@ -129,16 +133,17 @@ class GuardedDataset(Dataset):
             raise
         except Exception as error:  # decoders of damaged files raise nearly anything
             kind = 'vanished' if local and 'vanished' in look_for(local) else 'not loaded'
-            reason = self._inspect(local, full=True).bad if local and self._decoder is not None else ''
+            decoder = self._decoder_of(index)
+            reason = self._inspect(local, decoder, full=True).bad if local and decoder is not None else ''
             return reason or f'{kind}: {type(error).__name__}: {error}', error, None
         self._state[index] = 1
         return '', None, sample
 
-    def _look(self, path: str) -> str:
-        if self._decoder is None:
+    def _look(self, path: str, decoder: AnyDecoder | None) -> str:
+        if decoder is None:
             reason = look_for(path)
             return reason if reason.startswith('empty') else ''
-        verdict = self._inspect(path)
+        verdict = self._inspect(path, decoder)
         if self.report is None:
             say_once(path, verdict.lost)
         else:
@@ -149,8 +154,8 @@ class GuardedDataset(Dataset):
                     losses(self.report).add(dict(kind=kind, path=path, lost=text))
         return verdict.bad
 
-    def _inspect(self, path: str, full: bool = False) -> ImageVerdict:
-        return inspect_image(path, full, self.max_pixels, self.min_side, self._decoder)
+    def _inspect(self, path: str, decoder: AnyDecoder, full: bool = False) -> ImageVerdict:
+        return inspect_image(path, full, self.max_pixels, self.min_side, decoder)
 
     def _path(self, index: int) -> str:
         if not hasattr(self.dataset, 'get_data_info'):

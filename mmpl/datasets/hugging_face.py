@@ -65,7 +65,8 @@ def _files(source: str, name: str, split: str, column: str) -> Any:
     """The column of :func:`open_rows` as encoded files: what was stored, before anything is decoded."""
     from datasets import Image
 
-    return open_rows(source, name, split).select_columns([column]).cast_column(column, Image(decode=False))
+    rows = open_rows(source, name, split).with_format(None)  # which `save_to_disk` keeps
+    return rows.select_columns([column]).cast_column(column, Image(decode=False))
 
 
 class RowsBackend(InsideBackend):

@@ -9,7 +9,7 @@ from mmengine import fileio
 from PIL import Image
 
 from .decode import AnyDecoder, Decoder, facts_of
-from .image_facts import ImageFacts, read_facts
+from .image_facts import ImageFacts, read_facts, without_limits
 from .inside import is_inside, size_inside
 
 MAX_PIXELS = 100_000_000
@@ -133,9 +133,5 @@ def _seems_whole(file: BinaryIO, size: int, facts: ImageFacts) -> bool:
 def _decode_to_the_end(file: BinaryIO) -> None:
     """By Pillow, which says where a file is cut short; OpenCV fills with grey."""
     file.seek(0)
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # its size was looked at
-    try:
-        with Image.open(file) as image:
-            image.load()
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    with without_limits(), Image.open(file) as image:  # its size was looked at
+        image.load()

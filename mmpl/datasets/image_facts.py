@@ -3,10 +3,10 @@
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 ORIENTATION = 0x0112  # tag of EXIF and TIFF; from 5 on, width and height are swapped
 _TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
@@ -107,14 +107,22 @@ def read_facts(file: BinaryIO) -> ImageFacts | None:
     file.seek(0)
     if start in _TIFF_STARTS:
         return _tiff_facts(file)
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # whoever decodes it looks at its size
     try:
-        with Image.open(file) as image:
+        with without_limits(), Image.open(file) as image:  # whoever decodes it looks at its size
             return _pillow_facts(image, file)
     except UnidentifiedImageError:
         return None
+
+
+@contextmanager
+def without_limits() -> Iterator[None]:
+    """Let Pillow open images of any size, and PNGs with texts of any length."""
+    limits = Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY
+    Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = None, 2**31, 2**31
+    try:
+        yield
     finally:
-        Image.MAX_IMAGE_PIXELS = limit
+        Image.MAX_IMAGE_PIXELS, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = limits
 
 
 def orientation_of(image: Image.Image) -> int:

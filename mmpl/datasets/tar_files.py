@@ -28,10 +28,17 @@ def _index(shard: str, size: int, changed: int) -> dict[str, tuple[int, int]]:
         with open(shard, 'rb') as file, tarfile.open(fileobj=file, mode='r:') as tar:
             for member in tar:
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE * member.isreg()
-                if not member.isfile():
+                if member.issym():
+                    raise ShardError(f'{shard!r} holds {member.name!r}, a link: store the file itself, by `tar -h`')
+                if not (member.isfile() or member.islnk()):
                     continue
                 if member.name in members:
                     raise ShardError(f'{shard!r} holds {member.name!r} twice')
+                if member.islnk():  # to a file before it
+                    if member.linkname not in members:
+                        raise ShardError(f'{shard!r} holds {member.name!r}, a link to what it does not hold')
+                    members[member.name] = members[member.linkname]
+                    continue
                 if member.offset_data + member.size > size:
                     raise ShardError(f'{shard!r} is truncated: {member.name!r} ends behind its end')
                 members[member.name] = (member.offset_data, member.size)

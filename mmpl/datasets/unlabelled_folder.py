@@ -106,6 +106,7 @@ def _read_list(path: str, extensions: Sequence[str]) -> list[str]:
         name = line.strip()
         if not name or name.startswith('#'):
             continue
+        name = os.path.normpath(name)
         where = f'`ann_file` {path!r}, line {number}: {name!r}'
         if name in lines:
             raise ValueError(f'{where} stands in line {lines[name]} already')

@@ -4,6 +4,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.dist import get_world_size
+
 from mmpl.utils.fields import Count, Natural, checked
 
 REFUSED_SAMPLERS = dict(
@@ -40,6 +42,11 @@ def resumable_loader(dataloader: Any, guard: Mapping[str, Any]) -> dict:
         raise ValueError(
             f'`train_dataloader.sampler.type` must be a sampler of whole epochs such as DefaultSampler with '
             f'mmpl.ExactEpochLoop, but got {sampler}, {REFUSED_SAMPLERS[sampler]}'
+        )
+    if get_world_size() > 1 and cfg['sampler'].get('round_up') is False:
+        raise ValueError(
+            '`train_dataloader.sampler.round_up` must be True on several processes, which would wait for each other '
+            'where one has an image more, but got False'
         )
     _check_fields(**{'batch_size': None, **cfg})
     collate = cfg.get('collate_fn', 'pseudo_collate')

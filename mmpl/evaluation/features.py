@@ -213,7 +213,7 @@ def _label_map(sample: Any, size: torch.Size) -> Tensor:
             f'`gt_sem_seg` must be a label map of the size of its image, {tuple(size)}, but got {found} '
             f'(image: {name}); a pipeline of mmseg ends with `LoadAnnotations` and `PackSegInputs`'
         )
-    return label.data.view(found).to(torch.int16)  # 255 is a label, -1 none
+    return label.data.view(found).to(torch.int32)  # 255 is a label, -1 none; 16 bits cannot be gathered
 
 
 def _gather_rows(rows: Tensor, chunk: int = 4096, keep: bool = True) -> Tensor:

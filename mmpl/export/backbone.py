@@ -17,6 +17,7 @@ the config text it carries is parsed, never executed.
 import importlib
 import inspect
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -27,6 +28,8 @@ from typing import Any
 import mmcv
 import numpy as np
 import torch
+from mmengine.logging import print_log
+from mmengine.registry import TRANSFORMS
 from PIL import Image
 from torch import Tensor, nn
 
@@ -36,6 +39,7 @@ from mmpl.checkpoints.encoders import (  # also makes mmpretrain importable besi
     read_checkpoint,
 )
 from mmpl.checkpoints.layouts import HUGGINGFACE, TIMM, fold_layer_scale, rename
+from mmpl.datasets.decode import decoder_of_transform
 from mmpl.utils.user_errors import UserError
 from mmpl.version import __version__
 
@@ -414,6 +418,15 @@ def _tokens(encoder: nn.Module, images: Tensor) -> Tensor:
     return output[-1] if isinstance(output, list | tuple) else output
 
 
+def _reads_plainly(loader: dict[str, Any]) -> bool:
+    """Whether pictures of 8 bits are as any library reads them."""
+    try:
+        decoder = decoder_of_transform(TRANSFORMS.build(dict(loader)))
+    except KeyError:  # of somebody's own, that is not imported
+        return False
+    return decoder is not None and decoder.plain
+
+
 def _refuse_fine_tuned(config: Mapping[str, Any]) -> None:
     """Refuse what a task has made of an encoder: its windows and maps, and its batches of images and questions."""
     model = config.get('model') or {}
@@ -467,6 +480,14 @@ def export_backbone(
     out.parent.mkdir(parents=True, exist_ok=True)
     library = LIBRARIES[to]
     loader = loader_of(found.config) if dataset_with_pipeline(found.config.get('train_dataloader')) else None
+    if fed is not None and loader is not None and to != 'mmpretrain' and not _reads_plainly(loader):
+        fed = None
+        print_log(
+            f'{found.path}: in training files were read by {loader}, which {to} does not know: the export does not say '
+            'how pictures are fed',
+            logger='current',
+            level=logging.WARNING,
+        )
     files = library.write(_Encoder(handed, spec, source, fed, loader), out)
     difference, from_picture = None, fed is not None and spec.in_channels == 3
     if verify:

@@ -237,9 +237,10 @@ class Method(BaseSelfSupervisor):
     def init_weights(self) -> None:
         """Initialise the student, and then the teachers, but for those that a checkpoint of ``init_cfg`` brings."""
         loaded, prefix = dict[str, Tensor](), ''
-        if isinstance(self.init_cfg, Mapping) and loads_weights(self.init_cfg):
-            loaded = read_checkpoint(self.init_cfg['checkpoint']).state_dict
-            prefix = self.init_cfg.get('prefix') or ''
+        given = self.init_cfg if isinstance(self.init_cfg, list | tuple) else [self.init_cfg]
+        for cfg in filter(loads_weights, given):
+            loaded = read_checkpoint(cfg['checkpoint']).state_dict
+            prefix = f'{cfg["prefix"].rstrip(".")}.' if cfg.get('prefix') else ''
         super().init_weights()
         for name, teacher in self.teachers.items():
             if not any(key.startswith(f'{prefix}{name}.') for key in loaded):

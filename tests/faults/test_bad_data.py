@@ -213,6 +213,28 @@ def test_files_of_an_own_loader_are_left_to_it(tmp_path: Path) -> None:
         GuardedDataset(cfg, report=str(tmp_path / 's.jsonl'))[0]
 
 
+def test_parts_are_looked_at_by_their_own_loaders(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Of a ConcatDataset, in training and by the check."""
+    parts = []
+    for name, load in (('a', dict(type='mmpl.LoadImage')), ('b', dict(type='mmpl.LoadImage', scaling=(0, 300)))):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in range(3):
+            Image.fromarray(pixels(number)).save(folder / f'{number}.png')
+        (folder / '9.png').write_bytes((folder / '0.png').read_bytes()[:60])
+        cfg = dataset_cfg(folder)
+        parts.append(dict(cfg, pipeline=[load, *cfg['pipeline'][1:]]))
+    cfg = dict(type='ConcatDataset', datasets=parts)
+    dataset = GuardedDataset(cfg, report=str(tmp_path / 'r.jsonl'))
+    assert [dataset._decoder_of(index).scaling for index in (0, 3, 4, 7)] == [None, None, (0, 300), (0, 300)]
+    for index in range(len(dataset)):
+        assert dataset[index]['inputs'] is not None
+    assert [Path(e['path']).parent.name for e in BadFileReport(str(tmp_path / 'r.jsonl')).read()] == ['a', 'b']
+    Config(dict(default_scope='mmpretrain', train_dataloader=dict(dataset=cfg))).dump(tmp_path / 'config.py')
+    assert check_dataset([str(tmp_path / 'config.py'), '--workers', '1']) == 1
+    assert '8 files, 2 bad' in capsys.readouterr().out
+
+
 def test_the_check_leaves_files_of_an_own_loader_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     root = tmp_path / 'arrays'
     root.mkdir()

@@ -31,11 +31,12 @@ class LabelledNoise(AugmentedNoise):
 class Cut(Hook):
     """Lets a signal be received in a validation, or a process die in it."""
 
-    def __init__(self, epoch: int, dies: bool) -> None:
-        self.epoch, self.dies = epoch, dies
+    def __init__(self, epoch: int, dies: bool, after: int = 1) -> None:
+        self.epoch, self.dies, self.left = epoch, dies, after
 
     def before_val_iter(self, runner, batch_idx, data_batch=None) -> None:
-        if runner.epoch == self.epoch and batch_idx == 1:
+        self.left -= runner.epoch == self.epoch
+        if runner.epoch == self.epoch and self.left < 0:
             if self.dies:
                 raise InterruptedError
             (hook,) = (hook for hook in runner.hooks if hasattr(hook, '_signals'))
@@ -130,6 +131,21 @@ def test_a_signal_amid_a_validation_of_an_average(interval: int, tmp_path: Path)
         assert differences(*(state[part] for state in states)) == []
 
 
+@pytest.mark.parametrize('second', [False, True])
+def test_a_signal_amid_the_two_validations_of_mmpretrains_average(second: bool, tmp_path: Path) -> None:
+    """It validates the average, and then the student."""
+    ema = dict(type='mmpretrain.EMAHook', momentum=0.02, evaluate_on_ema=True, evaluate_on_origin=True)
+    checkpoint = dict(interval=5)
+    classify(tmp_path / 'whole', hooks=(ema,), checkpoint=checkpoint)
+    cut = own_hook('Cut', epoch=2, dies=False, after=8 if second else 0)
+    with pytest.raises(Preempted):
+        classify(tmp_path / 'cut', hooks=(ema, cut), checkpoint=checkpoint)
+    classify(tmp_path / 'cut', hooks=(ema,), checkpoint=checkpoint)
+    states = [load_checkpoint(tmp_path / name / 'epoch_3.pth') for name in ('whole', 'cut')]
+    for part in ('state_dict', 'ema_state_dict', 'optimizer'):
+        assert differences(*(state[part] for state in states)) == []
+
+
 @pytest.mark.parametrize('dies', [True, False])
 @pytest.mark.parametrize('epochs', [2, 3])
 def test_a_validation_that_was_cut_off_is_made_up_for(dies: bool, epochs: int, tmp_path: Path) -> None:
@@ -144,6 +160,27 @@ def test_a_validation_that_was_cut_off_is_made_up_for(dies: bool, epochs: int, t
     assert Validated.seen == [2, 3][: epochs - 1]
 
 
+def test_a_validation_that_is_cut_off_again_is_made_up_for_again(tmp_path: Path) -> None:
+    """By a signal, not by an error; the best score that it gives is in the checkpoint."""
+    cut = own_hook('Cut', epoch=2, dies=False)
+    for _ in range(2):
+        with pytest.raises(Preempted):
+            classify(tmp_path, epochs=2, hooks=(own_hook('BetterEachTime'), cut))
+    Validated.seen.clear()
+    classify(tmp_path, epochs=2, hooks=(own_hook('BetterEachTime'), own_hook('Validated')))
+    assert Validated.seen == [2]
+    hub = load_checkpoint(tmp_path / 'epoch_2.pth')['message_hub']['runtime_info']
+    assert hub['best_score'] == 102.0 and hub['best_ckpt'] == str(tmp_path / 'best_accuracy_top1_epoch_2.pth')
+
+
+def test_a_full_disk_costs_no_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path, text):
+        raise OSError('No space left on device')
+
+    monkeypatch.setattr('mmpl.engine.hooks.unfinished.write_text', full)
+    assert classify(tmp_path, epochs=1).epoch == 1
+
+
 def test_weights_alone_are_not_resumed_from(tmp_path: Path) -> None:
     classify(tmp_path / 'first', epochs=1)
     whole = tmp_path / 'first' / 'epoch_1.pth'
@@ -154,7 +191,7 @@ def test_weights_alone_are_not_resumed_from(tmp_path: Path) -> None:
     for path, lacks in (
         (best, 'optimizer'),
         (tmp_path / 'bare.pth', 'epoch, iter, mess'),
-        (tmp_path / 'nowhere.pth', 'epoch, iter '),
+        (tmp_path / 'nowhere.pth', 'epoch, iter, as'),
     ):
         with pytest.raises(CheckpointMismatchError, match=f'does not hold: {lacks}.*`resume=False`'):
             classify(tmp_path / 'other', load_from=str(path))
@@ -176,6 +213,15 @@ def test_another_kind_of_optimizer_is_refused(first: str, second: str, tmp_path:
     run(tmp_path, epochs=1, optim_wrapper=dict(own, optimizer=dict(type=first, lr=1e-3)))
     with pytest.raises(ValueError, match=r'`optim_wrapper.optimizer.type` has changed.*`resume=False`'):
         run(tmp_path, epochs=2, optim_wrapper=dict(own, optimizer=dict(type=second, lr=1e-3)))
+
+
+@pytest.mark.parametrize('at', [0, 1])
+def test_a_schedule_of_the_momentum_may_come_and_go(at: int, tmp_path: Path) -> None:
+    own = dict(constructor='mmpl.StrictOptimWrapperConstructor')
+    momentum = dict(type='LinearMomentum', start_factor=0.9, by_epoch=False, begin=0, end=4)
+    for epochs in (1, 2):
+        schedules = {} if epochs == at + 1 else dict(param_scheduler=[momentum])
+        run(tmp_path, epochs=epochs, optim_wrapper=own, **schedules)
 
 
 def test_a_stop_at_the_end_of_an_epoch_saves_the_iteration_that_it_is(

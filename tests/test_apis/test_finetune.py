@@ -178,6 +178,11 @@ def texts(content: dict) -> None:
             r'classes\.txt.* no text in UTF-8',
         ),
         ('classification', lambda p: (p / 'classes/nut').mkdir(), r"the folders \['nut'\] hold no image"),
+        (
+            'classification',
+            lambda p: [f.unlink() for n in NAMES for f in sorted((p / 'classes' / n).iterdir())[2:]],
+            '`epochs` must make at least 3 steps of .* images, but 1 make 1',
+        ),
         ('detection', lambda p: (p / 'boxes/b.json').write_text('{}'), 'must hold one COCO file, or one with the word'),
         ('detection', lambda p: (p / 'boxes/all.json').write_text('{'), 'is no JSON'),
         ('detection', changed(lambda c: c['images'][1].pop('file_name')), r"entry of `images` lacks 'file_name': "),
@@ -224,8 +229,9 @@ def texts(content: dict) -> None:
 def test_what_is_refused(task: str, spoil, said: str, tmp_path: Path, checkpoint: Path) -> None:
     scenes(tmp_path)
     spoil(tmp_path)
+    asked = dict(epochs=1, batch_size=2) if 'epochs' in said else {}
     with pytest.raises(ValueError, match=said):
-        config_of(task, tmp_path, checkpoint)
+        config_of(task, tmp_path, checkpoint, **asked)
     assert not (tmp_path / 'run.py').exists()
 
 
@@ -380,7 +386,8 @@ def test_the_number_of_workers_may_change(tmp_path: Path, checkpoint: Path) -> N
         cfg = config_of('classification', tmp_path, checkpoint, workers=asked)
         assert (cfg.train_dataloader.num_workers, cfg.train_dataloader.persistent_workers) == (number, number > 0)
     config = tmp_path / 'run.py'
-    config.write_text(config.read_text().replace('# for', '# edited, for'))
+    text = config.read_text().replace('# for', '# edited, for')
+    config.write_text(text.replace('num_workers=2,  # of this machine', 'num_workers=2,'))  # as it was once written
     assert config_of('classification', tmp_path, checkpoint, workers=1).train_dataloader.num_workers == 1
     assert '# edited, for' in config.read_text()
 

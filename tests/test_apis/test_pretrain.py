@@ -223,6 +223,10 @@ def test_weights_are_continued_on_files_that_are_read_as_theirs_were(tmp_path: P
         found = {name: list(step[name]) for name in ('scaling', 'bands') if name in step}
         assert found == (expected or dict(bands=[1, 2, 3]))
     assert any('files are read as those were that' in line for line in said)
+    argv = ['pretrain', str(tmp_path / 'photos'), '--from', str(weights), '--epochs', '4', '--dry-run']
+    main([*argv, '--work-dir', str(tmp_path / 'by_command')])
+    step = Config.fromfile(tmp_path / 'by_command.py').train_dataloader.dataset.pipeline[0]
+    assert list(step.scaling) == [0, 200]
 
 
 def test_what_files_lose_is_listed_by_a_run_that_was_estimated_before(tmp_path: Path) -> None:

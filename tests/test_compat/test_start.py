@@ -34,6 +34,18 @@ def test_the_cpu_may_be_asked_for(hidden: str, driver: None, monkeypatch: pytest
     assert launch.init_distributed('none', NCCL) is False
 
 
+@pytest.mark.parametrize(('given', 'port'), [(None, '23456'), ('29511', '29511')])
+def test_jobs_of_slurm_have_ports_of_their_own(given: str | None, port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = {}
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(launch, 'init_dist', lambda launcher, **kwargs: started.update(os.environ))
+    monkeypatch.setenv('MASTER_PORT', given or 'to be restored')
+    if given is None:
+        monkeypatch.delenv('MASTER_PORT')
+    monkeypatch.setenv('SLURM_JOB_ID', '123456')
+    assert launch.init_distributed('slurm', NCCL) and started['MASTER_PORT'] == port
+
+
 def test_mpirun_with_gpus_says_which_gpu_is_whose(monkeypatch: pytest.MonkeyPatch) -> None:
     started = {}
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)

@@ -136,6 +136,13 @@ def test_unlabelled_folder_rejects(tmp_path: Path) -> None:
             folder_dataset(tmp_path, **kwargs)
 
 
+def test_a_list_names_a_file_once_however_it_is_spelt(tmp_path: Path) -> None:
+    save(tmp_path / 'a.png')
+    (tmp_path / 'list.txt').write_text('a.png\n./a.png\n')
+    with pytest.raises(ValueError, match='stands in line 1 already'):
+        folder_dataset(tmp_path, ann_file=str(tmp_path / 'list.txt'))
+
+
 def test_stock_class_folders_without_images_are_an_error(tmp_path: Path) -> None:
     """What we rely on: mmpretrain's reader of labelled folders refuses an empty one by itself."""
     (tmp_path / 'cat').mkdir()

@@ -333,8 +333,24 @@ def test_bands_and_pages() -> None:
     stack = [blocks(1, 'uint8', seed) for seed in range(3)]
     colour = Decoder.of(pages='channels')(pages(stack), 'a')  # red, green and blue of a fluorescence microscope
     assert colour.lost == () and np.array_equal(colour.img, np.stack(stack[::-1], -1))
+    values = blocks(1, 'uint8')  # where zero is white all pages are turned alike
+    tifffile, buffer = pytest.importorskip('tifffile'), io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        for _ in range(2):
+            writer.write(values, photometric='miniswhite', contiguous=False)
+    white = Decoder.of(color_type='unchanged', pages='channels')(buffer.getvalue(), 'a').img
+    assert np.array_equal(white[..., 0], white[..., 1]) and np.array_equal(white[..., 0], 255 - values)
     with pytest.raises(ValueError, match='has pages of .*: .*takes pages of one size'):
         Decoder.of(pages='channels')(pages([stack[0], stack[1][:16]]), 'a')
+
+
+def test_a_png_with_a_long_text(tmp_path: Path) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt('comment', 'a' * 1_500_000, zip=True)
+    Image.fromarray(blocks()).save(tmp_path / 'a.png', pnginfo=text)
+    for full in (False, True):
+        assert not inspect_image(str(tmp_path / 'a.png'), full).bad
+    assert PngImagePlugin.MAX_TEXT_CHUNK == 2**20
 
 
 @pytest.mark.parametrize('orientation', [1, 2, 3, 4, 5, 6, 7, 8])

@@ -67,6 +67,21 @@ def test_folders_of_images_and_splits(tmp_path: Path, monkeypatch: pytest.Monkey
         DATASETS.build(dict(cfg, source=str(tmp_path / 'saved'), name='plain'))
 
 
+@pytest.mark.parametrize('form', [dict(type='torch', columns=['label']), dict(type='pandas'), dict(type='arrow')])
+def test_a_format_that_was_saved_changes_nothing(form: dict, tmp_path: Path) -> None:
+    rows = dict(picture=[dict(bytes=content(number), path=None) for number in range(3)], label=[0, 1, 2])
+    features = datasets.Features(picture=datasets.Image(), label=datasets.Value('int64'))
+    made = datasets.Dataset.from_dict(rows, features=features)
+    images = []
+    for name in ('plain', 'formed'):
+        if name == 'formed':
+            made.set_format(**form)
+        made.save_to_disk(str(tmp_path / name))
+        cfg = dict(type='mmpl.HuggingFaceDataset', source=str(tmp_path / name), pipeline=[dict(type='mmpl.LoadImage')])
+        images.append([sample['img'] for sample in DATASETS.build(cfg)])
+    assert all(np.array_equal(one, other) for one, other in zip(*images, strict=True))
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     cfg = write_rows(tmp_path / 'rows')
     for fields, said in (

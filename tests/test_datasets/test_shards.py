@@ -110,6 +110,25 @@ def test_what_is_refused(name: str, said: str, tmp_path: Path) -> None:
     assert issubclass(ShardError, ValueError)
 
 
+def test_links_in_shards(tmp_path: Path) -> None:
+    """One to a file before it is that file; one to elsewhere is refused."""
+    init_default_scope('mmpretrain')
+    for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE):
+        path = tmp_path / f'{int(kind)}.tar'
+        with tarfile.open(path, 'w') as tar:
+            add(tar, '000.jpg', content(0))
+            link = tarfile.TarInfo('001.jpg')
+            link.type, link.linkname = kind, '000.jpg'
+            tar.addfile(link)
+            add(tar, '002.jpg', content(2))
+        if kind == tarfile.SYMTYPE:
+            with pytest.raises(ShardError, match="holds '001.jpg', a link"):
+                ShardDataset(str(path), PIPELINE)
+        else:
+            images = [sample['img'] for sample in ShardDataset(str(path), [dict(type='mmpl.LoadImage')])]
+            assert len(images) == 3 and np.array_equal(images[0], images[1]) and (images[0] != images[2]).any()
+
+
 def test_a_mask_beside_an_image_is_none(tmp_path: Path) -> None:
     init_default_scope('mmpretrain')
     with tarfile.open(tmp_path / 'a.tar', 'w') as tar:

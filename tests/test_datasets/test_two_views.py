@@ -79,6 +79,17 @@ def test_matched_tokens_of_own_crops_show_the_same_place():
     assert len(flips) == 4
 
 
+def test_boxes_are_of_the_image_as_it_comes():
+    """A flip before the views is none of theirs."""
+    np.random.seed(4)
+    flip, views = TRANSFORMS.build(dict(type='RandomFlip', prob=1.0)), build(own_crop=True, geometry=[CROP])
+    results = flip(dict(img=marker()))
+    results['img'] = marker()
+    results = views(results)
+    for view, box in zip((results['img'][0], 255 - results['img'][1]), results['view_boxes'], strict=True):
+        np.testing.assert_allclose(places(view), centres(box), atol=0.75)
+
+
 def test_crop_box_without_views():
     init_default_scope('mmpretrain')
     np.random.seed(2)

@@ -267,13 +267,20 @@ def test_refuses_what_only_the_data_show(roots, tmp_path):
         FeatureProbe(loader_cfg(roots[0]), loader_cfg(roots[1]), k=5).run(model)
 
 
+def dense_cfg(folder):
+    """Of scenes in a folder."""
+    loaders = {f'{split}_dataloader': scenes_cfg(folder / split) for split in ('train', 'val')}
+    return dict(loaders, k=3)
+
+
 def _main(train_root, val_root, work_dir):
     """Train with or without the hook on two ranks, then say what came out (run by torchrun)."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo')
     roots = Path(train_root), Path(val_root)
     states = []
-    for name, hook in (('plain', None), ('probed', hook_cfg(roots, interval=1))):
+    probe = hook_cfg(roots, interval=1, dense=dense_cfg(Path(work_dir)))
+    for name, hook in (('plain', None), ('probed', probe)):
         runner = make_runner(roots, Path(work_dir) / name, hook, launcher='pytorch')
         assert type(runner.model).__name__ == 'MMDistributedDataParallel'
         runner.train()
@@ -294,6 +301,8 @@ def _main(train_root, val_root, work_dir):
 
 @pytest.mark.dist
 def test_two_ranks(roots, tmp_path):
+    for seed, name in enumerate(('train', 'val')):
+        write_scenes(tmp_path / name, 4, seed, size=(16, 16))
     done = run_script(__file__, *roots, tmp_path, processes=2)
     assert done.returncode == 0, done.stderr[-4000:]
     found = scalars(tmp_path / 'probed')
@@ -302,6 +311,8 @@ def test_two_ranks(roots, tmp_path):
     model = build_mae()
     model.load_state_dict(torch.load(tmp_path / 'state.pth'))
     alone = FeatureProbe(loader_cfg(roots[0]), loader_cfg(roots[1]), k=5).run(model)
+    patches = DenseProbe(**dense_cfg(tmp_path)).run(model)
+    alone |= {f'patch_{name}': value for name, value in patches.items()}
     assert {f'probe/{name}': value for name, value in alone.items()} == {
         name: value for name, value in found[-1].items() if name.startswith('probe/')
     }

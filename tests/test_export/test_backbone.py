@@ -334,6 +334,16 @@ def test_public_weights_of_a_width_of_their_own(tmp_path):
     np.testing.assert_allclose(features.cls, model.forward_features(fed)[:, 0], rtol=0, atol=1e-5)
 
 
+def test_libraries_that_do_not_know_a_loader_are_not_told_how_pictures_are_fed(tmp_path, models, caplog):
+    pipeline = "train_dataloader = dict(dataset=dict(pipeline=[dict(type='mmpl.LoadImage'{})]))\n"
+    for fields, plain in (('', True), (', scaling=(100, 200)', False)):
+        path = save(tmp_path / 'c.pth', models, CFG + pipeline.format(fields))
+        export_backbone(path, tmp_path / 'timm.pth', to='timm')
+        assert (json.loads((tmp_path / 'timm.json').read_text())['transform'] is not None) == plain
+        export_backbone(path, tmp_path / f'hf_{plain}', to='huggingface')
+        assert (tmp_path / f'hf_{plain}' / 'preprocessor_config.json').is_file() == plain
+
+
 @pytest.mark.parametrize('error', [ExportError('no'), RuntimeError('no'), KeyboardInterrupt()])
 def test_what_was_not_verified_is_deleted(tmp_path, models, monkeypatch, error):
     def fail(*args):

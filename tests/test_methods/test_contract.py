@@ -100,11 +100,18 @@ def saved(name: str, folder: Path) -> Path:
 
 @every_method
 @pytest.mark.parametrize('kind', ['Pretrained', 'mmpl.StrictPretrained'])
-def test_a_checkpoint_of_init_cfg_is_loaded_whole(name, kind, tmp_path):
+@pytest.mark.parametrize('prefix', [None, 'whole'])
+def test_a_checkpoint_of_init_cfg_is_loaded_whole(name, kind, prefix, tmp_path):
     path = saved(name, tmp_path)
-    model = MODELS.build(tiny_cfg(METHODS[name], init_cfg=dict(type=kind, checkpoint=str(path))))
+    want = torch.load(path, weights_only=True)['state_dict']
+    load = dict(type=kind, checkpoint=str(path))
+    if prefix is not None:
+        torch.save(dict(state_dict={f'{prefix}.{key}': value for key, value in want.items()}), path)
+        load['prefix'] = f'{prefix}.' if kind == 'Pretrained' else prefix
+    cfg = tiny_cfg(METHODS[name])
+    model = MODELS.build(dict(cfg, init_cfg=load if prefix is None else [load]))
     model.init_weights()
-    want, got = torch.load(path, weights_only=True)['state_dict'], model.state_dict()
+    got = model.state_dict()
     assert [key for key in want if not torch.equal(want[key], got[key])] == []
 
 

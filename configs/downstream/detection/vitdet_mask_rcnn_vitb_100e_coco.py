@@ -19,7 +19,7 @@ image_size = (1024, 1024)
 norm_cfg = dict(type='mmpretrain.LN2d', eps=1e-6)
 model = dict(
     data_preprocessor=dict(
-        pad_size_divisor=32, batch_augments=[dict(type='BatchFixedSizePad', size=image_size, pad_mask=True)]
+        pad_size_divisor=1024, batch_augments=[dict(type='BatchFixedSizePad', size=image_size, pad_mask=True)]
     ),
     backbone=dict(
         _delete_=True,
@@ -55,7 +55,6 @@ model = dict(
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=image_size, keep_ratio=True),
-    dict(type='Pad', size=image_size, pad_val=dict(img=(114, 114, 114))),
     dict(type='LoadAnnotations', with_bbox=True, with_mask=True),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]

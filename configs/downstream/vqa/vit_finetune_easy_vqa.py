@@ -23,7 +23,7 @@ model = dict(
         patch_size=_base_.surfaces_encoder.patch_size,
         out_type='raw',
         init_cfg=dict(
-            type='mmpl.StrictPretrained', checkpoint='work_dirs/pl_mae_surfaces/epoch_6.pth', prefix='backbone.'
+            type='mmpl.StrictPretrained', checkpoint='work_dirs/vqa_pl_mae/iter_1200.pth', prefix='backbone.'
         ),
     ),
     vocabulary=_base_.easy_vqa_vocabulary,

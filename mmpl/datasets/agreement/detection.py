@@ -178,9 +178,10 @@ class _File:
                 )
         numbers = [entry['id'] for entry in self.annotations]
         if evaluated and (odd := [n for n in numbers if not isinstance(n, int) or isinstance(n, bool) or n < 1]):
-            self.found.error(
+            self.found.either(
+                odd != [0],
                 f'{self.where}: {len(odd)} of {len(numbers)} annotations have an `id` that is no whole number above 0, '
-                f'such as {odd[0]!r}: pycocotools, which scores boxes, takes 0 for no match. Number them from 1'
+                f'such as {odd[0]!r}: pycocotools takes 0 for no match, so that nobody can score 1. Number them from 1',
             )
         for field, needed in (('iscrowd', evaluated), ('area', True)):
             if lacking[field] and needed:

@@ -91,6 +91,8 @@ class TwoViews(BaseTransform):
         Raises:
             ValueError: A view changes its size after the geometry.
         """
+        for flip in ('flip', 'flip_direction') if self.own_crop else ():
+            results.pop(flip, None)  # boxes are of the image as it comes
         second: dict[str, Any] | None = copy.deepcopy(results) if self.own_crop else None
         weak = self.geometry(results)
         strong = copy.deepcopy(weak) if second is None else self.geometry(second)

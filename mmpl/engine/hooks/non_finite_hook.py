@@ -17,7 +17,7 @@ from mmpl.engine.optimizers.guarded_wrapper import Gradients, guarded_wrappers, 
 from mmpl.engine.shards import load_whole
 from mmpl.registry import HOOKS
 from mmpl.utils import transfer
-from mmpl.utils.dist import local_shard, unwrapped
+from mmpl.utils.dist import local_shard, on_main, unwrapped
 from mmpl.utils.fields import Count, checked
 from mmpl.utils.seeds import preserve_rng_state
 
@@ -171,7 +171,7 @@ class NonFiniteHook(Hook):
 
     @staticmethod
     def _good_checkpoint(runner: Runner) -> str | None:
-        return checkpoint_files.find_whole_checkpoint(runner.work_dir)[0]
+        return on_main(lambda: checkpoint_files.find_whole_checkpoint(runner.work_dir)[0])  # all take the same
 
     def _save(self, runner: Runner) -> str | None:
         """Save the weights, which no bad step has touched; name what there is to go back to."""

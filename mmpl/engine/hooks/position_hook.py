@@ -77,9 +77,9 @@ def refuse_weights_alone(runner: Runner, checkpoint: dict) -> None:
     needed = dict(epoch=meta, iter=meta, message_hub=checkpoint, optimizer=checkpoint)
     if lacks := [name for name, place in needed.items() if name not in place]:
         raise CheckpointMismatchError(
-            f'`resume=True` cannot go on from {runner._load_from}, which does not hold: {", ".join(lacks)} (best_*.pth '
-            'and what was saved with `save_optimizer=False`, hold weights alone). Resume from an epoch_*.pth or '
-            'iter_*.pth, or start from its weights: set `load_from` to it and `resume=False`'
+            f'`resume=True` cannot go on from {runner._load_from}, which does not hold: {", ".join(lacks)}, as '
+            'best_*.pth and what is saved with `save_optimizer=False`. To start from its weights alone set `load_from` '
+            'to it and `resume=False`'
         )
 
 

@@ -36,6 +36,19 @@ class _Series:
     steps: list[int] = field(default_factory=list)
 
 
+class _Swap:
+    """Takes the place of the swap of an ``EMAHook``, and knows whether its average stands in for the student."""
+
+    def __init__(self, hook: Any) -> None:
+        self.stands_in = False
+        self._swap = hook._swap_ema_parameters
+        hook._swap_ema_parameters = self
+
+    def __call__(self) -> None:
+        self.stands_in = not self.stands_in
+        self._swap()
+
+
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
     """mmengine's hook, with files that are whole or not there.
@@ -97,6 +110,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._signals = StopSignals()
         self._val_iters: int | None = None  # of a validation, in which all processes have a batch
         shelter_workers()  # now: mmengine's loop over iterations starts its workers when it is built
+        self._averages: list[_Swap] = []
         self._foreign = ''  # file of another run that this one is resumed from
 
     # ------------------------------------------------------------------ resuming
@@ -177,6 +191,9 @@ class SafeCheckpointHook(CheckpointHook):
         """Prepare the folder and listen to signals."""
         self._forget_best_elsewhere(runner)
         super().before_train(runner)
+        self._averages = [_Swap(hook) for hook in runner.hooks if isinstance(hook, EMAHook)]
+        if runner._resume and not self._foreign and runner._load_from:
+            self.last_ckpt = str(runner._load_from)
         object.__setattr__(runner.cfg, '__class__', _FormattedOnce)  # Config's own writes into the config
         for series in (self._regular, self._inside_epochs):
             series.steps = list(runner.message_hub.runtime_info.get(series.info_key, []))
@@ -240,9 +257,9 @@ class SafeCheckpointHook(CheckpointHook):
             return
         if stop := self._signals.received():
             if self._saved_iteration != runner.iter:
-                for hook in runner.hooks:
-                    if isinstance(hook, EMAHook):
-                        hook.after_val_epoch(runner)  # what is validated is the average: the student takes its place
+                for average in self._averages:
+                    if average.stands_in:  # what is validated is the average: the student takes its place
+                        average()
                 series = self._inside_epochs if self.by_epoch else self._regular
                 self._save(runner, series, runner.iter, dict(epoch=runner.epoch, iter=runner.iter))
             self._leave(runner, stop)

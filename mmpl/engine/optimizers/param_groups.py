@@ -149,17 +149,20 @@ def check_custom_keys(custom_keys: Iterable[str], parameter_names: Iterable[str]
     )
 
 
+_KINDS = ('betas', 'alpha', 'momentum')  # what groups of Adam, RMSprop and SGD have; schedules may add the last
+
+
 def refuse_other_groups(optimizer: Optimizer, state_dict: dict) -> None:
     """Say what to do when a checkpoint's groups are others; a hook of ``Optimizer.load_state_dict``."""
     saved = [len(group['params']) for group in state_dict['param_groups']]
     own = [len(group['params']) for group in optimizer.param_groups]
-    knows = [
-        sorted({'betas', 'momentum', 'alpha'} & set(groups[0]) if groups else set())
+    theirs, ours = (
+        next((name for name in _KINDS if groups and name in groups[0]), 'none of them')
         for groups in (state_dict['param_groups'], optimizer.param_groups)
-    ]
-    if knows[0] != knows[1]:
+    )
+    if theirs != ours:
         raise ValueError(
-            f'the optimizer of the checkpoint has {knows[0]}, the {type(optimizer).__name__} of this run {knows[1]}: '
+            f'the optimizer of the checkpoint has {theirs}, the {type(optimizer).__name__} of this run {ours}: '
             '`optim_wrapper.optimizer.type` has changed. To start from the weights of this checkpoint, set `load_from` '
             'to it and `resume=False`'
         )

@@ -139,6 +139,13 @@ class VQAClassifier(BaseModel):
             )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
+    def train(self, mode: bool = True) -> 'VQAClassifier':
+        """A frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
+
     def logits(self, image: Tensor, question: Tensor) -> Tensor:
         """Score the answers: normalised images (B, C, H, W) and numbers of words (B, L) to (B, A)."""
         mask = question != _PAD
