@@ -98,6 +98,7 @@ def _start(job: Job, threads: int) -> subprocess.Popen:
     variables = dict(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), PYTHONWARNINGS='ignore')
     with open(job.log, 'a', encoding='utf-8') as log:
         environment = {**os.environ, **variables, 'PYTHONPATH': path}
+        environment['PYTHONUNBUFFERED'] = '1'  # so that the log is in the order of what was printed
         return subprocess.Popen(job.command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
