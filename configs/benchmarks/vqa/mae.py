@@ -7,6 +7,7 @@ model = dict(
     data_preprocessor=_base_.easy_vqa_pixels,
     backbone=dict(img_size=64),
     neck=dict(num_patches=64),
+    head=dict(norm_pix=False),  # patches that are standardised by themselves have no colour, which is asked for
 )
 train_dataloader = dict(dataset=dict(_delete_=True, **_base_.easy_vqa_images))
 log_level = 'INFO'

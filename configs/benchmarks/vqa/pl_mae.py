@@ -3,7 +3,11 @@
 #   python tools/train.py configs/benchmarks/vqa/pl_mae.py --work-dir work_dirs/vqa_pl_mae
 _base_ = ['../methods/pl_mae.py', './_easy_vqa.py']
 
-model = dict(data_preprocessor=_base_.easy_vqa_pixels, backbone=dict(img_size=64))
+model = dict(
+    data_preprocessor=_base_.easy_vqa_pixels,
+    backbone=dict(img_size=64),
+    jitter=None,  # it shifts the colours, which are asked for
+)
 train_dataloader = dict(dataset=dict(_delete_=True, **_base_.easy_vqa_images))
 log_level = 'INFO'
 train_cfg = _base_.easy_vqa_small_batches.train_cfg
