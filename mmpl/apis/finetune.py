@@ -185,7 +185,7 @@ def finetune(
         raise FinetuneError(f'`batch_size` must be at most {annotated.count}, the images to train on, but got {batch}')
     per_epoch = -(-annotated.count // batch)
     epochs = epochs or (50 if task == 'classification' else min(200, max(12, -(-STEPS // per_epoch))))
-    if epochs * per_epoch < 3:
+    if epochs * per_epoch < 3 and task != 'detection':  # whose warm-up may be all there is
         raise FinetuneError(
             f'`epochs` must make at least 3 steps of {batch} images, but {epochs} make {epochs * per_epoch}'
         )

@@ -15,7 +15,7 @@ from mmpl.utils.user_errors import UserError
 OF_MACHINE = '# of this machine'
 """Ends a line that may differ where a run goes on."""
 _SIGN = '# as mmpl wrote it:'
-_WORKERS = re.compile(r'^( *((?:num|persistent)_workers)=.*)$', re.MULTILINE)
+_WORKERS = re.compile(r'^( *((?:num|persistent)_workers)=\w+,)(?: *#.*)?$', re.MULTILINE)
 
 
 def config_folder() -> Path:
@@ -64,7 +64,7 @@ def publish(path: Path, text: str, workers_asked: bool = False) -> None:
         if workers_asked:
             new = old
             for line, name in _WORKERS.findall(text):
-                new = re.sub(rf'^ *{name}=.*$', line, new, flags=re.MULTILINE)
+                new = re.sub(rf'^ *{name}=\w+,', line, new, count=1, flags=re.MULTILINE)
             _replace(path, _signed(new.rpartition(_SIGN)[0]) if _is_unedited(old) else new)
         return
     if made and not old:

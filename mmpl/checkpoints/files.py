@@ -107,7 +107,8 @@ def candidates(folder: str | os.PathLike) -> list[Path]:
     """Checkpoints of a folder that a run could be resumed from, the best first.
 
     That is what the pointer names, but for files that were published after the pointer was moved, as a kill between
-    the two leaves them; then all others, newest first. Whoever edits the pointer gets what it says. As times do not
+    the two leaves them; then all others, newest first. Whoever edits the pointer gets what it says, a file of
+    this name beside it first. As times do not
     outlive a plain copy of the folder, only files of the pointer's kind, ``epoch_`` or ``iter_``, and with larger
     numbers count as later.
     """
@@ -116,7 +117,9 @@ def candidates(folder: str | os.PathLike) -> list[Path]:
     found = [path for path in folder.glob('*.pth') if _NAME.fullmatch(path.name) and path.is_file()]
     newest_first = sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
     text = pointer.read_text(encoding='utf-8', errors='replace').strip().strip('\0') if pointer.is_file() else ''
-    target = _named(pointer, Path(text)) if text else Path()
+    target = folder / Path(text).name  # beside the pointer: the folder may have been moved, and another have its place
+    if text and not target.is_file():
+        target = Path(text)
     first = []
     if pointer.is_file():
         moved = pointer.stat().st_mtime_ns
@@ -124,19 +127,6 @@ def candidates(folder: str | os.PathLike) -> list[Path]:
         first = [path for path in published_later if _after(path, target) and record_of(path).is_file()]
         first += [target] if text and target.is_file() else []
     return first + [path for path in newest_first if path not in first]
-
-
-def _named(pointer: Path, target: Path) -> Path:
-    """The file that a pointer names; one of this name beside it, if it is the same or the folder was moved.
-
-    Where the folder was before, another run may have a file of this name since the pointer was written.
-    """
-    own = pointer.parent / target.name
-    if not (own.is_file() and target.is_file()):
-        return target if target.is_file() else own
-    records = [record_of(path).read_text(encoding='utf-8') for path in (own, target) if record_of(path).is_file()]
-    same = len(records) == 2 and records[0] == records[1]
-    return own if same or target.stat().st_mtime_ns > pointer.stat().st_mtime_ns else target
 
 
 def _after(path: Path, other: Path) -> bool:

@@ -17,7 +17,7 @@ from mmpretrain.datasets import BaseDataset
 
 from mmpl.registry import DATASETS
 
-from .tar_files import ShardError, index_of, member_path
+from .tar_files import LINK, ShardError, index_of, member_path
 from .transforms.load_image import check_channels
 from .unlabelled_folder import EXTENSIONS
 
@@ -97,13 +97,15 @@ class ShardDataset(BaseDataset):
         others: Counter[str] = Counter()
         for shard in self.shards:
             keys: dict[str, str] = {}
-            for member in index_of(shard):
+            for member, place in index_of(shard).items():
                 folder, _, name = member.rpartition('/')
                 key, _, ending = name.partition('.')
                 ending = f'.{ending.lower()}'
                 if ending not in self.extensions:
                     others[ending] += 1
                     continue
+                if place == LINK:
+                    raise ShardError(f'{shard!r} holds {member!r}, a link: store the file itself, by `tar -h`')
                 key = f'{folder}/{key}'
                 if key in keys:
                     raise ShardError(

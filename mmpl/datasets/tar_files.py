@@ -8,6 +8,7 @@ from typing import BinaryIO, cast
 from .inside import InsideBackend, register_inside
 
 PREFIX, SEPARATOR = 'tar://', '::'
+LINK = (-1, 0)  # place of a symbolic link, which holds nothing
 
 
 class ShardError(ValueError):
@@ -28,12 +29,13 @@ def _index(shard: str, size: int, changed: int) -> dict[str, tuple[int, int]]:
         with open(shard, 'rb') as file, tarfile.open(fileobj=file, mode='r:') as tar:
             for member in tar:
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE * member.isreg()
-                if member.issym():
-                    raise ShardError(f'{shard!r} holds {member.name!r}, a link: store the file itself, by `tar -h`')
-                if not (member.isfile() or member.islnk()):
+                if not (member.isfile() or member.islnk() or member.issym()):
                     continue
                 if member.name in members:
                     raise ShardError(f'{shard!r} holds {member.name!r} twice')
+                if member.issym():
+                    members[member.name] = LINK
+                    continue
                 if member.islnk():  # to a file before it
                     if member.linkname not in members:
                         raise ShardError(f'{shard!r} holds {member.name!r}, a link to what it does not hold')
@@ -57,7 +59,7 @@ def _index(shard: str, size: int, changed: int) -> dict[str, tuple[int, int]]:
 
 
 def index_of(shard: str) -> dict[str, tuple[int, int]]:
-    """Files of a shard: name -> (offset, length) in bytes.
+    """Files of a shard: name -> (offset, length) in bytes, :data:`LINK` for a symbolic link.
 
     Raises:
         FileNotFoundError: There is no such shard.

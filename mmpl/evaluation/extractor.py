@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from mmpl.checkpoints.encoders import STUDENT, Checkpoint, heads_of, read_checkpoint
+from mmpl.checkpoints.named_code import refuse_code
 from mmpl.datasets.decode import decoder_of_transform, upright
 from mmpl.datasets.image_check import inspect_image
 from mmpl.datasets.image_facts import orientation_of
@@ -287,6 +288,7 @@ def _build(checkpoint: Checkpoint, source: str, device: Any) -> nn.Module:
             f'{arch.get("embed_dims")} wide: `mmpl export --num-heads` writes a file that says it'
         )
     try:
+        refuse_code(dict(model=model, default_scope=checkpoint.config.get('default_scope')))
         return build_model(Config(dict(checkpoint.config)), checkpoint, source, device=device)
     except KeyError as error:
         raise ExtractorError(
@@ -297,6 +299,7 @@ def _build(checkpoint: Checkpoint, source: str, device: Any) -> nn.Module:
 def build_loader(cfg: dict[str, Any], path: str) -> Any:
     """Build what :func:`loader_of` found in the file at ``path``."""
     try:
+        refuse_code(cfg)
         return TRANSFORMS.build(dict(cfg))
     except KeyError as error:
         raise ExtractorError(

@@ -29,7 +29,6 @@ import mmcv
 import numpy as np
 import torch
 from mmengine.logging import print_log
-from mmengine.registry import TRANSFORMS
 from PIL import Image
 from torch import Tensor, nn
 
@@ -39,7 +38,7 @@ from mmpl.checkpoints.encoders import (  # also makes mmpretrain importable besi
     read_checkpoint,
 )
 from mmpl.checkpoints.layouts import HUGGINGFACE, TIMM, fold_layer_scale, rename
-from mmpl.datasets.decode import decoder_of_transform
+from mmpl.checkpoints.named_code import refuse_code
 from mmpl.utils.user_errors import UserError
 from mmpl.version import __version__
 
@@ -138,6 +137,7 @@ def build_reference(encoder: Mapping[str, Tensor], spec: Spec, config: Mapping[s
         model, encoder = _build_mmpretrain(spec), fold_layer_scale(encoder)
     else:
         kind = _scoped(str(backbone['type']).removeprefix('mmpretrain.models.'))
+        _refuse_code(dict(backbone, type=kind))
         options: dict[str, Any] = dict(out_type='raw') if kind.endswith('.VisionTransformer') else {}
         if (
             isinstance(spec, EncoderSpec) and isinstance(backbone.get('arch'), Mapping) and heads_of(backbone) is None
@@ -302,8 +302,16 @@ def _fed_as_configured(picture: Path, preprocessor: Mapping[str, Any]) -> Tensor
     from mmengine.registry import MODELS
 
     from_file = torch.from_numpy(mmcv.imread(picture).transpose(2, 0, 1).copy())[None]
+    _refuse_code(dict(preprocessor, type=_scoped(preprocessor['type'])))
     built = MODELS.build(dict(preprocessor, type=_scoped(preprocessor['type'])))
     return built(dict(inputs=from_file, data_samples=None), False)['inputs']
+
+
+def _refuse_code(part: Mapping[str, Any]) -> None:
+    try:
+        refuse_code(dict(part))
+    except KeyError as error:
+        raise ExportError(f'{error.args[0]}: import the module that registers it first') from None
 
 
 def _scoped(kind: str) -> str:
@@ -418,13 +426,14 @@ def _tokens(encoder: nn.Module, images: Tensor) -> Tensor:
     return output[-1] if isinstance(output, list | tuple) else output
 
 
-def _reads_plainly(loader: dict[str, Any]) -> bool:
-    """Whether pictures of 8 bits are as any library reads them."""
-    try:
-        decoder = decoder_of_transform(TRANSFORMS.build(dict(loader)))
-    except KeyError:  # of somebody's own, that is not imported
+def _reads_plainly(loader: Mapping[str, Any]) -> bool:
+    """Whether pictures of 8 bits are as any library reads them; told without building what a checkpoint names."""
+    library, _, kind = str(loader['type']).rpartition('.')
+    if library.partition('.')[0] not in ('', 'mmcv', 'mmpl', 'mmpretrain', 'mmcls', 'mmseg', 'mmdet'):
         return False
-    return decoder is not None and decoder.plain
+    if kind == 'LoadImage':
+        return not any(loader.get(field) for field in ('scaling', 'bands'))
+    return kind == 'LoadImageFromFile'
 
 
 def _refuse_fine_tuned(config: Mapping[str, Any]) -> None:

@@ -100,7 +100,10 @@ def test_the_pointer_may_be_edited(tmp_path: Path) -> None:
     (tmp_path / 'other').mkdir()
     save(tmp_path / 'other', 'iter_2.pth', 3.0)  # of another folder, which has one of that name too
     checkpoint_files.write_text(tmp_path / 'last_checkpoint', str(tmp_path / 'other' / 'iter_2.pth'))
-    assert checkpoint_files.candidates(tmp_path)[0] == tmp_path / 'other' / 'iter_2.pth'
+    assert checkpoint_files.candidates(tmp_path)[0] == tmp_path / 'iter_2.pth'  # the folder may have had that name
+    save(tmp_path / 'other', 'iter_3.pth', 3.0)
+    checkpoint_files.write_text(tmp_path / 'last_checkpoint', str(tmp_path / 'other' / 'iter_3.pth'))
+    assert checkpoint_files.candidates(tmp_path)[0] == tmp_path / 'other' / 'iter_3.pth'
     # and a work folder may be moved
     checkpoint_files.write_text(tmp_path / 'last_checkpoint', '/elsewhere/iter_1.pth')
     assert checkpoint_files.find_whole_checkpoint(tmp_path)[0] == str(tmp_path / 'iter_1.pth')

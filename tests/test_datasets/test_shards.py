@@ -121,6 +121,9 @@ def test_links_in_shards(tmp_path: Path) -> None:
             link.type, link.linkname = kind, '000.jpg'
             tar.addfile(link)
             add(tar, '002.jpg', content(2))
+            other = tarfile.TarInfo('latest')
+            other.type, other.linkname = tarfile.SYMTYPE, '.'
+            tar.addfile(other)  # is no image
         if kind == tarfile.SYMTYPE:
             with pytest.raises(ShardError, match="holds '001.jpg', a link"):
                 ShardDataset(str(path), PIPELINE)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 import mmpl
 from mmpl.checkpoints.fit import CheckpointMismatchError
+from mmpl.checkpoints.named_code import refuse_code
 from mmpl.evaluation import build_model, extract_features
 from mmpl.evaluation.extractor import ExtractorError, ImageError
 from mmpl.export import export_backbone, load_timm
@@ -266,6 +267,42 @@ def test_files_of_many_bits_are_seen_as_in_training(tmp_path, folder, first):
         want = model.backbone(model.data_preprocessor(dict(inputs=seen[None], data_samples=None), False)['inputs'])[0]
     features = mmpl.FeatureExtractor(path)(tmp_path / 'images' / 'a.png')
     np.testing.assert_allclose(as_tokens(features), np.squeeze(want.numpy()), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('place_of', 'kind'),
+    [('model', 'subprocess.run'), ('loader', 'subprocess.run'), ('loader', 'mmengine.load'), ('scope', 'subprocess')],
+)
+def test_code_that_a_checkpoints_config_names_is_not_called(place, tmp_path, place_of, kind):
+    called = tmp_path / 'called'
+    config = plmae_config(bgr_to_rgb=True)
+    named = dict(type=kind, args=['touch', str(called)])
+    if place_of == 'model':
+        config.model = dict(config.model, neck=named)
+    elif place_of == 'scope':
+        config.default_scope = kind
+    else:
+        config.train_dataloader.dataset.dataset.pipeline[0] = dict(named, type=f'{kind}')
+    path = write_checkpoint(tmp_path / 'own.pth', plmae_config(bgr_to_rgb=True))
+    content = torch.load(path, weights_only=True)
+    content['meta']['cfg'] = config.pretty_text
+    torch.save(content, path)
+    if place_of == 'loader':
+        assert loader_of(config)['type'] != kind  # only what is called Load... is taken for a loader
+        config.train_dataloader.dataset.dataset.pipeline[0] = dict(type='os.path.LoadAnything')
+        content['meta']['cfg'] = config.pretty_text
+        torch.save(content, path)
+    with pytest.raises(ExtractorError, match='import the module that registers it first'):
+        mmpl.FeatureExtractor(path)
+    assert not called.exists()
+
+
+def test_types_of_any_library_are_known():
+    for kind in ('mmpl.PLMAE', 'mmpretrain.models.VisionTransformer', 'LN', 'mmcv.LoadImageFromFile', 'TruncNormal'):
+        refuse_code([dict(part=dict(type=kind))])
+    for kind in ('json.load', 'json', 'mmengine.fileio.load', 'torch.hub.load', 'torch.VisionTransformer'):
+        with pytest.raises(KeyError, match='registered nowhere'):
+            refuse_code(dict(type=kind))
 
 
 @pytest.mark.parametrize('fields', [dict(scaling='percentile'), dict(bands=[3, 2, 1]), dict(scaling=(100, 200))])

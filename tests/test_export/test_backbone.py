@@ -344,6 +344,37 @@ def test_libraries_that_do_not_know_a_loader_are_not_told_how_pictures_are_fed(t
         assert (tmp_path / f'hf_{plain}' / 'preprocessor_config.json').is_file() == plain
 
 
+@pytest.mark.parametrize(
+    'change',
+    [
+        ('mmpl.MaskedViT', 'subprocess.run'),
+        ('mmpl.MaskedViT', 'mmengine.load'),
+        ('to_rgb=True', 'to_rgb=True, type="subprocess.run"'),
+        ('img_size=24', 'img_size=24, act_cfg=dict(type="ctypes.cdll.LoadLibrary")'),
+    ],
+)
+def test_code_that_a_config_names_is_not_called(tmp_path, models, change):
+    """mmengine would import and call it: a checkpoint could run any command."""
+    path = save(tmp_path / 'c.pth', models, CFG.replace(*change))
+    with pytest.raises(ExportError, match='is registered nowhere, and code that a checkpoint names is not imported'):
+        export_backbone(path, tmp_path / 'a.pth')
+    assert not (tmp_path / 'a.pth').exists()
+
+
+@pytest.mark.parametrize(
+    ('loader', 'plain'),
+    [
+        (dict(type='LoadImageFromFile', backend_args=dict(backend='petrel')), True),
+        (dict(type='mmcls.LoadImageFromFile'), True),
+        (dict(type='mmpl.LoadImage', gone=1), True),
+        (dict(type='mmpl.LoadImage', bands=[3, 2, 1]), False),
+        (dict(type='subprocess.LoadImage'), False),
+    ],
+)
+def test_loaders_are_told_apart_by_what_they_say(loader, plain):
+    assert backbone._reads_plainly(loader) == plain
+
+
 @pytest.mark.parametrize('error', [ExportError('no'), RuntimeError('no'), KeyboardInterrupt()])
 def test_what_was_not_verified_is_deleted(tmp_path, models, monkeypatch, error):
     def fail(*args):

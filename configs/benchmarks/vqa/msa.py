@@ -3,7 +3,11 @@
 #   python tools/train.py configs/benchmarks/vqa/msa.py --work-dir work_dirs/vqa_msa
 _base_ = ['../methods/msa.py', './_easy_vqa.py']
 
-model = dict(data_preprocessor=_base_.easy_vqa_pixels, backbone=dict(img_size=64))
+model = dict(
+    data_preprocessor=_base_.easy_vqa_pixels,
+    backbone=dict(img_size=64),
+    head=dict(norm_pix=False),  # patches that are standardised by themselves have no colour, which is asked for
+)
 views = dict(
     type='mmpl.TwoViews',
     geometry=[

@@ -14,7 +14,7 @@ encoder = _base_.embedded_encoder
 width, depth = encoder.arch.embed_dims, encoder.arch.num_layers
 strides = [4, 8, 16]  # pixels
 model = dict(
-    data_preprocessor=dict(batch_augments=None, **_base_.embedded_pixels),
+    data_preprocessor=dict(pad_size_divisor=32, batch_augments=None, **_base_.embedded_pixels),
     backbone=dict(
         arch=dict(_delete_=True, **encoder.arch),
         img_size=encoder.img_size,

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.registry import TRANSFORMS
 from mmengine.runner import Runner
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from mmpl.engine.shards import whole_weights
 from mmpl.evaluation.consistency import effective_rank, patch_consistency
-from mmpl.evaluation.extractor import build_loader
 from mmpl.evaluation.features import evaluation_mode
 from mmpl.export.spec import loader_of
 from mmpl.registry import HOOKS
@@ -112,7 +112,7 @@ class ContinueGuardHook(Hook):
         """Images (C, H + p, W + p) as the run's loader reads them, in batches."""
         model: Any = unwrapped(runner.model)
         dataset = runner.train_dataloader.dataset
-        load = build_loader(loader_of(runner.cfg.to_dict()), 'the config')
+        load = TRANSFORMS.build(loader_of(runner.cfg.to_dict()))
         height, width = model.backbone.img_size
         patch = model.backbone.patch_size
         count = min(self.num_images, len(dataset))
