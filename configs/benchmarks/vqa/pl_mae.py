@@ -1,12 +1,13 @@
 # PL-MAE on the images of easy-vqa, for tools/benchmarks/vqa.sh:
 #
 #   python tools/train.py configs/benchmarks/vqa/pl_mae.py --work-dir work_dirs/vqa_pl_mae
-_base_ = ['../methods/pl_mae.py', './_easy_vqa.py']
+_base_ = ['../methods/pl_mae_pixels.py', './_easy_vqa.py']
 
 model = dict(
     data_preprocessor=_base_.easy_vqa_pixels,
     backbone=dict(img_size=64),
-    jitter=None,  # it shifts the colours, which are asked for
+    head=dict(norm_pix=False),  # colours are asked for, which features that are standardised by place do not keep
+    jitter=None,  # it shifts the colours
 )
 train_dataloader = dict(dataset=dict(_delete_=True, **_base_.easy_vqa_images))
 log_level = 'INFO'
