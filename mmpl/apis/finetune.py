@@ -35,7 +35,7 @@ from mmpl.utils.user_errors import UserError
 
 from .check_dataset import check_files, look_for_files
 from .train import parse_train_args, train, train_config
-from .written import OF_MACHINE, config_folder, publish, render
+from .written import config_folder, publish, render
 
 WORDS = dict(  # split -> words in the names of COCO files
     train=('train', 'training', 'trainset', 'trainval'),
@@ -205,7 +205,6 @@ def finetune(
         loader=loader,
         imports=imports,
         workers=min(4, usable_cores()) if workers is None else workers,
-        of_machine=f'  {OF_MACHINE}',
         lr=float(f'{RATE[task] * (192 / max(192, spec.embed_dims)) ** 0.5 * (batch / BATCH[task]) ** 0.5:.2g}'),
         epochs=epochs,
         steps=epochs * per_epoch,

@@ -36,7 +36,7 @@ from mmpl.utils.seeds import preserve_rng_state
 from mmpl.utils.user_errors import UserError
 
 from .train import parse_train_args, train, train_config
-from .written import OF_MACHINE, config_folder, publish, render
+from .written import config_folder, publish, render
 
 LOOKED_AT = 256  # images from which sizes, brightness and faults are taken, evenly spaced; our choice
 MIN_IMAGES = 16  # labels are balanced over a batch
@@ -325,7 +325,6 @@ def _chosen(
         horizon_recon=float(f'{min(1, max(0.08, 20 / steps)):.2g}'),
         batch_size=batch,
         workers=min(8, usable_cores()) if workers is None else workers,
-        of_machine=f'  {OF_MACHINE}',
         dtype='bfloat16' if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else 'float32',
         lr=float(f'{rate * (batch / RATE_BATCH) ** 0.5:.2g}'),
         save_every=max(1, epochs // 20),

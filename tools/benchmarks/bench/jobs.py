@@ -96,9 +96,9 @@ def _start(job: Job, threads: int) -> subprocess.Popen:
     # The mmpl of this process, installed or not.
     path = os.pathsep.join(filter(None, [str(Path(mmpl.__file__).parents[1]), os.environ.get('PYTHONPATH', '')]))
     variables = dict(OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads), PYTHONWARNINGS='ignore')
+    variables['PYTHONUNBUFFERED'] = '1'  # the log is in the order of what was printed
     with open(job.log, 'a', encoding='utf-8') as log:
         environment = {**os.environ, **variables, 'PYTHONPATH': path}
-        environment['PYTHONUNBUFFERED'] = '1'  # so that the log is in the order of what was printed
         return subprocess.Popen(job.command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
