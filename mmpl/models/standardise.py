@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 from mmengine.dist import get_world_size
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from mmpl.utils.dist import global_sum
@@ -61,6 +61,42 @@ def standardise_channels(
     centred = flat - of_each_token(group_sums(flat) / count)
     variance = group_sums(centred.square()) / count
     return (centred * of_each_token((variance + eps).rsqrt())).view_as(tokens)
+
+
+class RunningStandardiser(nn.Module):
+    """Zero mean and unit variance of each channel of tokens that are not trained, as a batch norm without parameters.
+
+    In training by the tokens of all processes, in evaluation by averages of what was seen then.
+
+    Args:
+        dims: D.
+        momentum: Weight of a new batch in the averages; that of torch's batch norm.
+        eps: Added to the variance.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, dims: int, momentum: float = 0.1, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.eps = eps
+        self.register_buffer('mean', torch.zeros(dims))
+        self.register_buffer('variance', torch.ones(dims))
+
+    @torch.no_grad()
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (..., D) to the same shape, in float32."""
+        tokens = tokens.float()
+        mean, variance = self.mean, self.variance
+        if self.training:
+            flat = tokens.flatten(0, -2)
+            count = global_sum(flat.new_tensor(float(len(flat))))
+            mean = global_sum(flat.sum(0)) / count
+            variance = global_sum((flat - mean).square().sum(0)) / count
+            self.mean.lerp_(mean, self.momentum)
+            self.variance.lerp_(variance, self.momentum)
+        return (tokens - mean) * (variance + self.eps).rsqrt()
 
 
 def unit_vectors(

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmpl.models.standardise import standardise_channels
+from mmpl.models.standardise import RunningStandardiser, standardise_channels
 
 
 class Calls(TorchDispatchMode):
@@ -45,3 +45,20 @@ def test_each_group_is_standardised_by_itself():
     alone = torch.stack([standardise_channels(tokens[:, place]) for place in range(5)], dim=1)
     torch.testing.assert_close(normed, alone)
     torch.testing.assert_close(*(torch.autograd.grad(x, tokens, direction)[0] for x in (normed, alone)))
+
+
+def test_a_running_standardiser_is_a_batch_norm_without_parameters():
+    torch.manual_seed(0)
+    norm = torch.nn.BatchNorm1d(6, affine=False, eps=1e-6)
+    ours = RunningStandardiser(6)
+    for _ in range(3):
+        tokens = torch.randn(4, 5, 6) * 3 + 7
+        torch.testing.assert_close(ours(tokens), norm(tokens.flatten(0, 1)).view_as(tokens), rtol=1e-5, atol=1e-5)
+    ours.eval(), norm.eval()
+    torch.testing.assert_close(ours.mean, norm.running_mean)
+    # torch keeps the unbiased variance, 20 / 19 of the other; the start, 1, weighs 0.9^3 in both
+    torch.testing.assert_close((norm.running_var - 0.9**3) * 19 / 20, ours.variance - 0.9**3, rtol=1e-5, atol=1e-5)
+    before = ours.mean.clone()
+    standardised = (tokens - ours.mean) / (ours.variance + 1e-6).sqrt()
+    torch.testing.assert_close(ours(tokens), standardised)
+    assert torch.equal(ours.mean, before)

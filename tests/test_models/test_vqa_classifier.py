@@ -119,6 +119,21 @@ def test_frozen_encoder_gets_no_gradient():
     assert model.fusion.project.weight.grad.abs().sum() > 0
 
 
+def test_tokens_of_a_frozen_encoder_are_standardised():
+    """Those of one that is trained go on as they are."""
+    vit = dict(type='mmpretrain.VisionTransformer', arch=ARCH, img_size=16, patch_size=8, out_type='raw')
+    for frozen_stages in (2, -1):
+        model, seen = build(backbone=dict(vit, frozen_stages=frozen_stages)).train(), []
+        model.fusion.project.register_forward_hook(lambda _, inputs, __, seen=seen: seen.append(inputs[0]))
+        image = batch()['image']
+        model.logits(image, batch()['question'])
+        tokens = model.backbone(image)[-1]
+        if frozen_stages > 0:
+            flat = tokens.flatten(0, 1)
+            tokens = ((flat - flat.mean(0)) / flat.std(0, unbiased=False)).view_as(tokens)
+        torch.testing.assert_close(seen[0], tokens, rtol=1e-4, atol=1e-4)
+
+
 def test_predictions_and_preprocessing():
     model, inputs = build(), batch()
     raw = torch.randint(0, 255, (4, 3, 16, 16), dtype=torch.uint8)

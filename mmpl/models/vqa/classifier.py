@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.models.preprocessor import check_channels
+from mmpl.models.standardise import RunningStandardiser
 from mmpl.registry import DATASETS, MODELS
 from mmpl.utils.fields import Count, FieldTypeError, Part, Positive, Share, checked
 
@@ -41,6 +42,8 @@ class VQAClassifier(BaseModel):
     The encoder's tokens and those of a small text transformer pass through layers in which they look at each other
     (METER, Dou et al., CVPR 2022, section 3); the first token of each, pooled, give a score to each answer. The loss is
     the binary cross-entropy with soft scores, its mean over batch and answers times the number of answers (ibid.).
+    Tokens of a frozen encoder are standardised channel by channel, as in MAE's linear probing (He et al., CVPR 2022,
+    appendix A.1): how widely features spread says nothing of what they hold.
 
     Args:
         backbone: Encoder, ``dict(type='mmpretrain.VisionTransformer', out_type='raw', init_cfg=...)``; its
@@ -107,6 +110,7 @@ class VQAClassifier(BaseModel):
         )
         self.fusion = nn.ModuleDict(
             dict(
+                standardise=RunningStandardiser(self.backbone.embed_dims),
                 project=nn.Linear(self.backbone.embed_dims, dims),
                 kinds=nn.Embedding(2, dims),  # marks tokens as text or image
                 layers=nn.ModuleList(CoAttention(*block) for _ in range(fusion_layers)),
@@ -142,9 +146,12 @@ class VQAClassifier(BaseModel):
     def train(self, mode: bool = True) -> 'VQAClassifier':
         """A frozen encoder stays in evaluation mode."""
         super().train(mode)
-        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+        if self._is_frozen():
             self.backbone.eval()
         return self
+
+    def _is_frozen(self) -> bool:
+        return not any(parameter.requires_grad for parameter in self.backbone.parameters())
 
     def logits(self, image: Tensor, question: Tensor) -> Tensor:
         """Score the answers: normalised images (B, C, H, W) and numbers of words (B, L) to (B, A)."""
@@ -176,7 +183,8 @@ class VQAClassifier(BaseModel):
         """The encoder's tokens, (B, N, D); for the blind control one of zeros."""
         if self.blind:
             return self.fusion.project.weight.new_zeros(image.shape[0], 1, self.fusion.project.out_features)
-        return self.fusion.project(self.backbone(image)[-1])
+        tokens = self.backbone(image)[-1]
+        return self.fusion.project(self.fusion.standardise(tokens) if self._is_frozen() else tokens)
 
     def targets(self, answer_ids: Tensor, answer_scores: Tensor) -> Tensor:
         """Soft scores of all answers, (B, A), from those of the given ones, (B, 10)."""
