@@ -203,7 +203,7 @@ def worker(rank: int, folder: str) -> None:
 def work(tmp_path_factory) -> Path:
     """The folder of all runs."""
     folder = tmp_path_factory.mktemp('sharded')
-    mp.spawn(worker, args=(str(folder),), nprocs=4)
+    mp.start_processes(worker, args=(str(folder),), nprocs=4, start_method='fork')  # nothing is imported again
     return folder
 
 

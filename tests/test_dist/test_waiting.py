@@ -29,7 +29,7 @@ def work(rank: int, store: str, patient: bool) -> None:
 @pytest.mark.parametrize('patient', [True, False])
 def test_ranks_wait_for_longer_than_the_time_out(patient, tmp_path):
     def run() -> None:
-        mp.spawn(work, (str(tmp_path / 'store'), patient), nprocs=2)
+        mp.start_processes(work, (str(tmp_path / 'store'), patient), nprocs=2, start_method='fork')
 
     if patient:
         run()

@@ -383,7 +383,7 @@ def worker(rank: int, folder: str) -> None:
 def two_ranks(tmp_path_factory) -> list[dict]:
     """What the two processes recorded; started once for all methods."""
     folder = tmp_path_factory.mktemp('ranks')
-    mp.spawn(worker, args=(str(folder),), nprocs=2)
+    mp.start_processes(worker, args=(str(folder),), nprocs=2, start_method='fork')  # nothing is imported again
     return [torch.load(folder / f'{rank}.pth', weights_only=True) for rank in (0, 1)]
 
 
