@@ -9,6 +9,7 @@ import os
 import runpy
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ TOOLS = {  # command -> tool, and what it does
 }
 CHUNK = 512  # images computed between two files on the disk
 LISTED = 20  # skipped files that are printed
+PICTURES = ('.png', '.jpg', '.jpeg', '.pdf', '.svg')
 _WRITTEN = ('epoch', 'iter', 'time', 'source', 'mmpl_version', 'mmengine_version')  # in a checkpoint's `meta`
 
 
@@ -102,7 +104,22 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+@contextlib.contextmanager
+def _stack_is_there() -> Iterator[None]:
+    """Name what brings OpenMMLab's packages where one of them is missing: there are two, and mmpl asks for neither."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ('mmengine', 'mmcv', 'mmpretrain', 'mmseg', 'mmdet'):
+            raise
+        raise CommandError(
+            f"{error.name} is not installed: `pip install 'mmpl[onedl]'`, or 'mmpl[upstream]', brings OpenMMLab's "
+            'packages'
+        ) from error
+
+
 @user_errors()
+@_stack_is_there()
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -372,6 +389,8 @@ def run_neighbours(args: argparse.Namespace) -> int:
     """Print the nearest images by cosine, and draw them."""
     import numpy as np
 
+    if args.out and args.out.suffix.lower() not in PICTURES:
+        raise CommandError(f'--out must end in one of {", ".join(PICTURES)}, but got {str(args.out)!r}')
     columns, meta = read_features(args.features)
     names = [str(name) for name in columns['name']]
     pool = args.pool or ('cls' if 'cls' in columns else 'mean')
@@ -432,6 +451,7 @@ def _draw(out: Path, query: Path, found: list[tuple[Path, float]], loader_cfg: d
     from matplotlib.figure import Figure
 
     from mmpl.evaluation.extractor import build_loader
+    from mmpl.visualization.pictures import printable, short
 
     load = build_loader(loader_cfg, str(out))
     shown = [(query, 'query'), *((file, f'{cosine:.3f}') for file, cosine in found)]
@@ -445,10 +465,10 @@ def _draw(out: Path, query: Path, found: list[tuple[Path, float]], loader_cfg: d
         pixels = load(dict(img_path=str(file)))['img']
         grey = pixels.ndim == 2 or pixels.shape[2] != 3  # of many channels the first
         if grey:
-            axes.imshow(pixels if pixels.ndim == 2 else pixels[..., 0], cmap='gray')
+            axes.imshow(pixels if pixels.ndim == 2 else pixels[..., 0], cmap='gray', vmin=0, vmax=255)
         else:
             axes.imshow(pixels[..., ::-1])
-        axes.set_title(f'{title}\n{file.name}', fontsize=8, parse_math=False)
+        axes.set_title(f'{title}\n{short(printable(file.name), 24)}', fontsize=8, parse_math=False)
         axes.axis('off')
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=120)

@@ -142,6 +142,7 @@ def test_mistakes_are_one_line(checkpoint, folder, tmp_path):
     run('embed', folder, '--checkpoint', checkpoint, '--out', out.with_name('there.npz'))
     there = out.with_name('there.npz')
     assert 'do not exist' in said('neighbours', out, '--query', 0)
+    assert '--out must end in one of .png' in said('neighbours', there, '--query', 0, '--out', 'near')
     assert '--k must be in 1..9' in said('neighbours', there, '--query', 0, '--k', 10)
     assert 'in 0..9, but got 10' in said('neighbours', there, '--query', 10)
     assert "'no.png' is neither" in said('neighbours', there, '--query', 'no.png')
@@ -153,6 +154,22 @@ def test_mistakes_are_one_line(checkpoint, folder, tmp_path):
     )
     np.savez(out, a=np.zeros(3))
     assert 'is no file that `mmpl embed` wrote' in said('neighbours', out, '--query', 0)
+
+
+def test_a_picture_shows_grey_images_as_they_are(tmp_path):
+    Image.fromarray(np.full((8, 8), 250, np.uint8)).save(tmp_path / 'white.png')
+    loader = dict(type='LoadImageFromFile', color_type='grayscale')
+    cli._draw(tmp_path / 'out.png', tmp_path / 'white.png', [(tmp_path / 'white.png', 1.0)], loader)
+    middle = np.asarray(Image.open(tmp_path / 'out.png').convert('L'))[150, 100]
+    assert middle >= 248, middle
+
+
+def test_a_stack_that_is_not_there_is_named(monkeypatch):
+    def missing(*args):
+        raise ModuleNotFoundError("No module named 'mmengine'", name='mmengine')
+
+    monkeypatch.setattr(cli, 'run_info', missing)
+    assert "pip install 'mmpl[onedl]'" in said('info', 'a.pth')
 
 
 def test_info_says_what_features_need(checkpoint, capsys, tmp_path):

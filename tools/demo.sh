@@ -67,7 +67,7 @@ done
 trap - EXIT
 
 echo "== results"
-"$PYTHON" tools/benchmarks/summarise_seeds.py "${folders[@]}" "${names[@]}"
+"$PYTHON" tools/benchmarks/summarise_seeds.py "${folders[@]}" "${names[@]}" --seeds "${seeds[@]}"
 "$PYTHON" tools/visualizations/report.py "${folders[-1]}/seed_${seeds[0]}" --out "$WORK_DIR/report.html" \
     "${maps[@]}"
 echo "done in $(((SECONDS - start) / 60)) min $(((SECONDS - start) % 60)) s: open $WORK_DIR/report.html (or .png)"

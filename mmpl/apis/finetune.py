@@ -19,7 +19,7 @@ from PIL import Image
 from mmpl.checkpoints import read_checkpoint
 from mmpl.checkpoints.encoders import STUDENT, Checkpoint
 from mmpl.checkpoints.files import candidates
-from mmpl.compat import set_load_policy
+from mmpl.compat import restored_load_policy, set_load_policy
 from mmpl.datasets.agreement.detection import faults_of_file, is_box
 from mmpl.datasets.agreement.findings import IMAGE_SUFFIXES, evenly, size_of_image
 from mmpl.datasets.decode import NOT_TURNED, decoder_of_transform
@@ -94,6 +94,7 @@ class Annotated:
 
 
 @checked()
+@restored_load_policy()
 def finetune(
     task: Literal['classification', 'segmentation', 'detection'],
     data: str | os.PathLike,

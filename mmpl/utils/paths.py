@@ -2,7 +2,8 @@
 
 import functools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mmengine.dataset import BaseDataset
@@ -61,6 +62,16 @@ def _check(dataset: Any, infos: Iterable[dict]) -> None:
                     f'{", ".join(map(repr, roots))}: an annotation file may only name files below `data_root` and '
                     '`data_prefix`'
                 )
+
+
+@contextmanager
+def restored_path_policy() -> Iterator[None]:
+    """At the end of the block data sets check their paths as at its beginning."""
+    original = BaseDataset._serialize_data
+    try:
+        yield
+    finally:
+        BaseDataset._serialize_data = original
 
 
 def forbid_paths_outside_root() -> None:

@@ -13,13 +13,13 @@ LOSSES = Chart(
 _PROBES = Chart(
     'Frozen features',
     'Accuracy of the frozen encoder on held-out images, by nearest neighbours and by a linear classifier; '
-    'higher is better, and the first point is what the untrained encoder reaches.',
+    'higher is better, and a point at 0 is what the encoder starts from.',
     'top-1 (%)',
 )
 _PATCHES = Chart(
     'Frozen features of patches',
     'How well single patches of the frozen encoder tell what is there, by nearest neighbours and by a linear head, on '
-    'held-out images; higher is better, and the first point is what the untrained encoder reaches.',
+    'held-out images; higher is better, and a point at 0 is what the encoder starts from.',
     'mIoU (%)',
 )
 PROBE_FIGURES = {

@@ -9,9 +9,12 @@ import jinja2
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
+from mmpl.checkpoints.files import write_text
+
 from .data import ReportData
 from .drawing import ACCENT, DPI, INK, draw_text, join, rasterise, theme
 from .panels import GAP, WIDTH, Panel, Section, panel_width, sections_of
+from .pictures import short
 
 
 def render_report(data: ReportData, out: str | Path) -> tuple[Path, Path]:
@@ -27,16 +30,25 @@ def render_report(data: ReportData, out: str | Path) -> tuple[Path, Path]:
     Raises:
         ValueError: If ``out`` does not end with ``.html``.
     """
-    out = Path(out)
-    if out.suffix.lower() not in ('.html', '.htm'):
-        raise ValueError(f'out={out.name!r} must end with .html')
+    out = check_page(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     picture = out.with_suffix('.png')
     with theme():
         sections = sections_of(data)
-        out.write_text(_page(data, sections), encoding='utf-8')
+        write_text(out, _page(data, sections))
         _picture(data, sections).save(picture, optimize=True)
     return out, picture
+
+
+def check_page(out: str | Path) -> Path:
+    """The path of a page, if it can be one.
+
+    Raises:
+        ValueError: If it does not end with ``.html``.
+    """
+    if Path(out).suffix.lower() not in ('.html', '.htm'):
+        raise ValueError(f'out={Path(out).name!r} must end with .html')
+    return Path(out)
 
 
 def _page(data: ReportData, sections: Sequence[Section]) -> str:
@@ -91,7 +103,7 @@ def _draw_summary(pairs: Sequence[tuple[str, str]], columns: int = 4) -> Image.I
     for index, (label, value) in enumerate(pairs):
         x, y = index % columns / columns, 1 - index // columns / rows
         figure.text(x, y, label, va='top', size=8, color=INK['soft'][0])
-        figure.text(x, y - 0.34 / rows, value, va='top', size=10, weight='bold')
+        figure.text(x, y - 0.34 / rows, short(value, 30), va='top', size=10, weight='bold')
     return rasterise(figure)
 
 

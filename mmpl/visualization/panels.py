@@ -12,7 +12,7 @@ from mmpl.utils.figures import Chart
 from .charts import Line, charts_of
 from .data import METRIC_NAMES, ReportData
 from .drawing import BAD, GOOD, INK, PALETTE, draw_images
-from .pictures import Neighbour, Picture, label_colours, overlay_labels, rank_labels
+from .pictures import Neighbour, Picture, label_colours, overlay_labels, rank_labels, short
 from .scalars import Scalars
 
 WIDTH, GAP = 11.0, 0.4  # of a row of panels and between two of them, in inches
@@ -147,12 +147,12 @@ def _chart(chart: Chart, lines: Sequence[Line], scalars: Scalars) -> Panel:
 
 
 def _neighbours(query: Picture, found: Sequence[Neighbour]) -> Panel:
-    images = [(query.pixels, f'query\n{_short(query.class_name)}', INK['soft'][0])]
+    images = [(query.pixels, f'query\n{short(query.class_name)}', INK['soft'][0])]
     described = []
     for item in found:
         mark, colour = {True: ('✓ ', GOOD), False: ('✗ ', BAD), None: ('', INK['soft'][0])}[item.correct]
         text = f'{mark}{item.similarity:.3f}'
-        images.append((item.picture.pixels, f'{text}\n{_short(item.picture.class_name)}', colour))
+        images.append((item.picture.pixels, f'{text}\n{short(item.picture.class_name)}', colour))
         described.append(f'{text} {item.picture}')
     return Panel(draw_images(images, panel_width(2)), f'Query {query}; nearest: {", ".join(described)}')
 
@@ -178,7 +178,3 @@ def _heat(picture: Picture, shares: np.ndarray) -> np.ndarray:
 def _row(picture: Picture, images: dict[str, np.ndarray], columns: int) -> Panel:
     figure = draw_images([(pixels, name, '') for name, pixels in images.items()], panel_width(columns))
     return Panel(figure, f'{picture} ({", ".join(images)})')
-
-
-def _short(text: str, length: int = 12) -> str:
-    return text if len(text) <= length else text[: length - 1] + '…'

@@ -1,6 +1,7 @@
 """Pictures from features: colours of labels, principal components, nearest neighbours."""
 
 import colorsys
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,16 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
+
+
+def printable(name: str) -> str:
+    """A file's name for a page or a picture: what is not UTF-8 in it becomes a mark."""
+    return os.fsencode(name).decode('utf-8', 'replace')
+
+
+def short(text: str, length: int = 12) -> str:
+    """A text that fits, its end left out."""
+    return text if len(text) <= length else text[: length - 1] + '…'
 
 
 @dataclass(frozen=True)

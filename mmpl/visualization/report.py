@@ -1,6 +1,7 @@
 """Gather what a pre-training run has to show, then draw it."""
 
 import copy
+import math
 import typing
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,9 @@ from mmpretrain.models.utils import MultiheadAttention
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from mmpl.checkpoints.files import find_whole_checkpoint
+from mmpl.checkpoints.files import checkpoint_folder, find_whole_checkpoint
 from mmpl.checkpoints.fit import check_state_dict
+from mmpl.checkpoints.strict_pretrained import loads_weights
 from mmpl.compat import load_checkpoint, safe_loading
 from mmpl.datasets.guarded import GuardedDataset
 from mmpl.evaluation import extract_features, knn_accuracy
@@ -30,8 +32,8 @@ from mmpl.utils.fields import Count, check_device, check_field
 from mmpl.utils.seeds import preserve_rng_state
 
 from .data import ReportData, ResultRow, read_results
-from .page import render_report
-from .pictures import Neighbour, Picture, nearest_neighbours, pca_rgb
+from .page import check_page, render_report
+from .pictures import Neighbour, Picture, nearest_neighbours, pca_rgb, printable
 from .scalars import Scalars, read_scalars
 
 NO_CLASS = -1  # label of the images of a run without labels
@@ -124,7 +126,7 @@ def to_picture(item: Mapping[str, Any], names: Sequence[str], swap_channels: boo
         pixels = pixels[..., :1].repeat(3, axis=2)
     sample = item['data_samples']
     label = int(sample.gt_label)
-    name = Path(str(getattr(sample, 'img_path', ''))).name
+    name = printable(Path(str(getattr(sample, 'img_path', ''))).name)
     class_name = '' if label == NO_CLASS else names[label] if names else f'class {label}'
     return Picture(np.ascontiguousarray(pixels), name, class_name)
 
@@ -149,15 +151,19 @@ class _WithoutClasses(Dataset):
         return item
 
 
-def _training_images(cfg: Config) -> _WithoutClasses:
-    """The images of a training set without labels, whole, at the size that the encoder takes."""
-    size = cfg.model.backbone.img_size
+def _training_images(cfg: Config, model: nn.Module) -> _WithoutClasses:
+    """The images of a training set without labels, whole, at the size that the encoder takes; each of them once."""
+    size = cfg.model.backbone.get('img_size') or getattr(model.backbone, 'img_size', None)
+    if size is None:
+        raise ValueError(f'`model.backbone`, {type(model.backbone).__name__}, does not say its `img_size`')
     sides = (size, size) if isinstance(size, int) else tuple(size)[::-1]  # (width, height)
     resize = dict(type='Resize', scale=sides, interpolation='bicubic')
     if cfg.model.backbone.get('in_channels', 3) in (1, 3):
         resize['backend'] = 'pillow'  # as FeatureExtractor; Pillow has no images of other channels
     steps = [loader_of(cfg.to_dict()), resize, dict(type='PackInputs')]
     dataset = cfg.train_dataloader.dataset
+    while str(dataset.type).endswith('RepeatDataset'):
+        dataset = dataset.dataset
     if dataset_with_pipeline(dataset) is None:
         raise ValueError(
             f'the images of `train_dataloader.dataset`, {dataset.type}, cannot be shown whole: it has no `pipeline`'
@@ -233,11 +239,11 @@ def patch_grid(model: nn.Module, images: Tensor) -> Tensor:
 def _rows_and_columns(count: int, images: Tensor) -> tuple[int, int]:
     """The grid of so many patches over images (B, C, H, W)."""
     height, width = images.shape[-2:]
-    side = (height * width / count) ** 0.5
-    rows, columns = round(height / side), round(width / side)
-    if rows * columns != count:
-        raise ValueError(f'{count} patch tokens do not form a grid over images of {height} x {width}')
-    return rows, columns
+    for patch in range(math.ceil((height * width / count) ** 0.5), max(height, width) + 1):  # the last ones are padded
+        rows, columns = math.ceil(height / patch), math.ceil(width / patch)
+        if rows * columns == count:
+            return rows, columns
+    raise ValueError(f'{count} patch tokens do not form a grid over images of {height} x {width}')
 
 
 def pca_maps(model: nn.Module, images: Tensor) -> np.ndarray:
@@ -319,11 +325,11 @@ def _find_neighbours(
     return rows, pool, shown[: options.maps]
 
 
-def _splits(cfg: Config, options: ReportOptions) -> tuple[_Split, _Split]:
+def _splits(cfg: Config, options: ReportOptions, model: nn.Module) -> tuple[_Split, _Split]:
     """Images to search and to ask for: of the run's probe, or, of a run without labels, of its training set."""
     hooks = [str(hook.get('type', '')) for hook in cfg.get('custom_hooks') or [] if isinstance(hook, Mapping)]
     if not any('FeatureProbeHook' in kind for kind in hooks) and 'train_dataloader' in cfg:
-        dataset = _training_images(cfg)
+        dataset = _training_images(cfg, model)
         asked = min(max(options.queries, options.maps), len(dataset) // 2)
         val = _Split(dataset, 64, asked, cfg, options.seed)
         return _Split(dataset, 64, options.max_train_images, cfg, options.seed, start=asked), val
@@ -343,20 +349,13 @@ def _add_pictures(
     data: ReportData,
     cfg: Config,
     model: nn.Module,
-    checkpoint: Path,
+    splits: tuple[_Split, _Split],
     options: ReportOptions,
     device: str,
     maps_of: str | Path | None,
 ) -> None:
-    """Neighbours, label maps, components and attention, from a model that was built but not initialised."""
-    try:
-        train, val = _splits(cfg, options)
-    except ValueError as error:
-        data.notes.append(f'Pictures: {error}')
-        return
-    _load_all(model, checkpoint)
-    model.to(device)
-    untrained = _build_model(cfg, options.seed, initialised=True).to(device)
+    """Neighbours, label maps, components and attention of a trained model."""
+    train, val = splits
     data.neighbours, pool, shown = _find_neighbours(model, train, val, options)
     data.summary += [
         ('parameters of the encoder', f'{sum(p.numel() for p in model.backbone.parameters()) / 1e6:.2f} M'),
@@ -374,8 +373,10 @@ def _add_pictures(
         scenes = _Split(_images_of_folder(cfg, maps_of), 64, options.maps, cfg, options.seed)
         shown = list(range(len(scenes.indices)))
         pictures, images = [scenes.picture(index) for index in shown], scenes.images(shown, model)
+    untrained = _build_model(cfg, options.seed, initialised=True).to(device)
     maps = zip(pca_maps(model, images), pca_maps(untrained, images), strict=True)
-    start = 'given weights' if any_loads_weights(cfg.model) else 'random init'
+    given = any_loads_weights(cfg.model.get('backbone')) or loads_weights(cfg.model.get('init_cfg'))
+    start = 'given weights' if given else 'random init'
     coloured = [{'trained': trained, start: initial} for trained, initial in maps]
     data.pca = list(zip(pictures, coloured, strict=True))
     attended = class_attention(model, images)
@@ -389,12 +390,13 @@ def _add_pictures(
 # ------------------------------------------------------------------ the whole
 
 
-def _find_checkpoint(work_dir: Path, given: str | Path | None, notes: list[str]) -> Path | None:
+def _find_checkpoint(work_dir: Path, given: str | Path | None, cfg: Config, notes: list[str]) -> Path | None:
     if given is not None:
         if not Path(given).is_file():
             raise FileNotFoundError(f'checkpoint {str(given)!r} does not exist')
         return Path(given)
-    found, passed_over = find_whole_checkpoint(work_dir)
+    saved = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    found, passed_over = find_whole_checkpoint(checkpoint_folder(work_dir, saved.get('out_dir')))
     notes += [f'Checkpoint {text.removeprefix(f"{work_dir}/")}' for text in passed_over]
     if found is None:
         notes.append('Pictures: there is no whole checkpoint (epoch_*.pth, iter_*.pth) in the work directory.')
@@ -411,7 +413,7 @@ def _results(work_dir: Path, scalars: Scalars) -> list[ResultRow]:
         scores: dict[str, tuple[float, ...]] = {}
         for metric in ('knn', 'linear'):
             points = scalars.series.get(f'probe/{metric}_top1', [])
-            if points and (index == -1 or points[0][0] == 0):
+            if points and (points[index][0] == 0) == (index == 0):  # one from before training is no result of it
                 scores[metric] = (points[index][1],)
         if scores:
             rows.append(ResultRow(name, scores))
@@ -455,21 +457,25 @@ def collect_report(
         raise FileNotFoundError(f'maps_of {str(maps_of)!r} is not a folder')
     config_file = Path(config) if config is not None else find_config(work_dir)
     cfg = read_config(config_file)
-    scalars = read_scalars(work_dir)
+    loop = cfg.get('train_cfg') or {}
+    scalars = read_scalars(work_dir, by_epoch=not loop.get('max_iters'))
     method = str(getattr(cfg.model.type, '__name__', cfg.model.type)).split('.')[-1]
     data = ReportData(f'{method} pre-training: {config_file.stem}', scalars=scalars)
     data.results = _results(work_dir, scalars)
     data.summary = [('config', config_file.name), ('method', method)]
-    total = (cfg.get('train_cfg') or {}).get('max_epochs')
-    if scalars.max_epoch:
-        data.summary.append(('epochs', f'{scalars.max_epoch} of {total}' if total else str(scalars.max_epoch)))
+    for unit, done, total in (
+        ('epochs', scalars.epochs, loop.get('max_epochs')),
+        ('iterations', scalars.iterations, loop.get('max_iters')),
+    ):
+        if done and (total or unit == 'epochs'):
+            data.summary.append((unit, f'{done:,} of {total:,}' if total else f'{done:,}'))
     encoder = cfg.model.get('backbone') or {}
     if encoder.get('img_size') and encoder.get('patch_size'):
         data.summary.append(('image / patch', f'{encoder["img_size"]} / {encoder["patch_size"]} px'))
     if not scalars.series:
         data.notes.append('Curves: there is no log (*/vis_data/*.json) in the work directory.')
 
-    file = _find_checkpoint(work_dir, checkpoint, data.notes)
+    file = _find_checkpoint(work_dir, checkpoint, cfg, data.notes)
     if file is not None:
         data.summary.append(('checkpoint', file.name))
     try:
@@ -482,8 +488,18 @@ def collect_report(
         )
         return data
     data.figures, data.losses = getattr(model, 'figures', {}), getattr(model, 'LOSSES', {})
-    if file is not None:
-        _add_pictures(data, cfg, model, file, options, device, maps_of)
+    if file is None:
+        return data
+    try:
+        splits = _splits(cfg, options, model)
+    except (ValueError, OSError) as error:
+        data.notes.append(f'Pictures: {error}')
+        return data
+    _load_all(model, file)
+    try:
+        _add_pictures(data, cfg, model.to(device), splits, options, device, maps_of)
+    except (ValueError, OSError) as error:  # images that cannot be read, weights of NaN: the curves are worth a page
+        data.notes.append(f'Pictures end here: {error}')
     return data
 
 
@@ -501,5 +517,5 @@ def build_report(
 
     ``out`` is ``report.html`` in the work directory by default.
     """
-    data = collect_report(work_dir, config, checkpoint, options, device, maps_of)
-    return render_report(data, out if out is not None else Path(work_dir) / 'report.html')
+    out = check_page(out if out is not None else Path(work_dir) / 'report.html')  # before minutes of work
+    return render_report(collect_report(work_dir, config, checkpoint, options, device, maps_of), out)

@@ -18,12 +18,14 @@ class Scalars:
         series: Name -> list of (iterations done, value), in rising order. Iterations are those of the last start: if a
             run went on with epochs of another length, earlier ones are scaled.
         iters_per_epoch: None if the log tells no epochs.
-        max_epoch: Largest epoch seen, 0 if none.
+        epochs: Epoch of the last line of training, 0 if none.
+        iterations: Iterations done at that line.
     """
 
     series: dict[str, list[tuple[float, float]]]
     iters_per_epoch: float | None = None
-    max_epoch: int = 0
+    epochs: int = 0
+    iterations: int = 0
 
     def curve(self, name: str) -> tuple[list[float], list[float]]:
         """Series as (x, y); x in epochs where the log tells them, else in iterations."""
@@ -91,11 +93,12 @@ def _epoch_lengths(starts: Sequence[Sequence[Mapping[str, Any]]]) -> list[float 
     ]
 
 
-def read_scalars(work_dir: str | Path) -> Scalars:
+def read_scalars(work_dir: str | Path, by_epoch: bool = True) -> Scalars:
     """Read all scalars of a run, of all its starts; without any log, no series.
 
     A run that was killed and resumed has one log per start. What an earlier start logged at or after the first step of
-    a later one was done again, and only the later values are kept.
+    a later one was done again, and only the later values are kept. ``by_epoch`` is whether the run counts epochs:
+    mmengine writes ``epoch`` 1 into each line of one that counts iterations.
 
     Raises:
         ValueError: If a line before the last of a log is not JSON.
@@ -105,7 +108,7 @@ def read_scalars(work_dir: str | Path) -> Scalars:
         for path in log_files(work_dir)
     ]
     training = [[entry for _, entry in timed if 'loss' in entry] for timed in starts]
-    lengths = _epoch_lengths(training)
+    lengths = _epoch_lengths(training) if by_epoch else [None] * len(training)
     last = next((length for length in reversed(lengths) if length is not None), None)
     series: dict[str, dict[float, float]] = {}  # name -> step -> value
     for timed, length in zip(starts, lengths, strict=True):
@@ -118,6 +121,7 @@ def read_scalars(work_dir: str | Path) -> Scalars:
             for name, value in entry.items():
                 if name not in _AXES and isinstance(value, int | float) and not isinstance(value, bool):
                     series.setdefault(name, {})[scale * step] = float(value)
-    epochs = [e['epoch'] for entries in training for e in entries if isinstance(e.get('epoch'), int)]
     ordered = {name: sorted(points.items()) for name, points in series.items()}
-    return Scalars(ordered, last, max(epochs, default=0))
+    newest: Mapping[str, Any] = next((entries[-1] for entries in reversed(training) if entries), {})
+    epochs, iterations = newest.get('epoch') if by_epoch else 0, _iteration(newest)
+    return Scalars(ordered, last, epochs if isinstance(epochs, int) else 0, iterations or 0)

@@ -1,6 +1,8 @@
 """``mmpl pretrain``: what it chooses, the config that it writes, and the run."""
 
 import json
+import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -8,14 +10,17 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmpretrain.registry import MODELS
 from PIL import Image
 
 import mmpl
 from mmpl.apis import pretrain as api
+from mmpl.apis.train import parse_train_args, prepare_process
 from mmpl.apis.written import publish
 from mmpl.checkpoints import read_checkpoint
 from mmpl.cli import main
+from mmpl.compat import unsafe_load_allowed
 from mmpl.datasets.decode import Decoder
 from mmpl.datasets.guarded import GuardedDataset
 from mmpl.evaluation.extractor import Features
@@ -168,6 +173,25 @@ def test_braces_that_mmengine_would_fill_in(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r'holds `\{\{`.*fileDirname'):
         publish(tmp_path / 'a.py', "data_root = '/data/{{ fileDirname }}'\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('folder', ['images', 'nothing'])
+def test_the_caller_s_process_stays_as_it_was(folder: str, tmp_path: Path, monkeypatch) -> None:
+    """What may be loaded, and from where, is the caller's own business, also where the call fails."""
+    photographs(tmp_path / 'images')
+    prepared = []
+
+    def train(argv: list[str]) -> None:
+        prepare_process(parse_train_args(argv))
+        prepared.append(unsafe_load_allowed() and BaseDataset._serialize_data is not serialise)
+
+    monkeypatch.setattr(api, 'train', train)
+    serialise, environ = BaseDataset._serialize_data, dict(os.environ, LOCAL_RANK='0')
+    with suppress(Exception):
+        mmpl.pretrain(tmp_path / folder, work_dir=tmp_path / 'run', trust=True)
+    assert prepared == ([True] if folder == 'images' else [])
+    assert BaseDataset._serialize_data is serialise and not unsafe_load_allowed()
+    assert dict(os.environ, LOCAL_RANK='0') == environ
 
 
 def test_a_config_is_not_overwritten(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The check for the hour with a GPU, where there is none: it runs to its end, goes on, and says what it left out."""
+"""What is checked on a GPU, where there is none: it runs to its end, goes on, and says what it left out."""
 
 import json
 import os
@@ -53,6 +53,21 @@ def test_a_part_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsy
     assert 'exit code 2' in parts['broken']['found'] and "invalid choice: 'broken'" in parts['broken']['found']
     assert 'broken failed with exit code 2' in capsys.readouterr().out
     assert not (tmp_path / 'no_GPU' / 'broken.json').exists(), 'it is run again'
+
+
+@without_gpu
+def test_a_gpu_that_torch_cannot_use_is_refused(tmp_path, monkeypatch) -> None:
+    (tmp_path / 'nvidia-smi').write_text('#!/bin/sh\necho "GPU 0: NVIDIA A100"\n')
+    (tmp_path / 'nvidia-smi').chmod(0o755)
+    monkeypatch.setenv('PATH', str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(SystemExit, match=r'error: torch .* cannot use GPU 0: NVIDIA A100: '):
+        gpu_check.main(['--out', str(tmp_path)])
+
+
+def test_what_an_earlier_failure_left_out_is_run_again(tmp_path) -> None:
+    (tmp_path / 'a.json').write_text(json.dumps(dict(left_out=f'MFU: {gpu_check.EARLIER}')))
+    (tmp_path / 'b.json').write_text(json.dumps(dict(left_out=gpu_check.NO_GPU)))
+    assert gpu_check.read(tmp_path / 'a.json') is None and gpu_check.read(tmp_path / 'b.json')
 
 
 def test_all_parts_fit_into_nine_minutes() -> None:

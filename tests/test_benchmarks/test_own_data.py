@@ -1,6 +1,7 @@
 """Class folders of the user's own in the comparison of methods."""
 
 import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def write(folder: Path, count: int, value: int) -> None:
 
     A pixel in the corner makes each another one.
     """
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         image = np.full((30, 40, 3), value + 10 * (number % 2), np.uint8)
         image[:, :4] = image[:, -4:] = 255
@@ -168,6 +169,8 @@ def test_given_splits_are_kept(first: str, second: str, tmp_path: Path) -> None:
         ({'train/a': 9, 'train/b': 9, 'unsorted/c': 9}, r"\['train'\] alone is no split"),
         ({f'{split}/{name}': 9 for split in ('train', 'val', 'valid') for name in 'ab'}, "has 'val' and 'valid'"),
         (None, 'no such'),
+        ({'a': 9, 'b': 9, '.': 1}, r"own/0\.png is beside \['a', 'b'\], but in none of them"),
+        ({f'{split}/{name}': 9 for split in ('train', 'test') for name in 'ab'} | {'bird': 9}, 'own/bird is beside'),
     ],
 )
 def test_refusals(classes: dict | None, message: str, tmp_path: Path) -> None:
@@ -179,6 +182,36 @@ def test_refusals(classes: dict | None, message: str, tmp_path: Path) -> None:
         class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
 
 
+def test_a_class_without_images_is_refused_and_other_files_are_named(tmp_path: Path, capsys) -> None:
+    for name in 'ab':
+        write(tmp_path / 'own' / name, 9, 0)
+    (tmp_path / 'own' / 'b' / 'x.gif').write_bytes(b'GIF89a')
+    class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
+    assert 'own/b: files of other kinds (1 .gif) are left out' in capsys.readouterr().out
+    (tmp_path / 'own' / 'bird').mkdir()
+    (tmp_path / 'own' / 'bird' / 'x.gif').write_bytes(b'GIF89a')
+    with pytest.raises(ValueError, match='own/bird is a class without an image: images end in .jpg'):
+        class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
+
+
+def test_copies_of_images_that_test_are_not_trained_on(tmp_path: Path) -> None:
+    """Val tests where there is no test, and keeps its images."""
+    for name in 'ab':
+        write(tmp_path / 'own' / 'train' / name, 16, 0)
+        write(tmp_path / 'own' / 'val' / name, 6, 200)
+    shutil.copy(tmp_path / 'own' / 'val' / 'a' / '0.png', tmp_path / 'own' / 'train' / 'a' / 'copy.png')
+    data = class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
+    assert {split: len(found) for split, found in files(data).items()} == dict(train=24, few=2, val=8, test=12)
+
+
+def test_too_few_images_for_knn(tmp_path: Path) -> None:
+    for name in 'ab':
+        write(tmp_path / 'own' / name, 9, 0)
+    config = Config.fromfile(ROOT / 'configs/benchmarks/compare_methods.py')
+    with pytest.raises(ValueError, match=r'kNN asks the 20 nearest training images .* but there are 10'):
+        add_own_data(config, [f'mine={tmp_path / "own"}'], tmp_path)
+
+
 def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for name in 'ab':
         write(tmp_path / 'own' / name, 5, 0)
@@ -187,7 +220,7 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
 
 
-@pytest.mark.parametrize('given', ['mine', '=x', 'surfaces=x', 'a-b=x'])
+@pytest.mark.parametrize('given', ['mine', '=x', 'surfaces=x', 'a-b=x', 'mine='])
 def test_names(given: str, tmp_path: Path) -> None:
     config = Config.fromfile(ROOT / 'configs/benchmarks/compare_methods.py')
     with pytest.raises(ValueError, match='--data must be NAME=FOLDER'):

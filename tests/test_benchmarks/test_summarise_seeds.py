@@ -57,6 +57,26 @@ def test_the_tool_writes_for_the_report_and_prints(runs, monkeypatch, capsys):
         assert json.loads((folder / 'results.json').read_text())['rows'][1]['linear'] == [80, 84]
 
 
+def test_a_seed_that_was_stopped_is_no_result(runs):
+    log(
+        runs / 'seed_2',
+        [
+            {'probe/knn_top1': 30, 'probe/linear_top1': 60, 'epoch': 0, 'iter': 0},
+            {'probe/knn_top1': 40, 'probe/linear_top1': 70, 'epoch': 1, 'iter': 5},
+        ],
+    )
+    with pytest.raises(ValueError, match=r"last probed at different iterations, .*'seed_2': 5"):
+        probes({'ours': runs})
+    assert len(probes({'ours': runs}, seeds=[0, 1])) == 4
+
+
+def test_a_run_without_a_probe_before_it(tmp_path):
+    lines = [{'probe/knn_top1': 40, 'probe/linear_top1': 70, 'epoch': e, 'iter': 5 * e} for e in (1, 2)]
+    log(tmp_path / 'seed_0', lines)
+    with pytest.raises(ValueError, match='one from before and one from after'):
+        probes({'ours': tmp_path})
+
+
 def test_one_seed_has_no_spread():
     frame = pd.DataFrame([dict(name='x', knn=1.0, linear=2.0)])
     assert as_markdown(over_seeds(frame, dict(knn='kNN', linear='linear'))).splitlines() == [

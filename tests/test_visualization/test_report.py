@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.models import VisionTransformer
+from mmpretrain.structures import DataSample
 from PIL import Image
 
 from mmpl.models import MaskedViT
@@ -147,7 +148,7 @@ def test_resumed_logs(tmp_path):
     assert scalars.series['probe/knn_top1'] == [(25, 60.0)]
     assert scalars.iters_per_epoch == 10
     assert scalars.curve('loss')[0][:2] == [0.5, 1.0]
-    assert scalars.max_epoch == 3
+    assert (scalars.epochs, scalars.iterations) == (3, 28)
 
 
 @pytest.mark.parametrize(('before', 'after'), [(100, 50), (50, 100)])
@@ -192,6 +193,31 @@ def test_odd_logs(tmp_path):
     file.write_text('{"loss": 0.\n' + line)
     with pytest.raises(ValueError, match='line 1 of scalars.json'):
         read_scalars(tmp_path)
+
+
+def test_epochs_are_those_of_the_last_start(tmp_path):
+    write_log(tmp_path, '1', [train_line(step, 1.0) for step in (500, 1000)])
+    write_log(tmp_path, '2', [train_line(step, 1.0) for step in (5, 15)])
+    assert (read_scalars(tmp_path).epochs, read_scalars(tmp_path).iterations) == (2, 15)
+
+
+def test_a_run_that_counts_iterations(tmp_path):
+    """mmengine writes epoch 1 into each of its lines."""
+    write_log(tmp_path, 's', [dict(train_line(step, 1.0), epoch=1) for step in (5, 15)])
+    scalars = read_scalars(tmp_path, by_epoch=False)
+    assert scalars.curve('loss') == ([5, 15], [1.0, 1.0]) and scalars.x_label == 'iteration'
+    (tmp_path / 'c.py').write_text("model = dict(type='No', backbone=dict())\ntrain_cfg = dict(max_iters=60)")
+    assert ('iterations', '15 of 60') in collect_report(tmp_path).summary
+
+
+def test_what_was_probed_before_training_alone_is_no_result(tmp_path):
+    before = {'probe/knn_top1': 30.0, 'probe/linear_top1': 40.0, 'epoch': 0, 'iter': 0}
+    write_log(tmp_path, 's', [before, train_line(5, 1.0), {'probe/knn_top1': 50.0, 'epoch': 1, 'iter': 10}])
+    (tmp_path / 'c.py').write_text("model = dict(type='No', backbone=dict())")
+    assert collect_report(tmp_path).results == [
+        ResultRow('this run', {'knn': (50.0,)}),
+        ResultRow('before training', {'knn': (30.0,), 'linear': (40.0,)}),
+    ]
 
 
 def test_charts_follow_log_and_declarations(tmp_path):
@@ -331,6 +357,16 @@ def test_empty_page(tmp_path):
 # ------------------------------------------------------------------ gathering
 
 
+def test_a_name_that_is_no_page_is_refused_before_the_work(tmp_path):
+    with pytest.raises(ValueError, match="out='report.pdf' must end with .html"):
+        build_report(tmp_path / 'there is no run', out=tmp_path / 'report.pdf')
+
+
+def test_names_that_are_not_utf8():
+    item = dict(inputs=torch.zeros(3, 2, 2), data_samples=DataSample(img_path='x/caf\udce9.png').set_gt_label(-1))
+    assert to_picture(item, (), True).name == 'caf\ufffd.png'
+
+
 def test_find_config(tmp_path):
     """The config must be the only one."""
     with pytest.raises(FileNotFoundError, match='--config'):
@@ -401,6 +437,9 @@ def test_patch_grid():
     model.backbone.num_extra_tokens = 3
     assert patch_grid(model, torch.zeros(1, 3, 8, 8))[0, :, :, 0].tolist() == [[6, 8], [10, 12]]
     model.backbone.num_extra_tokens = 0
+    model.tokens = torch.zeros(1, 5 * 63, 2)  # patches of 8, the last ones padded
+    assert patch_grid(model, torch.zeros(1, 3, 36, 500)).shape == (1, 5, 63, 2)
+    model.tokens = torch.arange(14.0).view(1, 7, 2)
     with pytest.raises(ValueError, match='7 patch tokens do not form a grid over images of 8 x 12'):
         patch_grid(model, torch.zeros(1, 3, 8, 12))
     model.tokens = torch.arange(12.0).view(1, 2, 2, 3)
@@ -553,8 +592,34 @@ def check_maps_of_a_folder(work_dir: Path, folder: Path) -> None:
     assert np.array_equal(data.pca[1][0].pixels, noise)
     assert [query.class_name for query, _ in data.neighbours] == ['blue', 'red']
     Image.fromarray(noise[:8]).save(folder / 'wide.png')
-    with pytest.raises(ValueError, match=r'must have one size, but have \[\(8, 32\), \(16, 32\)\]'):
-        collect_report(work_dir, maps_of=folder)
+    data = collect_report(work_dir, maps_of=folder)
+    assert len(data.neighbours) > 1 and data.pca == []
+    assert data.notes[-1] == (
+        'Pictures end here: the images whose maps are shown must have one size, but have [(8, 32), (16, 32)] (height, '
+        'width)'
+    )
+
+
+def test_images_that_were_moved_cost_no_curves(tmp_path, tiny_mae_config):
+    """And repeated ones are shown once, checkpoints found where they are kept."""
+    import mmpretrain.datasets  # noqa: F401
+    from mmpretrain.registry import MODELS
+
+    cfg = Config.fromfile(tiny_mae_config)
+    cfg.default_hooks.checkpoint.out_dir = str(tmp_path / 'kept')
+    cfg.train_dataloader.dataset = dict(type='RepeatDataset', times=3, dataset=cfg.train_dataloader.dataset)
+    write_log(tmp_path / 'run', 's', [train_line(5, 1.0)])
+    cfg.dump(tmp_path / 'run' / 'config.py')
+    (tmp_path / 'kept' / 'run').mkdir(parents=True)
+    state = MODELS.build(cfg.model).state_dict()
+    torch.save(dict(meta={}, state_dict=state), tmp_path / 'kept' / 'run' / 'epoch_1.pth')
+    data = collect_report(tmp_path / 'run', options=ReportOptions(queries=4, maps=2))
+    count = len(list(Path(cfg.train_dataloader.dataset.dataset.data_root).rglob('*.png')))
+    assert ('training images searched', f'{count - 4} of {count}') in data.summary
+    cfg.train_dataloader.dataset.dataset.update(data_root=str(tmp_path / 'moved'))
+    cfg.dump(tmp_path / 'run' / 'config.py')
+    data = collect_report(tmp_path / 'run')
+    assert 'loss' in data.scalars.series and re.match('Pictures: .*moved', data.notes[-1])
 
 
 def test_model_that_cannot_be_built(tmp_path):

@@ -20,7 +20,6 @@ import copy
 import functools
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -131,13 +130,29 @@ class Bench:
         """Where its result is."""
         return self.results / f'{run.key}.json'
 
+    def folder(self, run: Run) -> Path:
+        """Where its checkpoint and logs are; those of other data by the same name are elsewhere."""
+        return self.work_dir / f'{run.key}-{self.fingerprint(run)}'
+
     def load(self, run: Run) -> dict | None:
         """Its result, if it is complete and of the configs as they are now."""
         try:
             result = json.loads(self.path(run).read_text(encoding='utf-8'))
         except FileNotFoundError:
             return None
-        return result if result.get('fingerprint') == self.fingerprint(run) else None
+        if result.get('fingerprint') != self.fingerprint(run):
+            return None
+        return result if run.budget == 'images' or self._follows(run, result) else None
+
+    def _follows(self, run: Run, result: dict) -> bool:
+        """Whether a run of equal time still has the length that follows from those of equal images."""
+        found = [self.load(Run(name, run.data, 'images', run.seed)) for name in (run.method, self.config.reference)]
+        if None in found:
+            return False
+        machines = {of_images['machine'].get('cpu') for of_images in found if of_images}
+        if None in machines:  # older than the rule that both have one processor: nothing to compare with
+            return True
+        return len(machines) == 1 and result['iterations'] == self.iterations(run)
 
     def collect(self) -> list[dict]:
         """The results that are there, in the order of the plan."""
@@ -150,7 +165,7 @@ class Bench:
         files = [method.config or reference, method.get('finetune', config.get('finetune'))]
         if run.budget == 'wall':
             files.append(reference)  # its length follows from the reference's time
-        shown = ('label', 'budgets', 'scenes')  # what a run is shown with, and what is measured beside
+        shown = ('label', 'budgets', 'scenes', 'folders')  # what is shown and measured beside; contents have a digest
         data = {name: value for name, value in config.data[run.data].items() if name not in shown}
         asked = [method.get('images', config.get('images'))]
         asked += [config.get(field) for field in ('probe', 'curve', 'curve_points', 'threads')]
@@ -182,7 +197,8 @@ class Bench:
         if None in machines or len(set(machines)) > 1:
             raise RuntimeError(
                 f'{run.key}: its time follows from runs with equal images on one processor, but {" and ".join(times)} '
-                f'were run on {" and ".join(map(str, machines))}: remove their results and run both here'
+                f'were run on {" and ".join(cpu or "one that was not noted" for cpu in machines)}: '
+                'remove their results and run both here'
             )
         ratio = times[self.config.reference]['seconds'] / times[run.method]['seconds']
         return max(1, round(of_images * ratio))
@@ -202,7 +218,7 @@ class Bench:
             runner.train()
         else:
             runner.model.init_weights()
-        checkpoint = self.work_dir / run.key / 'encoder.pth'
+        checkpoint = self.folder(run) / 'encoder.pth'
         torch.save(dict(state_dict=runner.model.state_dict()), checkpoint)
         result: dict[str, Any] = dict(
             **asdict(run),
@@ -216,7 +232,6 @@ class Bench:
             health=_last_figures(runner),
             **self._accuracies(run, runner.model),
             finetune=self._finetune(run, method.get('finetune', self.config.finetune), checkpoint),
-            peak_memory_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
             machine=dict(
                 torch=torch.__version__, cpus=os.cpu_count(), threads=torch.get_num_threads(), cpu=processor()
             ),
@@ -227,7 +242,7 @@ class Bench:
     def _training_config(self, base: Config, run: Run, iterations: int) -> Config:
         cfg = copy.deepcopy(base)
         data = self.config.data[run.data]
-        cfg.work_dir = str(self.work_dir / run.key)
+        cfg.work_dir = str(self.folder(run))
         cfg.randomness = dict(seed=run.seed)
         cfg.resume = False
         cfg.model.data_preprocessor.mean, cfg.model.data_preprocessor.std = [data.mean] * 3, [data.std] * 3
@@ -288,7 +303,7 @@ class Bench:
         """Top-1 accuracy on test of the whole encoder trained with a tenth of the labels."""
         cfg = Config.fromfile(config)
         data = self.config.data[run.data]
-        cfg.work_dir = str(self.work_dir / run.key / 'finetune')
+        cfg.work_dir = str(self.folder(run) / 'finetune')
         cfg.randomness = dict(seed=run.seed)
         cfg.data_preprocessor.update(mean=[data.mean] * 3, std=[data.std] * 3, num_classes=data.num_classes)
         cfg.model.head.num_classes = data.num_classes
@@ -432,8 +447,7 @@ def table(bench: Bench, runs: pd.DataFrame) -> pd.DataFrame:
     columns |= {heading: groups[metric].agg(mean_sd) for metric, heading in measured.items()}
     for field, heading in dict(images='images', views='masked views').items():
         columns[heading] = groups[field].mean().map('{:,.0f}'.format)
-    for field, heading in dict(seconds='time (s)', peak_memory_mib='memory (MiB)').items():
-        columns[heading] = groups[field].agg(partial(mean_sd, digits=0))
+    columns['time (s)'] = groups['seconds'].agg(partial(mean_sd, digits=0))
     with_health = runs.loc[runs.filter(like=HEALTH).notna().any(axis=1), 'method'].unique()
     for heading, names in health_columns(bench.config.methods[name].config for name in with_health).items():
         means = runs.reindex(columns=[HEALTH + name for name in names]).groupby(runs['method'], sort=False).mean()
@@ -459,7 +473,7 @@ def overview(bench: Bench, tables: dict[tuple[str, str], pd.DataFrame], budget: 
 
 def write_csv(runs: pd.DataFrame, path: Path) -> None:
     """One line a run."""
-    columns = ['data', 'budget', 'method', 'seed', 'iterations', 'images', 'views', 'seconds', 'peak_memory_mib']
+    columns = ['data', 'budget', 'method', 'seed', 'iterations', 'images', 'views', 'seconds']
     columns += [*(metric for metric in METRICS if metric in runs), *sorted(runs.filter(like=HEALTH))]
     header = [name.removeprefix(HEALTH) for name in columns]
     runs[columns].to_csv(path, header=header, index=False, lineterminator='\r\n')  # as RFC 4180 has it
@@ -539,11 +553,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--out', type=Path, help='folder of the results; default: work_dirs/compare_methods[_quick|_full]'
     )
     parser.add_argument(
-        '--only', nargs='+', default=[''], metavar='KEY', help='runs whose key starts with one of these'
+        '--only', nargs='+', action='extend', metavar='KEY', help='runs whose key starts with one of these'
     )
     parser.add_argument(
         '--data',
         nargs='+',
+        action='extend',
         default=[],
         metavar='NAME=FOLDER',
         help='further data: class folders, or splits (train, val, test) of such; for methods that name no data',
@@ -569,7 +584,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f'--run {args.run}: there is no such run; keys are {", ".join(plan)}')
         bench.execute(plan[args.run])
         return 0
-    wanted = [run for key, run in plan.items() if key.startswith(tuple(args.only))]
+    wanted = [run for key, run in plan.items() if key.startswith(tuple(args.only or ['']))]
     if not wanted:
         raise ValueError(f'--only {" ".join(args.only)}: no run has such a key; keys are {", ".join(plan)}')
     command = [sys.executable, __file__, *(sys.argv[1:] if argv is None else argv), '--run']
@@ -593,12 +608,17 @@ def add_own_data(config: Config, given: Sequence[str], cache: Path) -> None:
     """Add ``NAME=FOLDER`` of the command line to a comparison's data, in the size of its encoders."""
     for text in given:
         name, separator, folder = text.partition('=')
-        if not separator or not name.isidentifier() or name in config.data:
+        if not separator or not folder or not name.isidentifier() or name in config.data:
             raise ValueError(f'--data must be NAME=FOLDER with a new name such as mine=~/images, but got {text!r}')
         side = read_config(config.methods[config.reference].config).model.backbone.img_size
         data = config.data[name] = class_folders(name, Path(folder).expanduser(), side, cache)
         classes = sorted(path.name for path in Path(data['folders']['train']).iterdir())
         counts = {split: len(list(Path(place).rglob('*.png'))) for split, place in data['folders'].items()}
+        if counts['train'] < config.probe.k:
+            raise ValueError(
+                f'--data {text}: kNN asks the {config.probe.k} nearest training images (`probe.k` of the comparison), '
+                f'but there are {counts["train"]}'
+            )
         print(
             f'{name}: {len(classes)} classes ({", ".join(classes[:8])}{", ..." if len(classes) > 8 else ""}), {counts}'
         )
@@ -628,7 +648,7 @@ def run_all(bench: Bench, wanted: Sequence[Run], command: Sequence[str], args: a
 
         for budget in BUDGETS:  # runs of equal time after all of equal images
             jobs = [
-                Job(run.key, [*command, run.key], bench.work_dir / run.key / 'log.txt', partial(bench.load, run))
+                Job(run.key, [*command, run.key], bench.folder(run) / 'log.txt', partial(bench.load, run))
                 for run in wanted
                 if run.budget == budget
             ]

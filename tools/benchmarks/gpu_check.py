@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The hour with a GPU: what can only be known on one, in less than nine minutes, as one table and one JSON.
+"""Nine minutes with a GPU: what can only be known on one, as one table and one JSON.
 
 ``gpu_check.sh`` finds the Python. Each part runs in a process of its own and leaves a JSON; one that is there and
 passed is not run again. Without a GPU the parts run in a tiny form, and the table says what was left out.
@@ -34,7 +34,7 @@ from bench.results import num_masks, write_json
 from bench.tables import as_markdown
 from mmpl.utils.cfg_options import merge_options
 from mmpl.utils.config_errors import read_config
-from mmpl.utils.user_errors import user_errors
+from mmpl.utils.user_errors import UserError, user_errors
 from pretrain_speed import matmul_gflops
 
 ROOT = CONFIGS.parent
@@ -45,6 +45,7 @@ SLOWER = 6  # times these without one
 WARM, STEPS, WATCHED = 5, 20, 3  # iterations; none of those watched is one at which health is looked at
 TINY = {'model.backbone.arch': 'deit-t', 'model.neck.depth': 1, 'train_dataloader.batch_size': 2}
 NO_GPU = 'there is no GPU'
+EARLIER = 'the parts before failed'
 
 
 def limit_of(part: str) -> int:
@@ -172,6 +173,10 @@ def measured(name: str, out: Path) -> dict[str, Any]:
         room = torch.cuda.mem_get_info()[0] - fake_cuda.RESERVE * GIB - plan['rest']
         fits = int(room / ((max(plan['peak'].values()) - plan['rest']) / plan['batch']))
         batch = min(batch, fits // 8 * 8)
+        if batch < 8:
+            raise RuntimeError(
+                f'{torch.cuda.mem_get_info()[0] / GIB:.1f} GiB are free, which is too little for 8 images'
+            )
     warm, steps, watched = (WARM, STEPS, WATCHED) if cuda else (1, 2, 1)
     measure = Measure(warm, steps, watched)
     with tempfile.TemporaryDirectory() as work_dir:
@@ -201,7 +206,7 @@ def measured(name: str, out: Path) -> dict[str, Any]:
         found['mfu'] = plan['flops'] * batch / plan['batch'] / found['seconds_a_step'] / (rate * 1e9)
         said += f', {found["mfu"]:.3f} of the matrix product'
     else:
-        left_out.append('MFU: the parts before failed')
+        left_out.append(f'MFU: {EARLIER}')
     if plan:
         more = (max(plan['peak'].values()) - plan['rest']) * batch / plan['batch']
         found |= dict(peak_bytes=measure.peak, expected_bytes=plan['rest'] + more)
@@ -212,9 +217,33 @@ def measured(name: str, out: Path) -> dict[str, Any]:
     return dict(said=said, left_out='; '.join(left_out), **found)
 
 
+def refuse_unusable_gpu() -> None:
+    """Refuse a machine with a GPU that torch cannot use: the check of one without it would pass there.
+
+    Raises:
+        UserError: With the reason that torch gives.
+    """
+    if torch.cuda.is_available():
+        return
+    with suppress(OSError):
+        listed = subprocess.run(['nvidia-smi', '-L'], capture_output=True, text=True)
+        if listed.returncode == 0 and listed.stdout.strip():
+            reason = 'torch sees no device'
+            try:
+                torch.cuda.init()
+            except (RuntimeError, AssertionError) as error:
+                reason = str(error)
+            raise UserError(
+                f'torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use {listed.stdout.splitlines()[0]}: '
+                f'{reason}. See the driver (nvidia-smi), and CUDA_VISIBLE_DEVICES, which is '
+                f'{os.environ.get("CUDA_VISIBLE_DEVICES")!r}'
+            )
+
+
 def read(path: Path) -> Any:
-    """A JSON, or None."""
-    return json.loads(path.read_text()) if path.is_file() else None
+    """A JSON, or None; also where a part left something out because another one had failed."""
+    found = json.loads(path.read_text()) if path.is_file() else None
+    return None if found and EARLIER in found.get('left_out', '') else found
 
 
 def run_part(name: str, out: Path) -> None:
@@ -257,6 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.run:
         run_part(options.run, options.out)
         return 0
+    refuse_unusable_gpu()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'
     out = options.out.resolve() / re.sub(r'\W+', '_', device)
     out.mkdir(parents=True, exist_ok=True)

@@ -388,7 +388,9 @@ def sides_parser(doc: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument('--a', default=str(CONFIGS / 'pl_mae_vitb_fast.py'), help='config of side A')
     parser.add_argument('--b', default=STOCK_MAE, help='config of side B')
-    parser.add_argument('--photo-size', type=int, nargs=2, default=(500, 375), help='width and height of the JPEGs')
+    parser.add_argument(
+        '--photo-size', type=at_least(1), nargs=2, default=(500, 375), help='width and height of the JPEGs'
+    )
     return parser
 
 
@@ -409,15 +411,17 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="'cpu' is the CPU time of the process, for a machine that is not idle: needs --threads 1 and no workers",
     )
     parser.add_argument('--processes', type=at_least(1), default=1, help='more than 1: data-parallel over gloo')
-    parser.add_argument('--workers', type=int, default=0, help='data loader workers a process')
+    parser.add_argument('--workers', type=at_least(0), default=0, help='data loader workers a process')
     parser.add_argument('--rounds', type=at_least(1), default=3, help='how often each side has its turn')
     parser.add_argument('--steps', type=at_least(1), default=1, help='steps a turn')
-    parser.add_argument('--warmup', type=int, default=1, help='steps before the first turn')
+    parser.add_argument('--warmup', type=at_least(1), default=1, help='steps before the first turn')
     parser.add_argument('--img-size', type=int, help='side of the images, if not the configs')
     parser.add_argument('--compile', action='store_true', help='torch.compile the transformer blocks of both sides')
     parser.add_argument('--profile', action='store_true', help='also one step of each side by operator')
     add_trust_argument(parser)
     args = parser.parse_args(argv)
+    if args.processes > 1 and args.device != 'cpu':
+        parser.error('--processes above 1 needs --device cpu: they would share one card')
     if args.clock == 'cpu' and (args.threads, args.workers, args.device) != (1, 0, 'cpu'):
         parser.error('--clock cpu needs --threads 1 --workers 0 --device cpu: waiting threads take CPU time as well')
     return args

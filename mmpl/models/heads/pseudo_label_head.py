@@ -117,7 +117,7 @@ class PseudoLabelHead(BaseModule):
     )
     """Of the assignments, where 0 to 1 is the whole range. The entropies are divided by log K: a mean near 1 means that
     labels say nothing (at 0.98 a label is as broad as 84 % of 8,192 prototypes, or 88 % of 512; the runs of
-    docs/evidence.md end at 0.08 to 0.55), a marginal one near 0 that all tokens have one label. Usage is the share of
+    docs/evidence.md end at 0.08 to 0.49), a marginal one near 0 that all tokens have one label. Usage is the share of
     the prototypes that are some token's first choice (of those that could be: K, or the tokens if they are fewer)."""
 
     @checked('label_head')

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def class_folders(name: str, folder: Path, side: int, cache: Path) -> dict[str, 
                 (root / split / label).mkdir(parents=True, exist_ok=True)
                 for number, path in enumerate(paths):
                     image = _small_copy(folder / path, side)
-                    image.save(root / split / label / f'{number:06d}.png')
+                    image.save(root / split / label / f'{number:06d}.png', compress_level=1)
                     if split == 'train':
                         values = np.asarray(image, np.float64)
                         sums += values.size, values.sum(), np.square(values).sum()
@@ -118,14 +118,27 @@ def _classes(folder: Path, root: Path) -> dict[str, list[str]]:
     def key(path: str) -> str:
         return hashlib.sha256(os.fsencode(path)).hexdigest()
 
-    found = {
-        label.name: sorted(
-            (str((label / path).relative_to(root)) for path in list_images(str(label), EXTENSIONS).files), key=key
-        )
-        for label in sorted(folder.iterdir())
-        if label.is_dir() and not label.name.startswith('.')
-    }
-    return {label: paths for label, paths in found.items() if paths}
+    found: dict[str, list[str]] = {}
+    for label in sorted(folder.iterdir()):
+        if not label.is_dir() or label.name.startswith('.'):
+            continue
+        listing = list_images(str(label), EXTENSIONS)
+        if others := listing.passed_over():
+            print(f'{label}: {others} are left out')
+        if listing.files:
+            found[label.name] = sorted((str((label / path).relative_to(root)) for path in listing.files), key=key)
+        elif listing.others:
+            raise ValueError(f'{label} is a class without an image: images end in {", ".join(EXTENSIONS)}')
+    _refuse_strays(folder, found)
+    return found
+
+
+def _refuse_strays(folder: Path, taken: Collection[str]) -> None:
+    """Refuse images that lie beside folders, in no class or split."""
+    visible = [path for path in sorted(folder.iterdir()) if not path.name.startswith('.') and path.name not in taken]
+    for path in visible:
+        if path.suffix.lower() in EXTENSIONS or (path.is_dir() and list_images(str(path), EXTENSIONS).files):
+            raise ValueError(f'{path} is beside {sorted(taken)}, but in none of them: move it into a folder, or away')
 
 
 def _split(name: str, folder: Path, stamp: Stamp) -> dict[str, dict[str, list[str]]]:
@@ -138,7 +151,9 @@ def _split(name: str, folder: Path, stamp: Stamp) -> dict[str, dict[str, list[st
                 f'--data {name}={folder}: {sorted(split_folders(folder).values())} alone is no split: a `train` and a '
                 '`test` or `val` with a folder for each class are needed, or folders of classes alone'
             )
-        names = sorted(given)  # test, train, val: what is in test is for nothing else
+        _refuse_strays(folder, split_folders(folder).values())
+        # what tests is for nothing else: test, or val where there is none
+        names = sorted(given) if 'test' in given else ['val', 'train']
         uncut = given['train'] if len(given) < 3 else None
         given = dict(zip(names, _without_copies(name, [given[split] for split in names], stamp, uncut), strict=True))
         given.setdefault('test', given.get('val', {}))
