@@ -19,7 +19,7 @@ from PIL import Image
 from mmpl.checkpoints import read_checkpoint
 from mmpl.checkpoints.encoders import STUDENT, Checkpoint
 from mmpl.checkpoints.files import candidates
-from mmpl.compat import restored_load_policy, set_load_policy
+from mmpl.compat import set_load_policy
 from mmpl.datasets.agreement.detection import faults_of_file, is_box
 from mmpl.datasets.agreement.findings import IMAGE_SUFFIXES, evenly, size_of_image
 from mmpl.datasets.decode import NOT_TURNED, decoder_of_transform
@@ -34,7 +34,7 @@ from mmpl.utils.seeds import derive_seed
 from mmpl.utils.user_errors import UserError
 
 from .check_dataset import check_files, look_for_files
-from .train import parse_train_args, train, train_config
+from .train import parse_train_args, process_as_it_was, train, train_config
 from .written import config_folder, publish, render
 
 WORDS = dict(  # split -> words in the names of COCO files
@@ -94,7 +94,7 @@ class Annotated:
 
 
 @checked()
-@restored_load_policy()
+@process_as_it_was()
 def finetune(
     task: Literal['classification', 'segmentation', 'detection'],
     data: str | os.PathLike,

@@ -23,7 +23,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmpl.checkpoints import read_checkpoint
 from mmpl.checkpoints.encoders import STUDENT, Checkpoint
 from mmpl.checkpoints.files import candidates
-from mmpl.compat import restored_load_policy, set_load_policy
+from mmpl.compat import set_load_policy
 from mmpl.datasets.decode import Decoder
 from mmpl.datasets.guarded import GuardedDataset
 from mmpl.datasets.image_check import inspect_image
@@ -32,11 +32,10 @@ from mmpl.evaluation.extractor import normalisation_of
 from mmpl.export.spec import infer_spec, loader_of
 from mmpl.utils.cores import usable_cores
 from mmpl.utils.fields import Count, ImageSide, Interval, Natural, check_choice, checked
-from mmpl.utils.paths import restored_path_policy
 from mmpl.utils.seeds import preserve_rng_state
 from mmpl.utils.user_errors import UserError
 
-from .train import parse_train_args, train, train_config
+from .train import parse_train_args, process_as_it_was, train, train_config
 from .written import config_folder, publish, render
 
 LOOKED_AT = 256  # images from which sizes, brightness and faults are taken, evenly spaced; our choice
@@ -163,8 +162,7 @@ def look_at(folder: str, decoder: Decoder) -> Images:
 
 
 @checked()
-@restored_load_policy()
-@restored_path_policy()
+@process_as_it_was()
 def pretrain(
     folder: str | os.PathLike,
     arch: Literal['vit-t', 'vit-s', 'vit-b', 'vit-l'] | None = None,

@@ -8,7 +8,8 @@ import argparse
 import copy
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mmpl.compat import (
     add_trust_argument,
     check_checkpoint_path,
     init_distributed,
+    restored_load_policy,
     set_load_policy,
     shutdown_distributed,
 )
@@ -34,7 +36,7 @@ from mmpl.datasets.agreement import explained_by_data
 from mmpl.utils.cfg_options import HELP, CfgOptions, merge_options, option_value
 from mmpl.utils.config_errors import explained_by, past_building, read_config
 from mmpl.utils.dist import on_main
-from mmpl.utils.paths import forbid_paths_outside_root
+from mmpl.utils.paths import forbid_paths_outside_root, restored_path_policy
 from mmpl.utils.preemption import Preempted
 from mmpl.utils.run_length import LENGTHS, resolve_length, set_length
 from mmpl.utils.unknown_fields import check_fields, check_variables
@@ -82,6 +84,19 @@ def prepare_process(options: argparse.Namespace) -> None:
     os.environ.setdefault('LOCAL_RANK', str(options.local_rank))
     set_load_policy(options.trust)
     forbid_paths_outside_root()
+
+
+@contextmanager
+def process_as_it_was() -> Iterator[None]:
+    """Undo at the end of the block what :func:`prepare_process` decides: the process is the caller's."""
+    rank = os.environ.get('LOCAL_RANK')
+    with restored_load_policy(), restored_path_policy():
+        try:
+            yield
+        finally:
+            os.environ.pop('LOCAL_RANK', None)
+            if rank is not None:
+                os.environ['LOCAL_RANK'] = rank
 
 
 def load_config(path: str, options: argparse.Namespace) -> Config:

@@ -86,17 +86,18 @@ class RunningStandardiser(nn.Module):
 
     @torch.no_grad()
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (..., D) to the same shape, in float32."""
-        tokens = tokens.float()
-        mean, variance = self.mean, self.variance
+        """Tokens (..., D) to the same shape and dtype; sums are in float32 at least."""
+        dtype = tokens.dtype
+        tokens = tokens.to(torch.promote_types(dtype, torch.float32))
+        mean, variance = self.mean.to(tokens.dtype), self.variance.to(tokens.dtype)
         if self.training:
             flat = tokens.flatten(0, -2)
             count = global_sum(flat.new_tensor(float(len(flat))))
             mean = global_sum(flat.sum(0)) / count
             variance = global_sum((flat - mean).square().sum(0)) / count
-            self.mean.lerp_(mean, self.momentum)
-            self.variance.lerp_(variance, self.momentum)
-        return (tokens - mean) * (variance + self.eps).rsqrt()
+            self.mean.lerp_(mean.to(self.mean.dtype), self.momentum)
+            self.variance.lerp_(variance.to(self.mean.dtype), self.momentum)
+        return ((tokens - mean) * (variance + self.eps).rsqrt()).to(dtype)
 
 
 def unit_vectors(

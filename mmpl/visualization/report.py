@@ -30,12 +30,15 @@ from mmpl.export.spec import dataset_with_pipeline, loader_of
 from mmpl.utils.config_errors import read_config
 from mmpl.utils.fields import Count, check_device, check_field
 from mmpl.utils.seeds import preserve_rng_state
+from mmpl.utils.user_errors import UserError
 
 from .data import ReportData, ResultRow, read_results
 from .page import check_page, render_report
 from .pictures import Neighbour, Picture, nearest_neighbours, pca_rgb, printable
 from .scalars import Scalars, read_scalars
 
+# Images that cannot be read (mmcv asserts), weights of NaN, and the like: the curves are worth a page.
+NO_PICTURES = (ValueError, OSError, UserError, AssertionError)
 NO_CLASS = -1  # label of the images of a run without labels
 POOL_NAMES = dict(cls='class token', avg='mean of patch tokens')
 
@@ -162,7 +165,7 @@ def _training_images(cfg: Config, model: nn.Module) -> _WithoutClasses:
         resize['backend'] = 'pillow'  # as FeatureExtractor; Pillow has no images of other channels
     steps = [loader_of(cfg.to_dict()), resize, dict(type='PackInputs')]
     dataset = cfg.train_dataloader.dataset
-    while str(dataset.type).endswith('RepeatDataset'):
+    while getattr(dataset.type, '__name__', dataset.type).endswith('RepeatDataset'):
         dataset = dataset.dataset
     if dataset_with_pipeline(dataset) is None:
         raise ValueError(
@@ -492,13 +495,13 @@ def collect_report(
         return data
     try:
         splits = _splits(cfg, options, model)
-    except (ValueError, OSError) as error:
+    except NO_PICTURES as error:
         data.notes.append(f'Pictures: {error}')
         return data
     _load_all(model, file)
     try:
         _add_pictures(data, cfg, model.to(device), splits, options, device, maps_of)
-    except (ValueError, OSError) as error:  # images that cannot be read, weights of NaN: the curves are worth a page
+    except NO_PICTURES as error:
         data.notes.append(f'Pictures end here: {error}')
     return data
 

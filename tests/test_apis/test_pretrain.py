@@ -15,6 +15,7 @@ from mmpretrain.registry import MODELS
 from PIL import Image
 
 import mmpl
+from mmpl.apis import finetune as finetuning
 from mmpl.apis import pretrain as api
 from mmpl.apis.train import parse_train_args, prepare_process
 from mmpl.apis.written import publish
@@ -175,23 +176,33 @@ def test_braces_that_mmengine_would_fill_in(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize('folder', ['images', 'nothing'])
-def test_the_caller_s_process_stays_as_it_was(folder: str, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize('fails', [False, True])
+def test_the_caller_s_process_stays_as_it_was(fails: bool, tmp_path: Path, monkeypatch) -> None:
     """What may be loaded, and from where, is the caller's own business, also where the call fails."""
     photographs(tmp_path / 'images')
+    mae_file(tmp_path / 'mae.pth')
     prepared = []
 
     def train(argv: list[str]) -> None:
         prepare_process(parse_train_args(argv))
         prepared.append(unsafe_load_allowed() and BaseDataset._serialize_data is not serialise)
+        if fails:
+            raise ValueError('no')
 
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
     monkeypatch.setattr(api, 'train', train)
-    serialise, environ = BaseDataset._serialize_data, dict(os.environ, LOCAL_RANK='0')
-    with suppress(Exception):
-        mmpl.pretrain(tmp_path / folder, work_dir=tmp_path / 'run', trust=True)
-    assert prepared == ([True] if folder == 'images' else [])
+    monkeypatch.setattr(finetuning, 'train', train)
+    serialise, environ = BaseDataset._serialize_data, dict(os.environ)
+    with suppress(IndexError, ValueError):  # nothing was trained
+        mmpl.pretrain(tmp_path / 'images', work_dir=tmp_path / 'run', trust=True)
+    for name in 'ab':
+        photographs(tmp_path / 'classes' / name)
+    with suppress(ValueError):
+        tuned = dict(checkpoint=tmp_path / 'mae.pth', work_dir=tmp_path / 'tuned', trust=True, **IMAGENET)
+        mmpl.finetune('classification', tmp_path / 'classes', **tuned)
+    assert prepared == [True, True]
     assert BaseDataset._serialize_data is serialise and not unsafe_load_allowed()
-    assert dict(os.environ, LOCAL_RANK='0') == environ
+    assert dict(os.environ) == environ
 
 
 def test_a_config_is_not_overwritten(tmp_path: Path) -> None:

@@ -192,6 +192,8 @@ def test_a_result_of_equal_time_goes_with_the_times_that_it_follows_from(bench):
     put(bench, slow, seconds=60.0, machine=dict(cpu='other'))
     assert bench.load(equal_time) is None
     put(bench, slow, seconds=90.0, machine={})
+    assert bench.load(equal_time) is None
+    put(bench, quick, seconds=20.0, machine={})
     assert bench.load(equal_time), 'whether they had one processor is not known of older results'
 
 

@@ -60,8 +60,14 @@ def test_a_gpu_that_torch_cannot_use_is_refused(tmp_path, monkeypatch) -> None:
     (tmp_path / 'nvidia-smi').write_text('#!/bin/sh\necho "GPU 0: NVIDIA A100"\n')
     (tmp_path / 'nvidia-smi').chmod(0o755)
     monkeypatch.setenv('PATH', str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     with pytest.raises(SystemExit, match=r'error: torch .* cannot use GPU 0: NVIDIA A100: '):
         gpu_check.main(['--out', str(tmp_path)])
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')  # none on purpose
+    gpu_check.refuse_unusable_gpu()
+    monkeypatch.setenv('PATH', '')
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES')
+    gpu_check.refuse_unusable_gpu()
 
 
 def test_what_an_earlier_failure_left_out_is_run_again(tmp_path) -> None:

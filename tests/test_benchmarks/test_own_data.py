@@ -192,6 +192,10 @@ def test_a_class_without_images_is_refused_and_other_files_are_named(tmp_path: P
     (tmp_path / 'own' / 'bird' / 'x.gif').write_bytes(b'GIF89a')
     with pytest.raises(ValueError, match='own/bird is a class without an image: images end in .jpg'):
         class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
+    (tmp_path / 'own' / 'bird' / 'x.gif').unlink()
+    (tmp_path / 'own' / 'bird' / 'x.png').symlink_to(tmp_path / 'nowhere')
+    with pytest.raises(ValueError, match='own/bird is a class without an image'):
+        class_folders('own', tmp_path / 'own', 16, tmp_path / 'cache')
 
 
 def test_copies_of_images_that_test_are_not_trained_on(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from mmpl.models import match_places
+from tests.processes import START
 from tests.test_models.helpers import build_msa, build_plmae, move_teachers, samples_of, scramble
 
 STEPS = 3
@@ -73,6 +74,7 @@ def run(variant: str, rank: int, world_size: int) -> dict:
 
 
 def worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)  # more of them hang in a fork
     dist.init_process_group('gloo', init_method=f'file://{folder}/group', rank=rank, world_size=2)
     torch.save({variant: run(variant, rank, 2) for variant in VARIANTS}, f'{folder}/{rank}.pth')
     dist.barrier()
@@ -83,7 +85,7 @@ def worker(rank: int, folder: str) -> None:
 def two_ranks(tmp_path_factory) -> list[dict]:
     """What the two processes recorded; started once for all variants."""
     folder = tmp_path_factory.mktemp('ranks')
-    mp.start_processes(worker, args=(str(folder),), nprocs=2, start_method='fork')  # nothing is imported again
+    mp.start_processes(worker, args=(str(folder),), nprocs=2, start_method=START)
     return [torch.load(folder / f'{rank}.pth', weights_only=True) for rank in (0, 1)]
 
 

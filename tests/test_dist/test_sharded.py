@@ -25,6 +25,7 @@ from mmpl.models import RandomMasking
 from mmpl.utils import transfer
 from mmpl.utils.dist import is_sharded, local_shard, unwrapped
 from tests.faults import runs
+from tests.processes import START
 
 DDP = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
 FSDP = dict(type='mmpl.FullySharded')
@@ -203,7 +204,7 @@ def worker(rank: int, folder: str) -> None:
 def work(tmp_path_factory) -> Path:
     """The folder of all runs."""
     folder = tmp_path_factory.mktemp('sharded')
-    mp.start_processes(worker, args=(str(folder),), nprocs=4, start_method='fork')  # nothing is imported again
+    mp.start_processes(worker, args=(str(folder),), nprocs=4, start_method=START)
     return folder
 
 

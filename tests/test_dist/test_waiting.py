@@ -8,6 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from mmpl.utils.dist import others_wait
+from tests.processes import START
 
 TIMEOUT = 3.0  # seconds
 
@@ -29,7 +30,7 @@ def work(rank: int, store: str, patient: bool) -> None:
 @pytest.mark.parametrize('patient', [True, False])
 def test_ranks_wait_for_longer_than_the_time_out(patient, tmp_path):
     def run() -> None:
-        mp.start_processes(work, (str(tmp_path / 'store'), patient), nprocs=2, start_method='fork')
+        mp.start_processes(work, (str(tmp_path / 'store'), patient), nprocs=2, start_method=START)
 
     if patient:
         run()

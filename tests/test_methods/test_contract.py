@@ -36,6 +36,7 @@ from mmpl.utils.dist import whole_tensor
 from mmpl.utils.figures import measured
 from mmpl.visualization import build_report
 from tests.faults import runs
+from tests.processes import START
 from tests.test_methods.toy import Toy
 from tests.test_models.helpers import scramble, tiny_cfg
 
@@ -372,6 +373,7 @@ def steps(name: str, rank: int, world_size: int, split: bool = False) -> dict:
 
 
 def worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)  # more of them hang in a fork
     dist.init_process_group('gloo', init_method=f'file://{folder}/group', rank=rank, world_size=2)
     found = {(name, split): steps(name, rank, 2, split) for name in METHODS for split in (False, True)}
     torch.save(found, f'{folder}/{rank}.pth')
@@ -383,7 +385,7 @@ def worker(rank: int, folder: str) -> None:
 def two_ranks(tmp_path_factory) -> list[dict]:
     """What the two processes recorded; started once for all methods."""
     folder = tmp_path_factory.mktemp('ranks')
-    mp.start_processes(worker, args=(str(folder),), nprocs=2, start_method='fork')  # nothing is imported again
+    mp.start_processes(worker, args=(str(folder),), nprocs=2, start_method=START)
     return [torch.load(folder / f'{rank}.pth', weights_only=True) for rank in (0, 1)]
 
 

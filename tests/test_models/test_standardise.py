@@ -1,5 +1,6 @@
 """Standardised channels: values and gradients against torch's batch norm, and the kernels behind them."""
 
+import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -62,3 +63,16 @@ def test_a_running_standardiser_is_a_batch_norm_without_parameters():
     standardised = (tokens - ours.mean) / (ours.variance + 1e-6).sqrt()
     torch.testing.assert_close(ours(tokens), standardised)
     assert torch.equal(ours.mean, before)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float64])
+def test_a_running_standardiser_keeps_the_dtype(dtype):
+    torch.manual_seed(0)
+    ours = RunningStandardiser(6).to(dtype)
+    tokens = torch.randn(50, 6, dtype=torch.float64) * 3 + 7
+    wanted = (tokens - tokens.mean(0)) / tokens.std(0, unbiased=False)
+    for module in (ours, ours.eval()):
+        assert module(tokens.to(dtype)).dtype == module.mean.dtype == dtype
+    ours.train()
+    bound = 0.05 if dtype == torch.bfloat16 else 1e-2
+    torch.testing.assert_close(ours(tokens.to(dtype)).double(), wanted, rtol=bound, atol=bound)

@@ -363,8 +363,8 @@ def test_a_name_that_is_no_page_is_refused_before_the_work(tmp_path):
 
 
 def test_names_that_are_not_utf8():
-    item = dict(inputs=torch.zeros(3, 2, 2), data_samples=DataSample(img_path='x/caf\udce9.png').set_gt_label(-1))
-    assert to_picture(item, (), True).name == 'caf\ufffd.png'
+    item = dict(inputs=torch.zeros(3, 2, 2), data_samples=DataSample(img_path='x/x\udce9.png').set_gt_label(-1))
+    assert to_picture(item, (), True).name == 'x\ufffd.png'
 
 
 def test_find_config(tmp_path):
@@ -620,6 +620,11 @@ def test_images_that_were_moved_cost_no_curves(tmp_path, tiny_mae_config):
     cfg.dump(tmp_path / 'run' / 'config.py')
     data = collect_report(tmp_path / 'run')
     assert 'loss' in data.scalars.series and re.match('Pictures: .*moved', data.notes[-1])
+    for number in range(4):
+        (tmp_path / 'moved').mkdir(exist_ok=True)
+        (tmp_path / 'moved' / f'{number}.png').write_bytes(b'no image')
+    data = collect_report(tmp_path / 'run')
+    assert 'loss' in data.scalars.series and data.notes[-1].startswith('Pictures end here: ')
 
 
 def test_model_that_cannot_be_built(tmp_path):

@@ -150,7 +150,7 @@ class Bench:
         if None in found:
             return False
         machines = {of_images['machine'].get('cpu') for of_images in found if of_images}
-        if None in machines:  # older than the rule that both have one processor: nothing to compare with
+        if machines == {None}:  # older than the rule that both have one processor: nothing to compare with
             return True
         return len(machines) == 1 and result['iterations'] == self.iterations(run)
 

@@ -223,21 +223,23 @@ def refuse_unusable_gpu() -> None:
     Raises:
         UserError: With the reason that torch gives.
     """
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() or os.environ.get('CUDA_VISIBLE_DEVICES') in ('', '-1'):  # there is none on purpose
         return
-    with suppress(OSError):
-        listed = subprocess.run(['nvidia-smi', '-L'], capture_output=True, text=True)
-        if listed.returncode == 0 and listed.stdout.strip():
-            reason = 'torch sees no device'
-            try:
-                torch.cuda.init()
-            except (RuntimeError, AssertionError) as error:
-                reason = str(error)
-            raise UserError(
-                f'torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use {listed.stdout.splitlines()[0]}: '
-                f'{reason}. See the driver (nvidia-smi), and CUDA_VISIBLE_DEVICES, which is '
-                f'{os.environ.get("CUDA_VISIBLE_DEVICES")!r}'
-            )
+    try:
+        listed = subprocess.run(['nvidia-smi', '-L'], capture_output=True, text=True, timeout=20)
+        found = listed.stdout.splitlines()[0] if listed.returncode == 0 and listed.stdout.strip() else None
+    except FileNotFoundError:
+        found = None
+    except subprocess.TimeoutExpired:
+        found = 'what nvidia-smi does not tell within 20 s'
+    if found is None:
+        return
+    reason = 'torch sees no device'
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error)
+    raise UserError(f'torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use {found}: {reason}')
 
 
 def read(path: Path) -> Any:

@@ -99,6 +99,7 @@ class VQAClassifier(BaseModel):
             raise ValueError(f"`backbone.out_type` must be 'raw', all tokens, but got {out_type!r}")
         if blind:
             self.backbone.requires_grad_(False)
+        self.frozen = not any(parameter.requires_grad for parameter in self.backbone.parameters())
         block = (dims, num_heads, mlp_ratio, drop_rate)
         self.question = nn.ModuleDict(
             dict(
@@ -146,12 +147,9 @@ class VQAClassifier(BaseModel):
     def train(self, mode: bool = True) -> 'VQAClassifier':
         """A frozen encoder stays in evaluation mode."""
         super().train(mode)
-        if self._is_frozen():
+        if self.frozen:
             self.backbone.eval()
         return self
-
-    def _is_frozen(self) -> bool:
-        return not any(parameter.requires_grad for parameter in self.backbone.parameters())
 
     def logits(self, image: Tensor, question: Tensor) -> Tensor:
         """Score the answers: normalised images (B, C, H, W) and numbers of words (B, L) to (B, A)."""
@@ -184,7 +182,7 @@ class VQAClassifier(BaseModel):
         if self.blind:
             return self.fusion.project.weight.new_zeros(image.shape[0], 1, self.fusion.project.out_features)
         tokens = self.backbone(image)[-1]
-        return self.fusion.project(self.fusion.standardise(tokens) if self._is_frozen() else tokens)
+        return self.fusion.project(self.fusion.standardise(tokens) if self.frozen else tokens)
 
     def targets(self, answer_ids: Tensor, answer_scores: Tensor) -> Tensor:
         """Soft scores of all answers, (B, A), from those of the given ones, (B, 10)."""

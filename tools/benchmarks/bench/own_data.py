@@ -127,7 +127,7 @@ def _classes(folder: Path, root: Path) -> dict[str, list[str]]:
             print(f'{label}: {others} are left out')
         if listing.files:
             found[label.name] = sorted((str((label / path).relative_to(root)) for path in listing.files), key=key)
-        elif listing.others:
+        elif listing.others or listing.dangling:
             raise ValueError(f'{label} is a class without an image: images end in {", ".join(EXTENSIONS)}')
     _refuse_strays(folder, found)
     return found
