@@ -283,7 +283,7 @@ def in_this_process(jobs, at_once, on_end):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('data', list(PRETRAIN))
+@pytest.mark.parametrize('data', [pytest.param('digits', marks=pytest.mark.full), 'surfaces'])
 def test_dense_tasks_for_real(tmp_path, data, monkeypatch):
     """Two steps of segmentation and detection, from both encoders, up to the picture."""
     monkeypatch.setattr(transfer, 'run_jobs', in_this_process)
