@@ -14,6 +14,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmpl.compat.torch_load import restored_load_policy
+from mmpl.utils.paths import restored_path_policy
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,13 +27,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @contextmanager
 def _process_as_it_was() -> Iterator[None]:
-    """Undo what is changed for the whole process: load policy, ``logging.disable``, mmengine's logger and scope.
+    """Undo what is changed for the whole process: what may be loaded, ``logging.disable``, mmengine's logger and scope.
 
     Those that are current are the youngest ones.
     """
     disabled, kept = logging.root.manager.disable, MMLogger._instance_dict.copy()
     scopes = DefaultScope._instance_dict.copy()
-    with restored_load_policy():
+    with restored_load_policy(), restored_path_policy():
         yield
     for instances, before in ((MMLogger._instance_dict, kept), (DefaultScope._instance_dict, scopes)):
         instances.clear()
