@@ -1,5 +1,6 @@
 """``mmpl pretrain``: what it chooses, the config that it writes, and the run."""
 
+import inspect
 import json
 import os
 from contextlib import suppress
@@ -192,7 +193,8 @@ def test_the_caller_s_process_stays_as_it_was(fails: bool, tmp_path: Path, monke
     monkeypatch.delenv('LOCAL_RANK', raising=False)
     monkeypatch.setattr(api, 'train', train)
     monkeypatch.setattr(finetuning, 'train', train)
-    serialise, environ = BaseDataset._serialize_data, dict(os.environ)
+    serialise, environ = inspect.unwrap(BaseDataset._serialize_data), dict(os.environ)
+    monkeypatch.setattr(BaseDataset, '_serialize_data', serialise)
     with suppress(IndexError, ValueError):  # nothing was trained
         mmpl.pretrain(tmp_path / 'images', work_dir=tmp_path / 'run', trust=True)
     for name in 'ab':
