@@ -70,10 +70,23 @@ def test_a_gpu_that_torch_cannot_use_is_refused(tmp_path, monkeypatch) -> None:
     gpu_check.refuse_unusable_gpu()
 
 
-def test_what_an_earlier_failure_left_out_is_run_again(tmp_path) -> None:
-    (tmp_path / 'a.json').write_text(json.dumps(dict(left_out=f'MFU: {gpu_check.EARLIER}')))
-    (tmp_path / 'b.json').write_text(json.dumps(dict(left_out=gpu_check.NO_GPU)))
-    assert gpu_check.read(tmp_path / 'a.json') is None and gpu_check.read(tmp_path / 'b.json')
+def test_what_an_earlier_failure_left_out_is_run_again(tmp_path, monkeypatch) -> None:
+    """In the next start: where it was left out it has passed nevertheless."""
+    left_out = dict(first=f'MFU: {gpu_check.EARLIER}', second=gpu_check.NO_GPU)
+    started = []
+
+    def run_jobs(jobs, *args) -> None:
+        for job in jobs:
+            if job.load() is None:
+                started.append(job.key)
+                gpu_check.write_json(tmp_path / f'{job.key}.json', dict(said='', left_out=left_out[job.key]))
+
+    monkeypatch.setattr(gpu_check, 'LIMITS', dict.fromkeys(left_out, 60))
+    monkeypatch.setattr(gpu_check, 'run_jobs', run_jobs)
+    for _ in range(2):
+        rows = gpu_check.check(tmp_path, anew=False)
+        assert [(row['outcome'], row['left_out']) for row in rows] == [('passed', text) for text in left_out.values()]
+    assert started == ['first', 'second', 'first']
 
 
 def test_all_parts_fit_into_nine_minutes() -> None:

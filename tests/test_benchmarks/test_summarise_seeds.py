@@ -68,6 +68,8 @@ def test_a_seed_that_was_stopped_is_no_result(runs):
     with pytest.raises(ValueError, match=r"last probed at different iterations, .*'seed_2': 5"):
         probes({'ours': runs})
     assert len(probes({'ours': runs}, seeds=[0, 1])) == 4
+    with pytest.raises(ValueError, match='seed_7 holds 0 values'):
+        probes({'ours': runs}, seeds=[0, 7])
 
 
 def test_a_run_without_a_probe_before_it(tmp_path):

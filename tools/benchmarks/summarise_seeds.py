@@ -19,8 +19,9 @@ COLUMNS = dict(knn='kNN top-1 (%)', linear='linear top-1 (%)')
 
 def seed_dirs(work_dir: str | Path, seeds: Sequence[int] | None = None) -> list[Path]:
     """The work directories ``seed_*`` below a folder, in order, or those of some seeds; files do not count."""
-    found = sorted(path for path in Path(work_dir).glob('seed_*') if path.is_dir())
-    return found if seeds is None else [path for path in found if path.name in {f'seed_{seed}' for seed in seeds}]
+    if seeds is not None:
+        return [Path(work_dir) / f'seed_{seed}' for seed in seeds]
+    return sorted(path for path in Path(work_dir).glob('seed_*') if path.is_dir())
 
 
 def probes(folders: Mapping[str, str | Path], seeds: Sequence[int] | None = None) -> pd.DataFrame:
@@ -39,10 +40,11 @@ def probes(folders: Mapping[str, str | Path], seeds: Sequence[int] | None = None
     """
     rows: list[dict] = []
     for name, folder in folders.items():
-        runs = [_first_and_last(run) for run in seed_dirs(folder, seeds)]
+        dirs = seed_dirs(folder, seeds)
+        runs = [_first_and_last(run) for run in dirs]
         if not runs:
             raise FileNotFoundError(f'{folder} holds no work directory `seed_*`')
-        ends = {run.name: end for run, (*_, end) in zip(seed_dirs(folder, seeds), runs, strict=True)}
+        ends = {run.name: end for run, (*_, end) in zip(dirs, runs, strict=True)}
         if len(set(ends.values())) > 1:
             raise ValueError(f'the runs in {folder} were last probed at different iterations, {ends}: was one stopped?')
         rows += [dict(name=name, **last) for _, last, _ in runs]
