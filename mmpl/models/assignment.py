@@ -6,6 +6,9 @@ where ``shift`` is one number a prototype. Labels can therefore be made a few ro
 Shape legend: L tokens, E bottleneck dims, K prototypes.
 """
 
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,18 +20,42 @@ from mmpl.utils.fields import Count, checked
 Assignment = Literal['centering', 'sinkhorn']
 
 
-def products(rows: Tensor, columns: Tensor, plus: Tensor | None = None) -> Tensor:
+def products(rows: Tensor, columns: Tensor, plus: Tensor | None = None, out: Tensor | None = None) -> Tensor:
     """Matrix product in fp32, added to ``plus`` if there is one: (M, J) and (J, N) -> (M, N).
 
     Of two matrices in bf16 every product is exact and the sums are fp32, as tensor cores compute them; where there are
-    none the same is computed in fp32.
+    none the same is computed in fp32. It is written to ``out``, if there is one.
     """
-    if rows.is_cuda and rows.dtype == columns.dtype == torch.bfloat16:
+    both_bf16 = rows.dtype == columns.dtype == torch.bfloat16
+    if rows.is_cuda and both_bf16:
         if plus is None:
-            return torch.mm(rows, columns, out_dtype=torch.float32)
-        return torch.addmm(plus, rows, columns, out_dtype=torch.float32)
-    rows, columns = rows.float(), columns.float()
-    return rows @ columns if plus is None else torch.addmm(plus, rows, columns)
+            return torch.mm(rows, columns, out_dtype=torch.float32, out=out)
+        return torch.addmm(plus, rows, columns, out_dtype=torch.float32, out=out)
+    with _bf16_factors(both_bf16 and rows.device.type == 'cpu' and _has_bf16()):
+        rows, columns = rows.float(), columns.float()
+        return torch.mm(rows, columns, out=out) if plus is None else torch.addmm(plus, rows, columns, out=out)
+
+
+@functools.cache
+def _has_bf16() -> bool:
+    """Whether this processor multiplies in bf16; of a torch that does not say (before 2.9), no."""
+    capabilities = getattr(torch.cpu, 'get_capabilities', dict)()
+    return hasattr(torch.backends.mkldnn, 'matmul') and bool(capabilities.get('avx512_bf16'))
+
+
+@contextmanager
+def _bf16_factors(wanted: bool) -> Iterator[None]:
+    """Let a CPU round the factors of fp32 products to bf16, which changes none that is bf16 already."""
+    if not wanted:
+        yield
+        return
+    settings = torch.backends.mkldnn.matmul
+    before = settings.fp32_precision
+    settings.fp32_precision = 'bf16'
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
 
 
 class PseudoLabels(NamedTuple):
@@ -47,10 +74,16 @@ class PseudoLabels(NamedTuple):
     temperature: float
     shift: Tensor
 
-    def probs(self, rows: slice = slice(None)) -> Tensor:
-        """The assignments p of some tokens in fp32, (rows, K); each row sums to 1."""
-        logits = products(self.embeddings[rows], self.prototypes.t())
-        return torch.softmax(logits / self.temperature + self.shift, dim=-1)
+    def probs(self, rows: slice = slice(None), room: Tensor | None = None, out: Tensor | None = None) -> Tensor:
+        """The assignments p of some tokens in fp32, (rows, K); each row sums to 1.
+
+        Args:
+            rows: Which tokens.
+            room: Memory for the logits, (rows, K).
+            out: Memory for the assignments, the same shape.
+        """
+        logits = products(self.embeddings[rows], self.prototypes.t(), out=room)
+        return torch.softmax(logits.div_(self.temperature).add_(self.shift), dim=-1, out=out)
 
     def repeat(self, repeats: int) -> 'PseudoLabels':
         """The same labels, each row ``repeats`` times in a row."""

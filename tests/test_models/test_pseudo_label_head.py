@@ -122,6 +122,27 @@ def test_products_in_bfloat16_are_close_to_those_in_float32(assignment, chunk_si
     assert not torch.equal(results[0][3], results[1][3]), 'nothing was rounded'
 
 
+def test_products_of_bfloat16_leave_those_of_float32_as_they_are():
+    """The rounding is asked for from torch, for the whole process: also after an error it must be off again."""
+    rows, columns = torch.randn(40, 300), torch.randn(300, 50)
+    before, precision = rows @ columns, torch.get_float32_matmul_precision()
+    products(rows.bfloat16(), columns.bfloat16())
+    with pytest.raises(RuntimeError):
+        products(rows.bfloat16(), columns[:7].bfloat16())
+    assert torch.equal(rows @ columns, before)
+    assert torch.get_float32_matmul_precision() == precision
+
+
+@torch.no_grad()
+def test_labels_are_written_where_there_is_room():
+    teacher = make()
+    labels = teacher.label(torch.randn(5, 12), teacher.build_assigner(), 1.0)
+    room = torch.empty(2, 3, teacher.num_prototypes)
+    probs = labels.probs(slice(1, 4), *room)
+    assert probs.data_ptr() == room[1].data_ptr()
+    torch.testing.assert_close(probs, labels.probs()[1:4])
+
+
 @pytest.mark.parametrize('rows', [3, 3000])
 def test_sums_of_many_products_keep_their_digits(rows):
     """At 25 million products torch.dot is wrong by 1e-3."""

@@ -333,16 +333,21 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         by_prototypes = torch.zeros_like(prototypes) if needed[1] else None
         total = embeddings.new_zeros(())
         embeddings, prototypes = embeddings.to(dtype), prototypes.to(dtype)
+        # fresh memory for each chunk would cost a CPU a third of the time
+        room = total.new_empty(2, min(chunk_size, len(embeddings)), len(prototypes))
         for start in range(0, len(embeddings), chunk_size):
             rows = slice(start, start + chunk_size)
-            logits = products(embeddings[rows], prototypes.t()).div_(temperature)
-            probs = labels.probs(rows)
+            room_for_logits, room_for_probs = room[:, : len(embeddings[rows])]
+            probs = labels.probs(rows, room_for_logits, room_for_probs)
+            logits = products(embeddings[rows], prototypes.t(), out=room_for_logits).div_(temperature)
             if note is not None:
                 note(probs, logits)
-            normaliser = logits.logsumexp(-1, keepdim=True)
-            total += normaliser.sum() - sum_of_products(probs, logits)  # each row of p sums to 1
+            top = logits.amax(-1, keepdim=True)
+            weighted = sum_of_products(probs, logits)
+            sums = logits.sub_(top).exp_().sum(-1, keepdim=True)
+            total += (top + sums.log()).sum() - weighted  # each row of p sums to 1
             if any(needed):
-                residual = logits.sub_(normaliser).exp_().sub_(probs).div_(temperature).to(dtype)
+                residual = logits.div_(sums).sub_(probs).div_(temperature).to(dtype)
                 if by_embeddings is not None:
                     by_embeddings[rows] = products(residual, prototypes)
                 if by_prototypes is not None:
