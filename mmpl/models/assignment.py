@@ -39,8 +39,9 @@ def products(rows: Tensor, columns: Tensor, plus: Tensor | None = None, out: Ten
 @functools.cache
 def _has_bf16() -> bool:
     """Whether this processor multiplies in bf16; of a torch that does not say (before 2.9), no."""
-    capabilities = getattr(torch.cpu, 'get_capabilities', dict)()
-    return hasattr(torch.backends.mkldnn, 'matmul') and bool(capabilities.get('avx512_bf16'))
+    if not hasattr(torch.backends.mkldnn, 'matmul'):
+        return False
+    return bool(torch.cpu.get_capabilities().get('avx512_bf16'))
 
 
 @contextmanager
