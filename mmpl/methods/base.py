@@ -291,12 +291,7 @@ class Method(BaseSelfSupervisor):
         """
         encoder, channels = self.backbone, self.backbone.in_channels
         self.masking.split(encoder.num_patches)
-        shared = [getattr(part, 'shares_mask', False) for part in (encoder, self.masking)]
-        if shared[0] != shared[1]:
-            raise ValueError(
-                f'`masking.type` {type(self.masking).__name__} gives {_MASKS[shared[1]]}, but `backbone.type` '
-                f'{type(encoder).__name__} takes {_MASKS[shared[0]]}'
-            )
+        check_masks(encoder, self.masking)
         rows = [
             ('neck.num_patches', self.neck.num_patches, encoder.num_patches, 'the patches of `backbone`'),
             ('neck.embed_dims', self.neck.embed_dims, encoder.token_dims, 'the width of `backbone`'),
@@ -317,6 +312,16 @@ class Method(BaseSelfSupervisor):
 
 def _logged(figure: str, teacher: str) -> str:
     return f'{figure}_{teacher.removesuffix("_teacher")}'
+
+
+def check_masks(encoder: nn.Module, masking: nn.Module) -> None:
+    """Refuse masks of one image each for an encoder that takes one for all of a batch, and the other way round."""
+    shared = [getattr(part, 'shares_mask', False) for part in (encoder, masking)]
+    if shared[0] != shared[1]:
+        raise ValueError(
+            f'`masking.type` {type(masking).__name__} gives {_MASKS[shared[1]]}, but `backbone.type` '
+            f'{type(encoder).__name__} takes {_MASKS[shared[0]]}'
+        )
 
 
 def check_equal(rows: Iterable[tuple[str, object, object, str]]) -> None:

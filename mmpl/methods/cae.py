@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from mmpl.checkpoints.strict_pretrained import loads_weights
+from mmpl.models import MaskedViT
 from mmpl.models.attention import attention, use_attention
 from mmpl.models.heads.mlp import mlp
 from mmpl.registry import MODELS
 from mmpl.utils.fields import Count, NonNegative, Part, Positive, check_number, checked
 from mmpl.utils.figures import Chart, Figure, of_part
 
-from .base import Method, Step, check_equal, with_defaults
+from .base import Method, Step, check_equal, check_masks, with_defaults
 
 TARGETS = Chart(
     'Alignment targets',
@@ -113,6 +114,11 @@ class CAE(Method):
                 'but got 0'
             )
         encoder = MODELS.build(backbone)
+        if not isinstance(encoder, MaskedViT):
+            raise ValueError(
+                f'`backbone.type` must be a plain vision transformer such as mmpl.MaskedViT, whose positions the '
+                f'regressor asks for, but got {type(encoder).__name__}'
+            )
         sizes = dict(embed_dims=encoder.embed_dims, num_heads=encoder.arch_settings['num_heads'])
         of_patches = dict(patch_size=encoder.patch_size, in_channels=encoder.in_channels)
         codes = MODELS.build(with_defaults(tokenizer, type='mmpl.RandomTokenizer', **of_patches))
@@ -128,6 +134,7 @@ class CAE(Method):
         self.regressor = MODELS.build(with_defaults(regressor, type='mmpl.LatentRegressor', **sizes))
         self.tokenizer = codes
         self.masking.split(encoder.num_patches)
+        check_masks(encoder, self.masking)
         check_equal(
             [
                 ('regressor.embed_dims', self.regressor.embed_dims, encoder.embed_dims, 'the width of `backbone`'),

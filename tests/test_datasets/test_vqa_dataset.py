@@ -123,7 +123,7 @@ def test_vocabulary_counts(root):
     assert vocabulary.num_words == len(vocabulary.words) + 3
     with pytest.raises(ValueError, match='min_count` 3 leaves no answer of the 8'):
         vqa_vocabulary(str(root), min_count=3, folder='other', **FILES)
-    assert not (root / 'other').exists()
+    assert not [*root.glob('other*')]
 
 
 def test_most_common_order():
@@ -144,9 +144,12 @@ def test_round_trip_and_unknown_words():
 
 def test_vocabulary_is_made_once_and_again_for_other_files(root):
     first = vqa_vocabulary(str(root), min_count=2, **FILES)
-    stamp = (root / 'vocabulary' / 'meta.json').stat().st_mtime_ns
+    (kept,) = root.glob('vocabulary-*/meta.json')
+    stamp = kept.stat().st_mtime_ns
     assert vqa_vocabulary(str(root), min_count=2, **FILES) == first
-    assert (root / 'vocabulary' / 'meta.json').stat().st_mtime_ns == stamp
+    assert kept.stat().st_mtime_ns == stamp
+    assert vqa_vocabulary(str(root), min_count=2, min_word_count=1, **FILES) != first
+    assert kept.stat().st_mtime_ns == stamp, 'runs with other settings do not replace what this one reads'
     moved = (root / FILES['question_files'][0]).rename(root / 'moved.json')
     assert vqa_vocabulary(str(root), min_count=2, **FILES) == first, 'at test time the training files may be gone'
     with pytest.raises(FileNotFoundError, match='question_file.*train2014_questions.json'):
@@ -156,6 +159,12 @@ def test_vocabulary_is_made_once_and_again_for_other_files(root):
         question['question'] += ' really really'
     (root / FILES['question_files'][0]).write_text(json.dumps(content))
     assert 'really' in vqa_vocabulary(str(root), min_count=2, **FILES).words
+    annotations, longer = root / FILES['ann_files'][0], first.answers
+    before = annotations.stat().st_size
+    annotations.write_text(annotations.read_text().replace('yes"', 'yep"'))
+    assert annotations.stat().st_size == before, 'an edit need not change the size'
+    assert vqa_vocabulary(str(root), min_count=1, **FILES).answers != longer
+    assert 'yep' in vqa_vocabulary(str(root), min_count=1, **FILES).answers
 
 
 # ------------------------------------------------------------------ official files
@@ -180,14 +189,14 @@ def test_samples_of_the_official_files(root):
     assert dataset.get_data_info(1)['answer_scores'].tolist() == [1] + [0] * 9
     batch = default_collate([dataset[0], dataset[2]])
     assert {name: tuple(value.shape) for name, value in batch['inputs'].items()} == dict(
-        image=(2, 3, 48, 56), question=(2, 8), answer_ids=(2, 10), answer_scores=(2, 10)
+        image=(2, 3, 48, 56), question=(2, 8), vocabulary=(2,), answer_ids=(2, 10), answer_scores=(2, 10)
     )
     assert batch['data_samples'][1].answers == dataset.get_data_info(2)['answers']
 
 
 def test_questions_without_answers(root):
     sample = dataset_of(root, ann_file='')[0]
-    assert set(sample['inputs']) == {'image', 'question'} and 'answers' not in sample['data_samples']
+    assert set(sample['inputs']) == {'image', 'question', 'vocabulary'} and 'answers' not in sample['data_samples']
 
 
 def edit(path: Path, change) -> None:
@@ -206,12 +215,41 @@ def edit(path: Path, change) -> None:
         ('annotations', lambda c: c['annotations'].pop(0), r'1 questions are in one alone, question_id \[9000\]'),
         ('annotations', lambda c: c['annotations'][0].update(image_id=7), 'question_id 9000 .* image_id 9 .*, 7 in'),
         ('annotations', lambda c: c['annotations'][0]['answers'].pop(), 'question_id 9000 has 9 answers, expected 10'),
+        ('annotations', lambda c: c['annotations'][0]['answers'][3].update(answer=2), 'question_id 9000 .* a text'),
+        ('questions', lambda c: c['questions'][0].update(image_id='9'), "image_id of entry 0 .* type int, .* got '9'"),
+        (
+            'questions',
+            lambda c: c['questions'][2].update(question=None),
+            'question of entry 2 .* type str, .* got None',
+        ),
     ],
 )
 def test_faults_of_files_are_named(root, file, change, message):
     vocabulary = vqa_vocabulary(str(root), min_count=2, **FILES)
     edit(next(root.glob(f'*train2014_{file}.json')), change)
     with pytest.raises(ValueError, match=message):
+        dataset_of(root, vocabulary=vocabulary)
+
+
+def test_unanimous_answers_that_no_vocabulary_holds_are_told(root, monkeypatch):
+    told = []
+    monkeypatch.setattr('mmpl.datasets.vqa.dataset.print_log', lambda text, *_: told.append(text))
+    vocabulary = vqa_vocabulary(str(root), min_count=2, **FILES)
+    dataset_of(root, vocabulary=vocabulary)
+    assert not told
+    edit(
+        next(root.glob('*train2014_annotations.json')),
+        lambda c: c['annotations'][3].update(answers=[dict(answer='Two')] * 10),
+    )
+    dataset_of(root, vocabulary=vocabulary)
+    assert len(told) == 1 and 'same answer to 1 questions' in told[0] and "'Two' of question_id 25001" in told[0]
+
+
+def test_two_images_of_one_number_are_refused(root):
+    vocabulary = vqa_vocabulary(str(root), min_count=2, **FILES)
+    image = next((root / 'train2014').glob('*09.jpg'))
+    image.with_name('another_000000000009.png').write_bytes(image.read_bytes())
+    with pytest.raises(ValueError, match='two images of number 9: COCO_train2014_0*9.jpg and another_0*9.png'):
         dataset_of(root, vocabulary=vocabulary)
 
 

@@ -6,11 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.engine.hooks import DualTeacherHook
+from mmpl.engine.hooks.dual_teacher_hook import check_groups
 from mmpl.models.heads import LabelStats
 from tests.test_engine.runs import run_cfg, train
 from tests.test_models.helpers import build_plmae
@@ -417,3 +420,26 @@ def test_bf16_run(tmp_path):
             tmp_path,
             optim_wrapper=dict(type='mmpl.AutocastOptimWrapper', dtype='fp8', optimizer=dict(type='AdamW', lr=1e-3)),
         )
+
+
+@pytest.mark.parametrize(
+    ('images', 'batch', 'fields', 'count'),
+    [
+        (10, 4, dict(), 2),
+        (10, 4, dict(drop_last=True), None),
+        (12, 4, dict(), None),
+        (20, 8, dict(), None),
+        (12, 6, dict(drop_last=True), 6),
+        (10, 4, dict(infinite=True), None),
+    ],
+)
+def test_batches_of_no_whole_groups_are_refused_before_the_first_step(images, batch, fields, count):
+    """Not at the end of the first epoch, hours later."""
+    sampler = (InfiniteSampler if fields.pop('infinite', False) else DefaultSampler)(range(images))
+    loader = DataLoader(range(images), batch, sampler=sampler, **fields)
+    check_groups(loader, 1)
+    if count is None:
+        check_groups(loader, 4)
+    else:
+        with pytest.raises(ValueError, match=f'in groups of 4, but a batch of an epoch has {count}: .*drop_last=True'):
+            check_groups(loader, 4)

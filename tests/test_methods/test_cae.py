@@ -196,6 +196,7 @@ def test_the_figures_of_the_targets_tell_collapse():
         (dict(tokenizer=dict(patch_size=8)), ValueError, '`tokenizer.patch_size` must be 4, that of `backbone`'),
         (dict(tokenizer=dict(in_channels=1)), ValueError, '`tokenizer.in_channels` must be 3, the channels of'),
         (dict(masking=dict(mask_ratio=0.99)), ValueError, 'patches visible; at least one must be visible'),
+        (dict(masking=dict(type='mmpl.BatchMasking')), ValueError, 'BatchMasking gives all images of a batch one mask'),
         (dict(regressor=None), TypeError, '`regressor` must be a dict such as'),
         (dict(head=dict(target='pixel')), TypeError, '`head` is not a field of CAE'),
     ],
@@ -207,3 +208,9 @@ def test_refuses(fields, error, message):
 
 def test_a_weight_that_is_left_out_is_the_papers():
     assert build(loss_weights=dict(code=0.5)).loss_weights == dict(code=0.5, align=2.0)
+
+
+def test_refuses_encoders_without_positions():
+    swin = dict(type='mmpl.MaskedSwin', arch=dict(embed_dims=16, depths=[1, 1], num_heads=[2, 2]), img_size=32)
+    with pytest.raises(ValueError, match='`backbone.type` must be a plain vision transformer .* but got MaskedSwin'):
+        MODELS.build(tiny_cfg(CAE) | dict(backbone=swin | dict(patch_size=4, window_size=4)))

@@ -176,6 +176,54 @@ def test_refuses_fields(fields, error, message):
         build(**fields)
 
 
+def raw_data(vocabulary=VOCABULARY, channels=3, **kwargs):
+    image = torch.randint(0, 255, (4, channels, 16, 16), dtype=torch.uint8)
+    inputs = dict(question=batch()['question'], image=image, vocabulary=torch.tensor([vocabulary.digest] * 4))
+    return dict(inputs=inputs | kwargs, data_samples=[DataSample() for _ in range(4)])
+
+
+def test_data_of_another_vocabulary_are_refused():
+    """As many words and answers in another order would be learned, and tested, without an error."""
+    model = build()
+    model.test_step(raw_data())
+    other = Vocabulary(VOCABULARY.words, VOCABULARY.answers[::-1])
+    with pytest.raises(ValueError, match=r"another `vocabulary` than the model's, of 9 words and 5 answers"):
+        model.test_step(raw_data(other))
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+@pytest.mark.parametrize('swapped', [True, False])
+def test_raw_images_of_other_channels_are_refused(channels, swapped):
+    """Before the preprocessor drops a fourth channel, or makes three of one."""
+    model = build(data_preprocessor=dict(PIXELS, bgr_to_rgb=swapped))
+    with pytest.raises(ValueError, match=rf'is 3, but the images have \[{channels}\] channels'):
+        model.test_step(raw_data(channels=channels))
+
+
+def test_encoders_of_other_channels():
+    """Four means for four channels; no channel is red or blue there."""
+    vit = dict(type='mmpretrain.VisionTransformer', arch=ARCH, img_size=16, patch_size=8, out_type='raw', in_channels=4)
+    pixels = dict(type='mmpl.VQAPreprocessor', mean=[10.0, 20.0, 30.0, 40.0], std=[2.0] * 4)
+    data = raw_data(channels=4)
+    seen = build(backbone=vit, data_preprocessor=pixels).data_preprocessor(data)['inputs']['image']
+    torch.testing.assert_close(seen[:, 3], (data['inputs']['image'][:, 3].float() - 40) / 2)
+    with pytest.raises(ValueError, match='bgr_to_rgb` must be False with `backbone.in_channels` 4'):
+        build(backbone=vit, data_preprocessor=dict(pixels, bgr_to_rgb=True))
+    with pytest.raises(ValueError, match='for pixels from 0 to 1'):
+        build(data_preprocessor=dict(PIXELS, mean=[0.5] * 3, std=[0.2] * 3)).test_step(raw_data())
+
+
+@pytest.mark.parametrize('field', ['frozen', 'blind'])
+def test_weights_of_another_form_are_refused(field):
+    """The keys are the same, but the layers behind would see tokens that are standardised otherwise, or none."""
+    vit = dict(type='mmpretrain.VisionTransformer', arch=ARCH, img_size=16, patch_size=8, out_type='raw')
+    fields = dict(frozen=dict(backbone=dict(vit, frozen_stages=2)), blind=dict(blind=True))[field]
+    trained = build(**fields).state_dict()
+    build(**fields).load_state_dict(trained)
+    with pytest.raises(CheckpointMismatchError, match=f'trained with .*{field}=True.*, but this .*{field}=False'):
+        build().load_state_dict(trained)
+
+
 def test_refuses_inputs():
     model, inputs = build(), batch()
     with pytest.raises(ValueError, match='`max_length` is 6, but the questions have 8 numbers'):

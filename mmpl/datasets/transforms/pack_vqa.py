@@ -14,14 +14,17 @@ _KNOWN = ('img_path', 'image_id', 'question', 'question_id', 'answers', 'answer_
 class PackVQA(BaseTransform):
     """Pack a sample of :class:`mmpl.datasets.vqa.dataset.VQADataset`.
 
-    ``inputs`` is a dict of tensors: ``image`` (C, H, W), ``question`` (L,) int64 and, with annotations, ``answer_ids``
-    (10,) int64 and ``answer_scores`` (10,) float32. ``data_samples`` holds what pictures and metrics want to know.
+    ``inputs`` is a dict of tensors: ``image`` (C, H, W), ``question`` (L,) int64, ``vocabulary`` () int64, which tells
+    it from others, and, with annotations, ``answer_ids`` (10,) int64 and ``answer_scores`` (10,) float32.
+    ``data_samples`` holds what pictures and metrics want to know.
     """
 
     def transform(self, results: dict) -> dict:
         """Make ``inputs`` and ``data_samples`` of a sample."""
         inputs = dict(
-            image=PackInputs.format_input(results['img']), question=torch.from_numpy(results['question_ids']).long()
+            image=PackInputs.format_input(results['img']),
+            question=torch.from_numpy(results['question_ids']).long(),
+            vocabulary=torch.tensor(results['vocabulary']),
         )
         if 'answer_ids' in results:
             inputs['answer_ids'] = torch.from_numpy(results['answer_ids']).long()

@@ -1,11 +1,13 @@
 """Questions about images: VQAv2 from its official files."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
 
 from mmpl.registry import DATASETS
 from mmpl.utils.fields import Count, FieldTypeError, checked
@@ -20,10 +22,10 @@ class VQADataset(BaseDataset):
     """One question about one image each, in the order of the question file.
 
     Each sample has, besides ``img_path``: ``question``, ``question_id``, ``image_id``; ``question_ids``, the question's
-    numbers (max_length,) int32; with annotations ``answers``, the ten of them, normalised, ``answer_type``
-    (``'yes/no'``, ``'number'`` or ``'other'``), and of the answers in the vocabulary ``answer_ids`` (10,) int32 and
-    ``answer_scores`` (10,) float32, filled up with answers 0 of score 0. A question none of whose answers is in the
-    vocabulary stays: its targets are all 0.
+    numbers (max_length,) int32; ``vocabulary``, the number that tells the vocabulary from others; with annotations
+    ``answers``, the ten of them as they are written, ``answer_type`` (``'yes/no'``, ``'number'`` or ``'other'``), and
+    of the answers in the vocabulary ``answer_ids`` (10,) int32 and ``answer_scores`` (10,) float32, filled up with
+    answers 0 of score 0. A question none of whose answers is in the vocabulary stays: its targets are all 0.
 
     Args:
         data_root: The other paths are relative to it.
@@ -67,6 +69,7 @@ class VQADataset(BaseDataset):
         if self.ann_file:
             annotations = read_annotations(Path(self.ann_file))
             check_pairs(questions, annotations, question_file, Path(self.ann_file))
+            self._warn_of_texts(annotations.values())
         images = find_images(folder)
         check_images(questions, images, folder, question_file)
         samples = []
@@ -77,11 +80,31 @@ class VQADataset(BaseDataset):
                 question_id=key,
                 question=question['question'],
                 question_ids=self.vocabulary.encode(question['question'], self.max_length),
+                vocabulary=self.vocabulary.digest,
             )
             if annotations:
                 sample |= self._answers(annotations[key])
             samples.append(sample)
         return samples
+
+    def _warn_of_texts(self, annotations: Iterable[Mapping[str, Any]]) -> None:
+        """Tell of answers that nothing learned here can match: the official rule compares unanimous ones as written."""
+        lost = [
+            (annotation['question_id'], texts.pop())
+            for annotation in annotations
+            if len(texts := {as_written(answer['answer']) for answer in annotation['answers']}) == 1
+            and texts != {normalise_answer(text) for text in texts}
+        ]
+        if lost:
+            key, text = lost[0]
+            print_log(
+                f'`ann_file` {self.ann_file!r}: all people gave the same answer to {len(lost)} questions in a form '
+                f'that the vocabulary does not hold, such as {text!r} of question_id {key}. The official accuracy '
+                f'compares these as they are written, so that {normalise_answer(text)!r} counts as wrong; in files of '
+                'your own write answers so',
+                'current',
+                logging.WARNING,
+            )
 
     def _answers(self, annotation: Mapping[str, Any]) -> dict[str, Any]:
         """What a sample has with annotations."""

@@ -8,13 +8,13 @@ from typing import Any
 
 from .answers import ANSWERS_PER_QUESTION
 
-_QUESTION = ('question_id', 'image_id', 'question')
-_ANNOTATION = ('question_id', 'image_id', 'answers', 'answer_type', 'multiple_choice_answer')
+_QUESTION = dict(question_id=int, image_id=int, question=str)
+_ANNOTATION = dict(question_id=int, image_id=int, answers=list, answer_type=str, multiple_choice_answer=str)
 _IMAGE = re.compile(r'(?<!\d)(\d{12})\.(?:jpg|jpeg|png)$', re.IGNORECASE)
 _SHOWN = 3
 
 
-def _read(field: str, path: Path, name: str, keys: tuple[str, ...]) -> dict[int, dict[str, Any]]:
+def _read(field: str, path: Path, name: str, fields: dict[str, type]) -> dict[int, dict[str, Any]]:
     """The records of a file by the number of their question."""
     where = f'`{field}` {str(path)!r}'
     if not path.is_file():
@@ -28,9 +28,15 @@ def _read(field: str, path: Path, name: str, keys: tuple[str, ...]) -> dict[int,
         raise ValueError(f'{where} must hold a list of {name!r}, as the official files of VQAv2 do')
     by_id: dict[int, dict[str, Any]] = {}
     for number, record in enumerate(records):
-        missing = [key for key in keys if not isinstance(record, dict) or key not in record]
+        missing = [key for key in fields if not isinstance(record, dict) or key not in record]
         if missing:
             raise ValueError(f'{where}: entry {number} of {name!r} lacks {missing}: {str(record)[:80]}')
+        for key, kind in fields.items():
+            if type(record[key]) is not kind:
+                raise ValueError(
+                    f'{where}: {key} of entry {number} of {name!r} must be of type {kind.__name__}, as in the official '
+                    f'files, but got {record[key]!r}'
+                )
         if record['question_id'] in by_id:
             raise ValueError(f'{where}: question_id {record["question_id"]} occurs twice')
         by_id[record['question_id']] = record
@@ -52,10 +58,11 @@ def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
     annotations = _read('ann_file', path, 'annotations', _ANNOTATION)
     for question_id, annotation in annotations.items():
         count = len(annotation['answers'])
-        if count != ANSWERS_PER_QUESTION or any('answer' not in answer for answer in annotation['answers']):
+        texts = [answer.get('answer') for answer in annotation['answers'] if isinstance(answer, dict)]
+        if count != ANSWERS_PER_QUESTION or sum(isinstance(text, str) for text in texts) != count:
             raise ValueError(
                 f'`ann_file` {str(path)!r}: question_id {question_id} has {count} answers, expected '
-                f"{ANSWERS_PER_QUESTION}, each with 'answer'"
+                f"{ANSWERS_PER_QUESTION}, each with 'answer', a text"
             )
     return annotations
 
@@ -85,12 +92,22 @@ def find_images(folder: Path) -> dict[int, str]:
 
     Raises:
         FileNotFoundError: There is no such folder.
+        ValueError: Two images have one number.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
             f'`data_prefix.img_path` {str(folder)!r} is no folder; it should hold the images of COCO'
         )
-    return {int(found[1]): os.path.join(folder, name) for name in os.listdir(folder) if (found := _IMAGE.search(name))}
+    images: dict[int, str] = {}
+    for name in sorted(os.listdir(folder)):
+        if found := _IMAGE.search(name):
+            path = os.path.join(folder, name)
+            if (other := images.setdefault(int(found[1]), path)) != path:
+                raise ValueError(
+                    f'`data_prefix.img_path` {str(folder)!r} has two images of number {int(found[1])}: '
+                    f'{os.path.basename(other)} and {name}'
+                )
+    return images
 
 
 def check_images(

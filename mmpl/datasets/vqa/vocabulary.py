@@ -1,6 +1,7 @@
 """Words of questions and answers as numbers, made once from the training files."""
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections import Counter
@@ -64,6 +65,11 @@ class Vocabulary:
         ids = [START, *(self._word_ids.get(word, UNKNOWN) for word in split_words(question))][:length]  # type: ignore[attr-defined]
         return np.array(ids + [PAD] * (length - len(ids)), dtype=np.int32)
 
+    @property
+    def digest(self) -> int:
+        """A number, of 63 bits, that another vocabulary does not have."""
+        return int.from_bytes(hashlib.sha256(self.to_json().encode()).digest()[:8]) >> 1
+
     def answer_id(self, answer: str) -> int | None:
         """Number of a normalised answer, if it has one."""
         return self._answer_ids.get(answer)  # type: ignore[attr-defined]
@@ -101,7 +107,7 @@ def vqa_vocabulary(
         min_count: Answers that are the ``multiple_choice_answer`` of fewer questions are left out; 9 is usual for VQAv2
             and leaves some 3,130.
         min_word_count: Words that occur less often are unknown; with 2 there are unknown words to learn from.
-        folder: Where it is kept, relative to ``data_root``.
+        folder: Where it is kept, relative to ``data_root``; the name ends in a digest of the other arguments.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -114,14 +120,16 @@ def vqa_vocabulary(
     paths = [root / name for name in (*question_files, *ann_files)]
     request: dict[str, Any] = dict(
         generator=GENERATOR,
-        vocabulary_version=2,
+        vocabulary_version=3,
         question_files=[*question_files],
         ann_files=[*ann_files],
         min_count=min_count,
         min_word_count=min_word_count,
     )
-    if all(path.is_file() for path in paths):
-        request['sizes'] = [path.stat().st_size for path in paths]
+    settings = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
+    kept = root / f'{folder}-{settings}'
+    if all(path.is_file() for path in paths):  # a file that was edited makes another vocabulary
+        request['files_as_of'] = [[path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
 
     def write(out: Path) -> None:
         questions = [q['question'] for path in paths[: len(question_files)] for q in read_questions(path).values()]
@@ -139,5 +147,5 @@ def vqa_vocabulary(
         meta = {**request, 'num_words': made.num_words, 'num_answers': made.num_answers, 'files': {'words': 1}}
         (out / 'meta.json').write_text(json.dumps(meta, sort_keys=True), encoding='utf-8')
 
-    build_once(root / folder, request, write)
-    return Vocabulary.from_json((root / folder / 'words' / 'vocabulary.json').read_text(encoding='utf-8'))
+    build_once(kept, request, write)
+    return Vocabulary.from_json((kept / 'words' / 'vocabulary.json').read_text(encoding='utf-8'))

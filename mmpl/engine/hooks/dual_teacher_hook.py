@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from mmpl.engine.optimizers.guarded_wrapper import single_wrappers, taken_on_device
 from mmpl.registry import HOOKS
@@ -21,6 +23,24 @@ MOST_OF_START = 0.05  # of a teacher, in the middle of a run (our choice)
 
 class LabelCollapseError(RuntimeError):
     """What is learnt has collapsed, and the run was told to stop then."""
+
+
+def check_groups(loader: DataLoader, group_size: int) -> None:
+    """Refuse a loader whose batches, the last one of an epoch too, are not whole groups of images.
+
+    Raises:
+        ValueError: It would stop the run where the first such batch comes.
+    """
+    if group_size == 1 or loader.batch_size is None:  # batches of a sampler's own are seen when they come
+        return
+    count = loader.batch_size
+    if count % group_size == 0 and not loader.drop_last and not isinstance(loader.sampler, InfiniteSampler):
+        count = len(loader.sampler) % count
+    if count % group_size:
+        raise ValueError(
+            f'the model takes images in groups of {group_size}, but a batch of an epoch has {count}: make '
+            f'`train_dataloader.batch_size` a multiple of {group_size}, and set `train_dataloader.drop_last=True`'
+        )
 
 
 @HOOKS.register_module()
@@ -93,6 +113,7 @@ class DualTeacherHook(Hook):
                 f'DualTeacherHook needs a model with teachers, such as mmpl.PLMAE or mmpl.MSA, '
                 f'but got {type(model).__name__}'
             )
+        check_groups(runner.train_dataloader, getattr(model, 'group_size', 1))
         self._declared = self._declarations(model)
         model.attach_updater(type(self).__name__)
         if self._missing:

@@ -9,11 +9,10 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseModel
-from mmpretrain.models.utils import SelfSupDataPreprocessor
 from torch import Tensor, nn
 
 from mmpl.checkpoints.fit import CheckpointMismatchError
-from mmpl.models.preprocessor import check_channels
+from mmpl.models.preprocessor import BandPreprocessor, check_channels, check_scale, fit_preprocessor
 from mmpl.models.standardise import RunningStandardiser
 from mmpl.registry import DATASETS, MODELS
 from mmpl.utils.fields import Count, FieldTypeError, Part, Positive, Share, checked
@@ -25,12 +24,12 @@ _STD = 0.02  # of embeddings at the start, as usual for transformers
 
 
 @MODELS.register_module()
-class VQAPreprocessor(SelfSupDataPreprocessor):
-    """Normalises the images of :class:`mmpl.datasets.transforms.pack_vqa.PackVQA`; arguments as mmpretrain's."""
+class VQAPreprocessor(BandPreprocessor):
+    """Normalises the images of :class:`mmpl.datasets.transforms.pack_vqa.PackVQA`; arguments as its base class'."""
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Move everything to the device of the model, and normalise ``inputs['image']``."""
-        inputs = self.cast_data(data['inputs'])
+        inputs = self.cast_data(dict(data['inputs']))
         done = super().forward(dict(inputs=inputs['image'], data_samples=data.get('data_samples')), training)
         return dict(inputs={**inputs, 'image': done['inputs']}, data_samples=done['data_samples'])
 
@@ -62,7 +61,8 @@ class VQAClassifier(BaseModel):
         init_cfg: Initialisation.
 
     Raises:
-        CheckpointMismatchError: When weights are loaded that were trained with another vocabulary.
+        CheckpointMismatchError: When weights are loaded that were trained with another vocabulary, or in another form:
+            frozen or not, blind or not.
     """
 
     @checked()
@@ -83,7 +83,13 @@ class VQAClassifier(BaseModel):
     ) -> None:
         if dims % num_heads:
             raise ValueError(f'`dims` must be a multiple of `num_heads` {num_heads}, but got {dims}')
-        super().__init__(data_preprocessor or dict(type='mmpl.VQAPreprocessor'), init_cfg)
+        encoder = MODELS.build(dict(backbone))
+        pixels = dict(type='mmpl.VQAPreprocessor') | dict(data_preprocessor or {})
+        self.in_channels = encoder.patch_embed.projection.in_channels
+        super().__init__(fit_preprocessor(pixels, self.in_channels), init_cfg)
+        self.data_preprocessor.register_forward_pre_hook(
+            lambda part, args: self._check_raw(args[0]['inputs'], pixels.get('std'))
+        )
         self.vocabulary = DATASETS.build(dict(vocabulary)) if isinstance(vocabulary, Mapping) else vocabulary
         if not hasattr(self.vocabulary, 'num_answers'):
             raise FieldTypeError(
@@ -93,13 +99,14 @@ class VQAClassifier(BaseModel):
         self.register_buffer('vocabulary_text', torch.tensor(list(text), dtype=torch.uint8))  # of the checkpoint
         self.max_length = max_length
         self.blind = blind
-        self.backbone = MODELS.build(dict(backbone))
+        self.backbone = encoder
         out_type = getattr(self.backbone, 'out_type', 'raw')
         if out_type != 'raw':
             raise ValueError(f"`backbone.out_type` must be 'raw', all tokens, but got {out_type!r}")
         if blind:
             self.backbone.requires_grad_(False)
         self.frozen = not any(parameter.requires_grad for parameter in self.backbone.parameters())
+        self.register_buffer('form', torch.tensor([self.frozen, self.blind], dtype=torch.uint8))  # of the checkpoint
         block = (dims, num_heads, mlp_ratio, drop_rate)
         self.question = nn.ModuleDict(
             dict(
@@ -142,7 +149,27 @@ class VQAClassifier(BaseModel):
                 f'{other.num_answers} answers, than `vocabulary` makes, of {self.vocabulary.num_words} and '
                 f'{self.vocabulary.num_answers}: the same training files and counts are needed'
             )
+        form = state_dict.get(f'{prefix}form')
+        if form is not None and not torch.equal(form.cpu(), self.form.cpu()):
+            frozen, blind = map(bool, form.tolist())
+            raise CheckpointMismatchError(
+                f'the checkpoint was trained with frozen={frozen} and blind={blind}, but this model has '
+                f'frozen={self.frozen} and blind={self.blind}, so that its layers would see other tokens than '
+                'they were trained with: take the config of its training (`backbone.frozen_stages`, `blind`)'
+            )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _check_raw(self, inputs: Mapping[str, Tensor], std: Any) -> None:
+        """Refuse what a loader gives if it is made for another model; before anything is changed or moved."""
+        check_channels(self.in_channels, inputs['image'])
+        check_scale(std, inputs['image'])
+        given = inputs.get('vocabulary')
+        if given is not None and set(given.flatten().tolist()) != {self.vocabulary.digest}:
+            raise ValueError(
+                'the numbers of words and answers that the data set gives are of another `vocabulary` than the '
+                f"model's, of {self.vocabulary.num_words} words and {self.vocabulary.num_answers} answers: make "
+                '`model.vocabulary` and that of each data set equal'
+            )
 
     def train(self, mode: bool = True) -> 'VQAClassifier':
         """A frozen encoder stays in evaluation mode."""
@@ -204,7 +231,7 @@ class VQAClassifier(BaseModel):
             mode: ``'tensor'`` gives logits (B, A), ``'loss'`` a dict with ``loss``, ``'predict'`` the samples with
                 ``pred_answer`` and ``pred_score``, its probability.
         """
-        check_channels(self.backbone.patch_embed.projection.in_channels, inputs['image'])
+        check_channels(self.in_channels, inputs['image'])
         logits = self.logits(inputs['image'], inputs['question'])
         if mode == 'tensor':
             return logits
