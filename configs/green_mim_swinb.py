@@ -3,6 +3,7 @@
 #
 #   tools/dist_train.sh configs/green_mim_swinb.py 8
 #
+# Cost: 2.5e19 FLOP (counted), some 7 hours on 8 A100 at 40 % (computed).
 # Not run at this scale yet. Memory falls with train_dataloader.batch_size; the learning rate follows it.
 _base_ = [
     './_base_/datasets/imagenet.py',

@@ -4,6 +4,7 @@
 #
 #   tools/dist_train.sh configs/mixed_ae_vitb.py 8
 #
+# Cost: 3.1e19 FLOP (counted), some 9 hours on 8 A100 at 40 % (computed).
 # Not run at this scale yet. Memory falls with train_dataloader.batch_size, a multiple of the group of four; the
 # learning rate follows it.
 _base_ = [

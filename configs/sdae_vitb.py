@@ -2,6 +2,7 @@
 #
 #   tools/dist_train.sh configs/sdae_vitb.py 8
 #
+# Cost: 3.2e19 FLOP (counted), some 9 hours on 8 A100 at 40 % (computed).
 # Not run at this scale yet. Memory falls with train_dataloader.batch_size; the learning rate follows it.
 _base_ = [
     './_base_/datasets/imagenet.py',

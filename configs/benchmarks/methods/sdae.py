@@ -1,6 +1,6 @@
 # SdAE: the teacher sees the masked patches in folds of four. It moves at each step, and looks back as far, in shares of
-# the run, as with the paper's 0.96 -> 0.99 once an epoch of 300. Untuned: optimizer and clipping are those of all
-# methods here, and no path is dropped (../../sdae_vitb.py: a quarter).
+# the run, as with the paper's 0.96 -> 0.99 once an epoch of 300. No path is dropped (../../sdae_vitb.py: a
+# quarter). What was searched: docs/evidence/tried.md.
 _base_ = './_surfaces.py'
 
 model = dict(
@@ -12,3 +12,4 @@ model = dict(
     momentum=dict(horizon=0.083, end_horizon=0.33),
 )
 custom_hooks = [dict(type='mmpl.DualTeacherHook')]
+train_dataloader = dict(batch_size=64)
