@@ -60,6 +60,13 @@ methods = dict(
     sdae=dict(label='SdAE', config=_methods + 'sdae.py', **main_data),
     mixed_ae=dict(label='MixedAE', config=_methods + 'mixed_ae.py', **main_data),
     cae=dict(label='CAE-style', config=_methods + 'cae.py', **main_data),
+    cae_mmpretrain=dict(
+        label="CAE (mmpretrain, DALL-E's codes)",
+        config=_methods + 'cae_mmpretrain.py',
+        finetune=_methods + 'finetune_cae.py',
+        needs='data/dalle_encoder.pth',  # left out without it; it is large: an hour of a core for a run
+        **main_data,
+    ),
     one_teacher=dict(
         label='PL-MAE, one teacher',
         config=_methods + 'pl_mae_one_teacher.py',

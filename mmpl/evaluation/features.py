@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import all_gather, all_gather_object, get_rank, get_world_size
+from mmpretrain.models.utils import TwoNormDataPreprocessor
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -313,6 +314,19 @@ def extract_patches(
     return _extract(model, dataloader, as_map, True, target, data_preprocessor, dst)
 
 
+def _normalised(preprocessor: nn.Module, images: Tensor) -> Tensor:
+    """Images as the encoder sees them; mmpretrain's BEiT and CAE normalise a second one, for a tokenizer."""
+    of_two = isinstance(preprocessor, TwoNormDataPreprocessor)
+    found = preprocessor(dict(inputs=[images, images] if of_two else images, data_samples=None), False)['inputs']
+    found = found[0] if of_two else found
+    if not isinstance(found, Tensor):
+        raise TypeError(
+            f'`data_preprocessor` must return one tensor of images, but {type(preprocessor).__name__} returned '
+            f'a {type(found).__name__}'
+        )
+    return found
+
+
 def _extract(
     model: nn.Module,
     dataloader: DataLoader,
@@ -343,14 +357,9 @@ def _extract(
                 name = type(getattr(dataloader.batch_sampler, 'sampler', dataloader.batch_sampler)).__name__
                 raise ValueError(f'`sampler` must visit a sample at most once, but {name} gave over {size} indices')
             images, labels = _unpack(batch, of_map)
-            data = preprocessor(dict(inputs=images.to(device), data_samples=None), False)
-            if not isinstance(data['inputs'], Tensor):
-                raise TypeError(
-                    f'`data_preprocessor` must return one tensor of images, but {type(preprocessor).__name__} returned '
-                    f'a {type(data["inputs"]).__name__}'
-                )
-            tokens = _tokens(model, target, data['inputs'].to(device))
-            for name, part in reduce(tokens, data['inputs']).items():
+            normalised = _normalised(preprocessor, images.to(device))
+            tokens = _tokens(model, target, normalised.to(device))
+            for name, part in reduce(tokens, normalised).items():
                 collected.setdefault(name, []).append(part.float().cpu())
             all_labels.append(labels.cpu())
     return _merge(collected, all_labels, all_indices, size, dst)

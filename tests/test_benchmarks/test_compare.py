@@ -10,7 +10,9 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 
 import compare_methods
 from compare_methods import Bench, Run
@@ -249,6 +251,33 @@ def test_committed_tables_follow_from_committed_results(name, committed, tmp_pat
         assert Path('out', file).read_bytes() == (source / file).read_bytes()
     rows = list(csv.DictReader((source / 'results.csv').read_text().splitlines()))
     assert len(rows) >= 9
+
+
+def test_a_method_that_needs_a_file_is_left_out_without_it(bench, tmp_path):
+    file = tmp_path / 'weights.pth'
+    bench.config.methods.quick.needs = str(file)
+    without = Bench(bench.config, tmp_path, tmp_path)
+    assert without.lacking == {'quick': str(file)} and not [run for run in without.plan() if run.method == 'quick']
+    file.touch()
+    assert Bench(bench.config, tmp_path, tmp_path).plan() == bench.plan()
+
+
+@pytest.mark.slow
+def test_cae_of_mmpretrain_runs_where_its_tokenizer_is(tmp_path, monkeypatch):
+    """With random weights in the place of DALL-E's: one step, all probes, fine-tuning."""
+    monkeypatch.chdir(tmp_path)
+    init_default_scope('mmpretrain')
+    (tmp_path / 'data').mkdir()
+    torch.save(MODELS.build(dict(type='DALL-E')).state_dict(), 'data/dalle_encoder.pth')
+    config = Config.fromfile(ROOT / 'configs/benchmarks/compare_methods.py')
+    config.images, config.curve_points = 128, 1
+    for data in config.data.values():
+        data.dataset.update(size='test', data_root=str(tmp_path / 'embedded'))
+    bench = Bench(config, tmp_path / 'runs', tmp_path / 'work')
+    run = Run('cae_mmpretrain', 'surfaces', 'images', 0)
+    assert run in bench.plan()
+    result = bench.execute(run)
+    assert result['iterations'] == 1 and result['finetune'] > 0 and result['patch_linear'] > 0
 
 
 @pytest.mark.slow

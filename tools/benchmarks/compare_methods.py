@@ -84,7 +84,8 @@ class Bench:
     Args:
         config: ``data`` (name to fields of the embedded data set, its ``mean`` and ``std`` and whether patches are
             scored on its ``scenes``, or to what :func:`bench.own_data.class_folders` gives), ``methods`` (name to
-            ``label``, ``config``, and where they differ ``finetune``, ``pool``, ``images``, ``data`` and ``budgets``),
+            ``label``, ``config``, and where they differ ``finetune``, ``pool``, ``images``, ``data`` and ``budgets``;
+            a method that ``needs`` a file which is not there is left out),
             ``reference``, ``seeds``, ``images``, ``curve_points``, ``curve`` and ``probe`` (options of
             :class:`mmpl.evaluation.FeatureProbe`). Files are named absolutely, as by
             ``'{{ fileDirname }}/methods/a.py'``, or relative to the current folder.
@@ -96,6 +97,8 @@ class Bench:
         self.config = config
         self.results = results
         self.work_dir = work_dir
+        files = {name: method.get('needs') for name, method in config.methods.items()}
+        self.lacking = {name: file for name, file in files.items() if file and not Path(file).is_file()}
         if config.reference not in config.methods:
             raise ValueError(f'`reference` must be one of {sorted(config.methods)}, but got {config.reference!r}')
         for name, method in config.methods.items():
@@ -117,6 +120,8 @@ class Bench:
 
     def _is_wanted(self, name: str, data: str, budget: str) -> bool:
         method = self.config.methods[name]
+        if name in self.lacking:
+            return False
         if budget not in method.get('budgets', BUDGETS) or budget not in self.config.data[data].get('budgets', BUDGETS):
             return False
         return data in method.get('data', self.config.data) and budget == self.source(name, budget)
@@ -579,6 +584,8 @@ def main(argv: list[str] | None = None) -> int:
     add_own_data(config, args.data, args.out / 'data')
     bench = Bench(config, args.out / 'runs', Path('work_dirs') / args.config.stem)
     plan = {run.key: run for run in bench.plan()}
+    for name, file in bench.lacking.items():
+        print(f'{config.methods[name].label} is left out: {file} is not there', flush=True)
     if args.run:
         if args.run not in plan:
             raise ValueError(f'--run {args.run}: there is no such run; keys are {", ".join(plan)}')
