@@ -1,11 +1,13 @@
 """The labelling head against plain numpy, and its chunks against the whole."""
 
+from threading import Thread
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from mmpl.models.assignment import products
+from mmpl.models.assignment import _has_bf16, products
 from mmpl.models.heads import PseudoLabelHead
 from mmpl.models.heads.pseudo_label_head import LabelStats, sum_of_products
 from tests.reference import labels as reference
@@ -131,6 +133,35 @@ def test_products_of_bfloat16_leave_those_of_float32_as_they_are():
         products(rows.bfloat16(), columns[:7].bfloat16())
     assert torch.equal(rows @ columns, before)
     assert torch.get_float32_matmul_precision() == precision
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, 'fp32_precision'), reason='torch 2.9 or newer')
+def test_products_of_bfloat16_leave_the_setting_of_the_process(monkeypatch):
+    """In threads too; and what follows the general setting goes on following it."""
+    monkeypatch.setattr('mmpl.models.assignment._has_bf16', lambda: True)
+    factors, settings = torch.randn(30, 30).bfloat16(), torch.backends.mkldnn
+    before = settings.matmul.fp32_precision
+    threads = [Thread(target=lambda: [products(factors, factors) for _ in range(200)]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert settings.matmul.fp32_precision == before
+    try:
+        for value in ('ieee', 'tf32'):
+            settings.fp32_precision = value
+            assert settings.matmul.fp32_precision == value
+            products(factors, factors)
+    finally:
+        settings.fp32_precision = 'none'
+
+
+def test_an_older_torch_multiplies_in_float32(monkeypatch):
+    """Before 2.9 there is no setting, and up to 2.10 torch does not say what the processor has."""
+    _has_bf16.cache_clear()
+    monkeypatch.delattr(torch.cpu, 'get_capabilities', raising=False)
+    assert not _has_bf16()
+    _has_bf16.cache_clear()
 
 
 @torch.no_grad()

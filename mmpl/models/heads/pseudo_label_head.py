@@ -102,7 +102,7 @@ class PseudoLabelHead(BaseModule):
         chunk_size: Tokens whose K logits are held at once, see :class:`ChunkedCrossEntropy`; ``'sinkhorn'`` computes
             them again in each iteration. None holds all, until after the backward pass.
         logits_dtype: What embeddings and prototypes are rounded to before their products, for the labels, the loss and
-            its gradient: ``'bfloat16'`` lets a GPU use its tensor cores, and a CPU what it has for bf16. Sums, softmax,
+            its gradient: ``'bfloat16'`` lets a GPU use its tensor cores, and a CPU oneDNN's products. Sums, softmax,
             statistics and gradients stay in fp32 (our choice).
         init_cfg: Initialisation.
     """
