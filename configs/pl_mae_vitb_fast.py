@@ -12,7 +12,9 @@ model = dict(
     single_teacher=True,  # two gained nothing in short runs (docs/evidence.md); pl_mae_vitb.py has the paper's two
     masking=dict(num_masks=8, predict_ratio=0.5),  # the teacher's forward pass serves eight masks
     neck=dict(depth=2),
-    label_head=dict(chunk_size=1024, logits_dtype='bfloat16'),
+    label_head=dict(logits_dtype='bfloat16'),
+    # It gives the features too, which want a longer look back than labels: as that of the runs in docs/evidence.md.
+    momentum_label=dict(_delete_=True, horizon=0.008, end=1.0),
 )
 optim_wrapper = dict(optimizer=dict(fused=True))
 auto_scale_lr = dict(base_batch_size=512)  # images; in masked views it is the 4096 of the other configs

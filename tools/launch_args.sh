@@ -11,6 +11,7 @@ count() {  # NAME VALUE LEAST
 
 [ -f "$CONFIG" ] || die "config '$CONFIG' does not exist"
 NNODES=${NNODES:-1}
+PORT=${PORT:-${MASTER_PORT:-}}  # torchrun's name, too
 count 'NPROC, the number of processes,' "$NPROC" 1
 count NNODES "$NNODES" 1
 count NODE_RANK "${NODE_RANK:-0}" 0

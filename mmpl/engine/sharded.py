@@ -127,6 +127,10 @@ def check_run(runner: Runner) -> None:
                 f'`optim_wrapper.optimizer.type` must be one of {", ".join(kind.__name__ for kind in OPTIMIZERS)} with '
                 f'{wrapped}, as it sees shards, but got {type(wrapper.optimizer).__name__}'
             )
+        if isinstance(wrapper.optimizer, SGD):  # of torch's fused ones it alone has no form for shards
+            for group in wrapper.optimizer.param_groups:
+                group['fused'] = None
+            wrapper.optimizer._step_supports_amp_scaling = False
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook) and not isinstance(hook, SafeCheckpointHook):
             raise TypeError(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmpl.checkpoints.encoders import STUDENT
-from mmpl.utils.dist import unwrapped
+from mmpl.utils.dist import all_or_none, unwrapped
 from mmpl.utils.fields import check_choice
 from mmpl.utils.seeds import preserve_rng_state
 
@@ -350,7 +350,7 @@ def _extract(
     collected: dict[str, list[Tensor]] = {}
     all_labels: list[Tensor] = []
     all_indices: list[int] = []
-    with preserve_rng_state(), evaluation_mode(model), evaluation_mode(preprocessor):
+    with preserve_rng_state(), evaluation_mode(model), evaluation_mode(preprocessor), all_or_none():
         for indices, batch in loader:
             all_indices.extend(indices)
             if len(all_indices) > size:

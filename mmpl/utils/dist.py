@@ -11,6 +11,7 @@ import torch
 import torch.distributed.nn
 from mmengine.dist import (
     all_gather,
+    all_gather_object,
     all_reduce,
     broadcast_object_list,
     get_rank,
@@ -53,15 +54,37 @@ def _travels(error: Exception) -> bool:
 def on_main(work: Callable[[], Any]) -> Any:
     """What the main process makes, in all processes; so is an error there, for which the others would wait forever."""
     told: list[Any] = [None, None]
-    if is_main_process():
-        try:
-            told[0] = work()
-        except Exception as error:
-            told[1] = error if _travels(error) else RuntimeError(f'{type(error).__name__}: {error}')
+    with others_wait():
+        if is_main_process():
+            try:
+                told[0] = work()
+            except Exception as error:
+                told[1] = error if _travels(error) else RuntimeError(f'{type(error).__name__}: {error}')
     broadcast_object_list(told)
     if told[1] is not None:
         raise told[1]
     return told[0]
+
+
+@contextmanager
+def all_or_none() -> Iterator[None]:
+    """An error in this block in one process is one in all: the others would wait for it in their next collective.
+
+    Raises:
+        RuntimeError: In the processes that had no error.
+    """
+    failed: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failed = error
+    told = all_gather_object(None if failed is None else f'{type(failed).__name__}: {failed}')
+    if failed is not None:
+        raise failed
+    others = {rank: text for rank, text in enumerate(told) if text is not None}
+    if others:
+        rank, text = next(iter(others.items()))
+        raise RuntimeError(f'process {rank} failed: {text}')
 
 
 def unwrapped(model: nn.Module) -> Any:

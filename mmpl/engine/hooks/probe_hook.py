@@ -46,7 +46,7 @@ class FeatureProbeHook(Hook):
         **probe: Further options of :class:`mmpl.evaluation.FeatureProbe`.
     """
 
-    priority = 'LOWEST'  # after the checkpoint (VERY_LOW): a probe that fails must not cost the epoch
+    priority = 'LOWEST'  # after the checkpoint (VERY_LOW): a probe that is cut off must not cost the epoch
 
     @checked()
     def __init__(
@@ -118,8 +118,17 @@ class FeatureProbeHook(Hook):
         with preserve_rng_state():
             model, scalars = unwrapped(runner.model), dict[str, float]()
             for prefix, probe in self.probes.items():
-                with whole_weights(model, find_encoder(model, probe.target)):
-                    found = probe.run(model, linear=linear)
+                try:
+                    with whole_weights(model, find_encoder(model, probe.target)):
+                        found = probe.run(model, linear=linear)
+                except Exception as error:
+                    if runner.iter == 0:  # nothing is lost yet, and what is wrong can be mended
+                        raise
+                    runner.logger.error(
+                        f'The probe after iteration {iteration} failed and is left out, the run goes on: '
+                        f'{type(error).__name__}: {error}'
+                    )
+                    return
                 scalars |= {f'probe/{prefix}{name}': value for name, value in found.items()}
         for name, value in scalars.items():
             runner.message_hub.update_scalar(name, value)

@@ -18,6 +18,7 @@ from mmpl.checkpoints import files as checkpoint_files
 from mmpl.compat import set_load_policy
 from mmpl.engine.shards import whole_checkpoint
 from mmpl.registry import HOOKS
+from mmpl.utils.dist import others_wait
 from mmpl.utils.fields import Interval, check_choice, checked
 from mmpl.utils.preemption import EXIT_INTERRUPTED, EXIT_REQUEUE, SIGNALS, Preempted, StopSignals, shelter_workers
 
@@ -129,8 +130,9 @@ class SafeCheckpointHook(CheckpointHook):
             self._check_given(runner, str(runner._load_from))
             return
         choice: list[Any] = [None, []]
-        if is_main_process():
-            choice = list(checkpoint_files.find_whole_checkpoint(self._folder(runner)))
+        with others_wait():  # files are read to their ends
+            if is_main_process():
+                choice = list(checkpoint_files.find_whole_checkpoint(self._folder(runner)))
         broadcast_object_list(choice)
         path, damaged = choice
         for line in damaged:
@@ -371,7 +373,7 @@ class SafeCheckpointHook(CheckpointHook):
         hub.update_info_dict(infos)
         failure: OSError | None = None
         try:
-            with whole_checkpoint(runner):
+            with whole_checkpoint(runner), others_wait():  # a slow file system may take longer than a collective may
                 runner.save_checkpoint(
                     self.out_dir,
                     temporary.name,
@@ -379,10 +381,10 @@ class SafeCheckpointHook(CheckpointHook):
                     save_param_scheduler=self.save_param_scheduler and to_resume,
                     meta=meta,
                 )
-            if is_main_process():
-                checkpoint_files.publish(temporary, path)
-                if to_resume:
-                    checkpoint_files.write_text(Path(runner.work_dir, checkpoint_files.POINTER), str(path))
+                if is_main_process():
+                    checkpoint_files.publish(temporary, path)
+                    if to_resume:
+                        checkpoint_files.write_text(Path(runner.work_dir, checkpoint_files.POINTER), str(path))
         except OSError as error:
             failure = error
         told = ['' if failure is None else str(failure)]

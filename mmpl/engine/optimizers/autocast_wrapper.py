@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
+from mmengine.logging import MMLogger
 from torch import nn
 
 from mmpl.registry import OPTIM_WRAPPERS
@@ -31,10 +32,23 @@ class AutocastOptimWrapper(GuardedOptimWrapper):
     def __init__(self, dtype: Literal['bfloat16', 'float32'] = 'bfloat16', **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.dtype = getattr(torch, dtype)
+        self._looked = False
+
+    def _warn_of_emulation(self, device: str) -> None:
+        """Say once that a GPU has no bf16 of its own: torch computes it without a word, several times slower."""
+        if self._looked or device != 'cuda' or self.dtype == torch.float32:
+            return
+        self._looked = True
+        if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
+            MMLogger.get_current_instance().warning(
+                f"`optim_wrapper.dtype` 'bfloat16' is emulated on {torch.cuda.get_device_name()}, which is slow: take "
+                "'float32', or mmengine's AmpOptimWrapper in fp16 without NonFiniteHook"
+            )
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Autocast on the device that the model is on, around mmengine's own context."""
         device = next(model.parameters()).device.type
+        self._warn_of_emulation(device)
         with super().optim_context(model), torch.autocast(device, self.dtype, enabled=self.dtype != torch.float32):
             yield
