@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mmpl.utils.paths import absolute
 from mmpl.utils.user_errors import UserError, user_errors
 
 TOOLS = {  # command -> tool, and what it does
@@ -39,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
     pre = commands.add_parser('pretrain', help='pre-train on a folder of images')
     pre.add_argument('folder', help='folder of images; subfolders count, labels are not needed')
     pre.add_argument('--arch', help='vit-t, vit-s, vit-b or vit-l (default: by the number of images)')
-    pre.add_argument('--image-size', type=int, help='side in pixels (default: by the images)')
+    pre.add_argument(
+        '--image-size', type=int, help='side in pixels (default: by the images, and the weights of --from)'
+    )
     pre.add_argument('--patch-size', type=int, help='side in pixels (default: by the image size)')
     pre.add_argument('--batch-size', type=int, help='images a step (default: 64)')
     pre.add_argument('--epochs', type=int, help='default: by the number of images')
@@ -56,7 +59,9 @@ def parser() -> argparse.ArgumentParser:
     tune.add_argument('data', help='folder of classes; of images and label maps; or of images and COCO files')
     tune.add_argument('--checkpoint', required=True, help='of a pre-training run, or public weights')
     tune.add_argument('--source', default='student', help="student (default), or a teacher's attribute in the model")
-    tune.add_argument('--image-size', type=int, help='side in pixels (default: by the images)')
+    tune.add_argument(
+        '--image-size', type=int, help="side in pixels (default: classification the encoder's, else by the images)"
+    )
     tune.add_argument('--batch-size', type=int, help='images a step (default: by the task)')
     tune.add_argument('--epochs', type=int, help='default: by the task and the number of images')
     tune.add_argument('--classes', nargs='+', help='names of the classes of label maps, that of value 0 first')
@@ -94,7 +99,10 @@ def parser() -> argparse.ArgumentParser:
     info.set_defaults(run=run_info)
     for writing in (pre, tune):
         writing.add_argument(
-            '--mean', type=float, nargs=3, help="mean in 0..255 (default: the weights', or the images')"
+            '--mean',
+            type=float,
+            nargs=3,
+            help="mean in 0..255 (default: the weights', and without weights the images')",
         )
         writing.add_argument('--std', type=float, nargs=3, help='std in 0..255 (default: as the mean)')
     for loading in (pre, tune, embed, near, info):
@@ -221,7 +229,7 @@ def run_embed(args: argparse.Namespace) -> int:
     meta = dict(
         made_of=json.loads(json.dumps(made_of, default=str)),
         folder=os.path.abspath(args.folder),
-        checkpoint=os.path.abspath(args.checkpoint),
+        checkpoint=absolute(args.checkpoint),
         source=args.source,
     )
     if args.out.exists():

@@ -30,6 +30,7 @@ from mmpl.evaluation.extractor import build_loader, normalisation_of
 from mmpl.export.spec import EncoderSpec, Preprocessing, infer_spec, loader_of
 from mmpl.utils.cores import usable_cores
 from mmpl.utils.fields import Count, ImageSide, Natural, checked
+from mmpl.utils.paths import absolute
 from mmpl.utils.seeds import derive_seed
 from mmpl.utils.user_errors import UserError
 
@@ -194,7 +195,7 @@ def finetune(
     if not candidates(place):  # else they were looked at before
         loader = _check_images(root, annotated.images, loader, found, say)
     sizes = dict(classification=_sizes_cls, segmentation=_sizes_seg, detection=_sizes_det)[task]
-    fields = _encoder_fields(spec, fed, os.path.abspath(os.fspath(checkpoint)), found.prefix(source))
+    fields = _encoder_fields(spec, fed, absolute(os.fspath(checkpoint)), found.prefix(source))
     fields |= annotated.fields
     fields |= dict(
         base=str(config_folder() / BASES[task]),
@@ -461,7 +462,7 @@ def _label_maps(root: Path, place: Path, names: Sequence[str] | None) -> Annotat
         for folder in folders
         for index in evenly(len(stems[folder]), LABEL_MAPS)
     ]
-    values = {path: {int(v) for v in np.unique(np.asarray(Image.open(path)))} for path in looked if path.is_file()}
+    values = {path: _values_of(path) for path in looked if path.is_file()}
     classes = _names_of(root, names, sorted(set().union(*values.values())))
     for path, found in values.items():
         if beyond := sorted(value for value in found if value >= len(classes) and value != IGNORED):
@@ -488,6 +489,15 @@ def _label_maps(root: Path, place: Path, names: Sequence[str] | None) -> Annotat
     files = [root / images / folder / path for folder, paths in listed.items() for path in paths]
     notes = [note for folder, listing in listings.items() for note in _passed_over(root / images / folder, listing)]
     return Annotated(classes, fields, count, _median_sides(sample), files, written, tuple(notes))
+
+
+def _values_of(label_map: Path) -> set[int]:
+    """Which values the pixels of a label map have."""
+    try:
+        with Image.open(label_map) as opened:
+            return {int(value) for value in np.unique(np.asarray(opened))}
+    except (OSError, SyntaxError) as error:
+        raise FinetuneError(f'{str(label_map)!r} cannot be read as a label map: {error}') from error
 
 
 def _map_suffix(folder: Path, stems: Sequence[str]) -> str:

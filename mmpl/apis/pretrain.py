@@ -32,6 +32,7 @@ from mmpl.evaluation.extractor import normalisation_of
 from mmpl.export.spec import infer_spec, loader_of
 from mmpl.utils.cores import usable_cores
 from mmpl.utils.fields import Count, ImageSide, Interval, Natural, check_choice, checked
+from mmpl.utils.paths import absolute
 from mmpl.utils.seeds import preserve_rng_state
 from mmpl.utils.user_errors import UserError
 
@@ -40,7 +41,7 @@ from .written import config_folder, publish, render
 
 LOOKED_AT = 256  # images from which sizes, brightness and faults are taken, evenly spaced; our choice
 MIN_IMAGES = 16  # labels are balanced over a batch
-IMAGE_SIDES = (32, 64, 96)  # of which the default is the largest that the images fill
+IMAGE_SIDES = (32, 64, 96)  # of which, and of that of given weights, the default is the largest that the images fill
 PATCHES = (4, 8, 16)
 MAX_PATCHES = 196  # of the default patch size: those of 224 x 224 in patches of 16
 LOADING = ('scaling', 'percentiles', 'bands', 'pages')
@@ -279,11 +280,14 @@ def _chosen(
             'As was asked.' if given_mean else f'Of {images.looked_at} of the images: red, green, blue.',
         )
     else:
-        size, patch_size, backbone = _size_of(found, arch, patch_size)
+        size, patch_size, backbone, own_side = _size_of(found, arch, patch_size)
         preset = 'pl_mae_vitb_continue.py'
         fed = normalisation_of(found.config, 3, given_mean, given_std, found.path)
         mean, std, bgr, mean_text = fed.mean, fed.std, fed.bgr, 'As the weights that it starts from were fed.'
-    side = image_size or max([s for s in IMAGE_SIDES if s <= images.side], default=IMAGE_SIDES[0])
+    known = IMAGE_SIDES if found is None else (*IMAGE_SIDES, own_side)
+    side = image_size or max([s for s in known if s <= images.side], default=IMAGE_SIDES[0])
+    if patch_size and not image_size:  # of weights, or asked for: whole patches
+        side = max(side // patch_size, 1) * patch_size
     patch = patch_size or next((p for p in PATCHES if (side / p) ** 2 <= MAX_PATCHES), PATCHES[-1])
     if side % patch:
         near = sorted({max(patch, side // patch * patch), -(-side // patch) * patch})
@@ -310,7 +314,8 @@ def _chosen(
     named = next((name for name, known in ARCHS.items() if known.arch == size.arch), f'ViT {size.width} wide')
     return dict(
         base=str(config_folder() / preset),
-        arch_text=f'{named} at {side} x {side} with patches of {patch}',
+        arch_text=f'{named} at {side} x {side} with patches of {patch}'
+        + (f' (the weights are for {own_side} x {own_side})' if found and own_side != side else ''),
         count=images.count,
         epochs=epochs,
         steps=steps,
@@ -329,15 +334,15 @@ def _chosen(
         dtype='bfloat16' if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else 'float32',
         lr=float(f'{rate * (batch / RATE_BATCH) ** 0.5:.2g}'),
         save_every=max(1, epochs // 20),
-        start=None if found is None else os.path.abspath(found.path),
+        start=None if found is None else absolute(str(found.path)),
         encoder_sha256='' if found is None else found.digest(STUDENT),
         start_text='' if found is None else f'{found.path} (layout of {found.layout})',
         **size.parts(),
     )
 
 
-def _size_of(found: Checkpoint, arch: str | None, patch_size: int | None) -> tuple[Size, int, dict[str, Any]]:
-    """Size, patch and backbone fields of the encoder that a run starts from; what was asked for must agree."""
+def _size_of(found: Checkpoint, arch: str | None, patch_size: int | None) -> tuple[Size, int, dict[str, Any], int]:
+    """Size, patch, backbone fields and image side of the encoder that a run starts from; what is asked must agree."""
     encoder = found.encoder(STUDENT)
     if any(key.startswith('stages.') for key in encoder):
         raise PretrainError(f'{found.path}: its encoder is a Swin transformer, but `mmpl pretrain` trains plain ViTs')
@@ -357,7 +362,7 @@ def _size_of(found: Checkpoint, arch: str | None, patch_size: int | None) -> tup
         backbone['norm_cfg'] = dict(type='LN', eps=spec.norm_eps)
     if not spec.qkv_bias:
         backbone['qkv_bias'] = False
-    return size, spec.patch_size[0], backbone
+    return size, spec.patch_size[0], backbone, min(spec.img_size)
 
 
 def _sizes(arch: Any) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import argparse
 import copy
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from mmpl.checkpoints import import_weights, read_checkpoint
+from mmpl.checkpoints import Checkpoint, import_weights, read_checkpoint
+from mmpl.checkpoints.encoders import heads_of
 from mmpl.checkpoints.files import candidates, checkpoint_folder
+from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.compat import (
     add_trust_argument,
     check_checkpoint_path,
@@ -33,6 +35,7 @@ from mmpl.compat import (
 )
 from mmpl.compat.launch import LAUNCHERS
 from mmpl.datasets.agreement import explained_by_data
+from mmpl.export.spec import ExportError, preprocessing
 from mmpl.utils.cfg_options import HELP, CfgOptions, merge_options, option_value
 from mmpl.utils.config_errors import explained_by, past_building, read_config
 from mmpl.utils.dist import on_main
@@ -283,7 +286,10 @@ def import_start(cfg: Config) -> str:
         cfg: ``load_from`` is changed in place, equally in all processes.
 
     Returns:
-        What was imported, for the log; empty where nothing had to be.
+        What was imported, for the log, and whether the weights were fed otherwise; empty where there is nothing to say.
+
+    Raises:
+        CheckpointMismatchError: The encoder has another number of attention heads, which no tensor shows.
     """
     start = str(cfg.load_from)
     if cfg.get('resume') or '://' in start:
@@ -291,15 +297,41 @@ def import_start(cfg: Config) -> str:
 
     def imported() -> tuple[str, str]:
         found = read_checkpoint(start)
+        said = _compare_start(cfg, found)
         if not found.is_foreign:
-            return start, ''
+            return start, said
         Path(cfg.work_dir).mkdir(parents=True, exist_ok=True)
         path = str(Path(cfg.work_dir, f'imported_{Path(start).stem}.pth'))
         import_weights(found, path)
-        return path, f'Imported {found.origin()}; the run starts from {path}.'
+        return path, ' '.join(filter(None, [f'Imported {found.origin()}; the run starts from {path}.', said]))
 
     cfg.load_from, said = on_main(imported)
     return said
+
+
+def _compare_start(cfg: Config, found: Checkpoint) -> str:
+    """Refuse weights with other attention heads; say if they were fed otherwise than this run feeds them."""
+    ours, theirs = (dict(config.get('model') or {}) for config in (cfg, found.config))
+    encoder, other = ours.get('backbone'), theirs.get('backbone')
+    if not isinstance(encoder, Mapping) or not isinstance(other, Mapping):
+        return ''
+    own, given = heads_of(encoder), heads_of(other)
+    if own is not None and given is not None and own != given:
+        raise CheckpointMismatchError(
+            f'the encoder of `load_from` {found.path} has num_heads={given}, `model.backbone` num_heads={own}: every '
+            'tensor fits, but the features would be others'
+        )
+    channels = int(encoder.get('in_channels', 3))
+    try:
+        fed = [preprocessing(config, channels) for config in (cfg.to_dict(), found.config)]
+    except ExportError:  # what does not follow from a config is not compared
+        return ''
+    if None in fed or not (theirs.get('data_preprocessor') or found.config.get('data_preprocessor')):
+        return ''
+    texts = [f'mean {part.mean}, std {part.std}, {"BGR" if part.bgr else "RGB"}' for part in fed if part]
+    if texts[0] == texts[1]:
+        return ''
+    return f'WARNING: the weights of `load_from` were fed with {texts[1]}, this run feeds {texts[0]}.'
 
 
 def train(argv: list[str] | None = None) -> Any:

@@ -15,8 +15,8 @@ class PathOutsideRootError(ValueError):
     """An annotation file names a file outside of the data root."""
 
 
-def _normal(path: str) -> str:
-    """Resolve ``..`` in the text of a path, of a local file or behind ``scheme://``; links on the disk are trusted.
+def absolute(path: str) -> str:
+    """A whole path without ``..``, of a local file or behind ``scheme://``; links on the disk are trusted.
 
     The separator is ``/``, also on Windows.
     """
@@ -27,8 +27,8 @@ def _normal(path: str) -> str:
 
 def is_inside(path: str, roots: list[str]) -> bool:
     """Whether a path, local or ``scheme://``, lies in one of some folders, by its text."""
-    path = _normal(path)
-    return any(path == root or path.startswith(root.rstrip('/') + '/') for root in map(_normal, roots))
+    path = absolute(path)
+    return any(path == root or path.startswith(root.rstrip('/') + '/') for root in map(absolute, roots))
 
 
 def allowed_roots(dataset: Any) -> list[str]:

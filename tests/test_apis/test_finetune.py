@@ -17,6 +17,7 @@ import mmpl
 from mmpl.apis import finetune as api
 from mmpl.cli import main
 from mmpl.compat import set_load_policy
+from mmpl.utils.paths import absolute
 from mmpl.utils.user_errors import UserError
 
 NAMES = ('washer', 'bolt')  # in this order in the COCO file, whose ids are not in order
@@ -319,6 +320,14 @@ def test_label_maps_of_images_that_are_numbered(tmp_path: Path, checkpoint: Path
         for path in sorted((tmp_path / 'maps' / folder).iterdir()):
             path.rename(path.with_name(f'{int(path.name[:2]) + 1}{rest}'))
     assert config_of('segmentation', tmp_path, checkpoint).train_dataloader.dataset.seg_map_suffix == '_mask.png'
+
+
+def test_a_label_map_that_is_cut_off_is_named(tmp_path: Path, checkpoint: Path) -> None:
+    scenes(tmp_path)
+    path = sorted((tmp_path / 'maps' / 'masks').iterdir())[3]
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(api.FinetuneError, match=f'{path.name}. cannot be read as a label map'):
+        config_of('segmentation', tmp_path, checkpoint)
 
 
 def test_classes_in_given_splits_of_any_format(tmp_path: Path, checkpoint: Path) -> None:
@@ -647,3 +656,8 @@ def test_a_finished_run_says_so(tmp_path: Path, checkpoint: Path, capsys: pytest
     assert 'at its end already' not in capsys.readouterr().out
     config_of('classification', tmp_path, checkpoint, **asked)
     assert 'This run is at its end already, at epoch 1, iteration' in capsys.readouterr().out
+
+
+def test_an_address_of_weights_stays_one() -> None:
+    assert absolute('https://host/a/w.pth') == 'https://host/a/w.pth'
+    assert absolute('w.pth') == str(Path.cwd() / 'w.pth')

@@ -1,5 +1,6 @@
 """``mmpl pretrain``: what it chooses, the config that it writes, and the run."""
 
+import argparse
 import inspect
 import json
 import os
@@ -93,6 +94,29 @@ def test_what_is_chosen(count: int, side: int, asked: dict, expected: dict) -> N
     assert fields['arch_text'].startswith(f'{expected["arch"]} at {expected["size"]} x {expected["size"]}')
     assert f'patch_size={expected["patch"]}' in fields['backbone']
     assert (fields['epochs'], fields['batch_size']) == (expected['epochs'], expected['batch'])
+
+
+@pytest.mark.parametrize(
+    ('own', 'patch', 'side', 'asked', 'chosen'),
+    [
+        (224, 16, 400, None, 224),  # as the weights are, where the images fill it
+        (224, 16, 150, None, 96),
+        (224, 14, 400, None, 224),
+        (518, 14, 400, None, 84),  # whole patches of the largest known size
+        (224, 16, 400, 128, 128),
+    ],
+)
+def test_images_are_of_the_size_of_the_weights(own, patch, side, asked, chosen, monkeypatch) -> None:
+    size = api.ARCHS['vit-t']
+    monkeypatch.setattr(api, '_size_of', lambda *_: (size, patch, dict(arch=size.arch), own))
+    fed = argparse.Namespace(mean=(1.0,) * 3, std=(1.0,) * 3, bgr=False)
+    monkeypatch.setattr(api, 'normalisation_of', lambda *_: fed)
+    found = argparse.Namespace(config={}, path='w.pth', layout='timm', digest=lambda _: '')
+    names = ('arch', 'patch_size', 'batch_size', 'epochs', 'given_mean', 'given_std', 'workers')
+    images = api.Images(500, side, (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), {}, 16)
+    fields = api._chosen(images, **dict.fromkeys(names), image_size=asked, found=found)
+    assert fields['image_size'] == chosen and f'{chosen} x {chosen}' in fields['arch_text']
+    assert (f'the weights are for {own} x {own}' in fields['arch_text']) == (own != chosen)
 
 
 @pytest.mark.parametrize(

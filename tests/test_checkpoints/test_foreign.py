@@ -353,3 +353,22 @@ def test_import_and_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         close(plmae.eval().backbone(IMAGES)[0], model.forward_features(IMAGES))
     before = cfg.load_from
     assert import_start(cfg) == '' and cfg.load_from == before
+
+
+def test_a_start_from_weights_that_were_made_otherwise(tmp_path: Path) -> None:
+    """Other attention heads, which no tensor shows, are refused; another normalisation is said."""
+    pixels = dict(type='SelfSupDataPreprocessor', mean=[1.0, 2.0, 3.0], std=[4.0] * 3, bgr_to_rgb=True)
+    backbone = dict(type='mmpl.MaskedViT', arch=dict(embed_dims=32, num_layers=1, num_heads=4), img_size=32)
+    theirs = Config(dict(model=dict(type='mmpl.PLMAE', backbone=backbone, data_preprocessor=pixels)))
+    file = tmp_path / 'ours.pth'
+    torch.save(dict(meta=dict(cfg=theirs.pretty_text), state_dict={'backbone.cls_token': torch.zeros(1, 1, 32)}), file)
+
+    def start(**model) -> str:
+        cfg = Config(dict(model=dict(theirs.model.to_dict(), **model), load_from=str(file), work_dir=str(tmp_path)))
+        return import_start(cfg)
+
+    assert start() == ''
+    assert 'were fed with mean (1.0, 2.0, 3.0)' in start(data_preprocessor=dict(pixels, mean=[7.0] * 3))
+    assert 'RGB, this run feeds' in start(data_preprocessor=dict(pixels, bgr_to_rgb=False))
+    with pytest.raises(CheckpointMismatchError, match='num_heads=4, `model.backbone` num_heads=2'):
+        start(backbone=dict(backbone, arch=dict(embed_dims=32, num_layers=1, num_heads=2)))
