@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmpl.utils.paths import absolute
 from mmpl.utils.user_errors import UserError, user_errors
 
 TOOLS = {  # command -> tool, and what it does
@@ -204,6 +203,7 @@ def run_embed(args: argparse.Namespace) -> int:
     from mmpl.compat import set_load_policy
     from mmpl.datasets.unlabelled_folder import UnlabelledFolder
     from mmpl.evaluation.extractor import FeatureExtractor
+    from mmpl.utils.paths import absolute
 
     set_load_policy(args.trust)
     checkpoint = read_checkpoint(args.checkpoint)

@@ -7,6 +7,8 @@ machine without a GPU. Here the process group is started before the Runner, whic
 import datetime
 import os
 import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -129,3 +131,21 @@ def shutdown_distributed() -> None:
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+        for _ in range(500):
+            time.sleep(0.01)
+            if not _gloo_is_busy():
+                return
+
+
+def _gloo_is_busy() -> bool:
+    """Whether a thread of gloo, which outlives the process group, still runs (seen on Linux).
+
+    It lets go of the tensors of the last collectives when these are over, for which it wants Python. While Python ends,
+    it cannot have it: "terminate called without an active exception", and a run that went well has failed (torch 2.14).
+    """
+    states = []
+    for task in Path('/proc/self/task').glob('*/stat'):
+        with suppress(OSError):  # one that has just ended
+            name, _, rest = task.read_text().partition('(')[2].rpartition(')')
+            states += [rest.split()[0]] if 'gloo' in name else []
+    return 'R' in states

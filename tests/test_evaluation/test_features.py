@@ -13,6 +13,7 @@ from torch import nn
 from mmpl.compat import shutdown_distributed
 from mmpl.evaluation import extract_features
 from mmpl.evaluation.features import _gather_rows, evaluation_mode, pool_tokens
+from mmpl.utils.dist import all_or_none
 from mmpl.utils.seeds import preserve_rng_state
 from tests.test_evaluation.probe_helpers import build_loader, build_mae, run_script, write_images
 
@@ -177,6 +178,11 @@ def _main(root, out):
     one = torch.utils.data.DataLoader(few, sampler=[0][rank:], batch_size=1, collate_fn=pseudo_collate)
     assert torch.equal(extract_features(model, one).labels, found.labels[4:5])
     torch.save(results, f'{out}/{rank}.pth')
+    # an error in one process is one in both, who would wait for each other
+    error, said = (OSError, 'cut') if rank == 1 else (RuntimeError, 'process 1 failed: OSError: cut')
+    with pytest.raises(error, match=said), all_or_none():
+        if rank == 1:
+            raise OSError('cut')
     shutdown_distributed()  # without waiting for the other, one may abort at its exit
 
 
