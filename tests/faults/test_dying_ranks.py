@@ -89,3 +89,62 @@ def test_a_killed_rank_is_restarted_and_the_run_resumes(
     assert ('Each process holds a share' in text) == (wrapper is not None)
     final = load_checkpoint(tmp_path / 'work' / 'epoch_3.pth')
     assert final['meta']['iter'] == 18
+
+
+NODE_HOOK = """
+import os, signal
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class KillMachineOne(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 9 and os.environ['RANK'] == '1' and not os.path.exists('killed'):
+            open('killed', 'w').close()
+            os.kill(os.getppid(), signal.SIGKILL)  # its launcher
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.dist
+def test_a_machine_that_was_lost_comes_back_and_the_run_resumes(tmp_path: Path) -> None:
+    """Launcher and rank of the second of two machines are killed, and started again by whoever watches the machine."""
+    (tmp_path / 'kill_machine_one.py').write_text(NODE_HOOK)
+    cfg = fault_cfg(
+        tmp_path / 'work',
+        loader=dict(batch_size=2),
+        checkpoint=dict(iter_interval=4),
+        hooks=(dict(type='mmengine.KillMachineOne', _scope_='mmengine'),),
+        custom_imports=dict(imports=['tests.faults.runs', 'kill_machine_one']),
+        resume=False,
+        log_level='INFO',
+    )
+    cfg.dump(tmp_path / 'config.py')
+    env = {k: v for k, v in os.environ.items() if not k.startswith('TORCHELASTIC') and k not in ('RANK', 'WORLD_SIZE')}
+    env.update(CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1', PYTHON=sys.executable, MAX_RESTARTS='3')
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        env.update(MASTER_ADDR='127.0.0.1', PORT=str(free.getsockname()[1]), NNODES='2', PYTHONPATH=str(tmp_path))
+    command = [TOOLS / 'dist_train.sh', tmp_path / 'config.py', '1']
+    with contextlib.ExitStack() as stack:
+
+        def start(node: int, log: str) -> 'subprocess.Popen[bytes]':
+            process = subprocess.Popen(
+                command,
+                cwd=tmp_path,
+                env=env | dict(NODE_RANK=str(node)),
+                stdout=stack.enter_context((tmp_path / log).open('w')),
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            stack.callback(_end_group, process)
+            return process
+
+        first, second = start(0, '0.txt'), start(1, '1.txt')
+        assert second.wait(timeout=240) == -signal.SIGKILL
+        again = start(1, 'again.txt')
+        texts = lambda: '\n'.join((tmp_path / name).read_text()[-2000:] for name in ('0.txt', 'again.txt'))  # noqa: E731
+        assert (first.wait(timeout=240), again.wait(timeout=60)) == (0, 0), texts()
+    assert 'resumed epoch: 1, iter: 8' in (tmp_path / '0.txt').read_text()
+    assert load_checkpoint(tmp_path / 'work' / 'epoch_3.pth')['meta']['iter'] == 18
