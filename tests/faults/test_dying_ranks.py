@@ -34,6 +34,18 @@ def _end_group(process: 'subprocess.Popen[bytes]') -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+def _environment(folder: Path, machines: int) -> dict[str, str]:
+    """Of launchers that restart three times, whose code lies in a folder; with 0 machines torchrun finds a port."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith('TORCHELASTIC') and k not in ('RANK', 'WORLD_SIZE')}
+    env.update(CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1', PYTHON=sys.executable, MAX_RESTARTS='3')
+    env.update(PYTHONPATH=str(folder))
+    if machines:
+        with socket.socket() as free:
+            free.bind(('127.0.0.1', 0))
+            env.update(MASTER_ADDR='127.0.0.1', PORT=str(free.getsockname()[1]), NNODES=str(machines))
+    return env
+
+
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize(
@@ -56,13 +68,7 @@ def test_a_killed_rank_is_restarted_and_the_run_resumes(
         log_level='INFO',
     )
     cfg.dump(tmp_path / 'config.py')
-    env = {k: v for k, v in os.environ.items() if not k.startswith('TORCHELASTIC') and k not in ('RANK', 'WORLD_SIZE')}
-    env.update(CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1', PYTHON=sys.executable, MAX_RESTARTS='3')
-    env.update(PYTHONPATH=str(tmp_path))
-    if machines:
-        with socket.socket() as free:
-            free.bind(('127.0.0.1', 0))
-            env.update(MASTER_ADDR='127.0.0.1', PORT=str(free.getsockname()[1]), NNODES=str(machines))
+    env = _environment(tmp_path, machines)
     command = [TOOLS / 'dist_train.sh', tmp_path / 'config.py', str(processes)]
     logs = [tmp_path / f'{node}.txt' for node in range(max(machines, 1))]
     begin = time.monotonic()
@@ -121,11 +127,7 @@ def test_a_machine_that_was_lost_comes_back_and_the_run_resumes(tmp_path: Path) 
         log_level='INFO',
     )
     cfg.dump(tmp_path / 'config.py')
-    env = {k: v for k, v in os.environ.items() if not k.startswith('TORCHELASTIC') and k not in ('RANK', 'WORLD_SIZE')}
-    env.update(CUDA_VISIBLE_DEVICES='-1', OMP_NUM_THREADS='1', PYTHON=sys.executable, MAX_RESTARTS='3')
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        env.update(MASTER_ADDR='127.0.0.1', PORT=str(free.getsockname()[1]), NNODES='2', PYTHONPATH=str(tmp_path))
+    env = _environment(tmp_path, 2)
     command = [TOOLS / 'dist_train.sh', tmp_path / 'config.py', '1']
     with contextlib.ExitStack() as stack:
 

@@ -1,6 +1,7 @@
 """Words of questions and answers as numbers, made once from the training files."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -65,7 +66,7 @@ class Vocabulary:
         ids = [START, *(self._word_ids.get(word, UNKNOWN) for word in split_words(question))][:length]  # type: ignore[attr-defined]
         return np.array(ids + [PAD] * (length - len(ids)), dtype=np.int32)
 
-    @property
+    @functools.cached_property
     def digest(self) -> int:
         """A number, of 63 bits, that another vocabulary does not have."""
         return int.from_bytes(hashlib.sha256(self.to_json().encode()).digest()[:8]) >> 1
