@@ -1,9 +1,10 @@
-"""What the tests of visual question answering share: tiny files in the official format."""
+"""What the tests of visual question answering share: tiny files in the official format, a tiny BERT."""
 
 import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 ANSWERS = {  # question_id -> image_id, question, type, ten answers
@@ -36,3 +37,19 @@ def write_vqa(root: Path, splits: tuple[str, ...] = ('train2014', 'val2014'), si
         (root / QUESTIONS.format(split)).write_text(json.dumps(dict(questions=questions)))
         (root / ANNOTATIONS.format(split)).write_text(json.dumps(dict(annotations=annotations)))
     return root
+
+
+def write_bert(
+    folder: Path, words: str = "is the cat on mat this dog what ##s how many and ' s ? , cats a", **kwargs
+) -> Path:
+    """A BERT with random weights and a tokenizer of a few pieces, as ``save_pretrained`` of transformers writes it."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder.mkdir(parents=True)
+    (folder / 'vocab.txt').write_text('\n'.join(['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]', *words.split()]))
+    tokenizer = BertTokenizerFast(str(folder / 'vocab.txt'), **kwargs)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(5)
+    sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=50, **sizes)).save_pretrained(folder)
+    return folder

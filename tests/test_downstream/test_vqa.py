@@ -13,12 +13,12 @@ from mmpretrain.models.backbones import VisionTransformer
 from mmpl.apis.test import test as run_test
 from mmpl.apis.train import train
 from mmpl.registry import MODELS
-from tests.vqa import write_vqa
+from tests.vqa import write_bert, write_vqa
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'configs' / 'downstream' / 'vqa'
 PARTS = ('model', 'train_dataloader.dataset', 'val_dataloader.dataset', 'test_dataloader.dataset')
-TINY = ['model.backbone.arch=deit-tiny', 'model.dims=12', 'model.num_heads=3', 'model.text_layers=1']
+TINY = ['model.backbone.arch=deit-tiny', 'model.dims=12', 'model.num_heads=3']
 
 
 def options(scale: int) -> list[str]:
@@ -39,6 +39,7 @@ def options(scale: int) -> list[str]:
     'name, arch',
     [
         ('vitb_finetune_10e_vqav2', 'deit-tiny'),
+        ('vitb_finetune_bert_10e_vqav2', 'deit-tiny'),
         ('vitb_frozen_10e_vqav2', 'deit-tiny'),
         pytest.param('vitb_finetune_10e_vqav2', 'base', marks=[pytest.mark.slow, pytest.mark.full]),
     ],
@@ -50,6 +51,11 @@ def test_full_size_configs_train_and_test(name, arch, tmp_path, monkeypatch):
     torch.save({'state_dict': {f'backbone.{key}': value for key, value in state.items()}}, 'encoder.pth')
     config = str(FOLDER / f'{name}.py')
     more = ['model.backbone.init_cfg.checkpoint=encoder.pth', *options(32)] + (TINY if arch != 'base' else [])
+    if 'bert' in name:
+        write_bert(tmp_path / 'bert')
+        more += ['model.bert=bert', *(f'{part}.vocabulary.tokenizer=bert' for part in PARTS)]
+    elif arch != 'base':
+        more.append('model.text_layers=1')
     model = train([config, '--work-dir', 'work', '--cfg-options', *more])
     lines = [json.loads(line) for line in next(Path('work').rglob('scalars.json')).read_text().splitlines()]
     assert len([line for line in lines if 'loss' in line]) == 2
@@ -60,6 +66,29 @@ def test_full_size_configs_train_and_test(name, arch, tmp_path, monkeypatch):
     metrics = run_test([config, 'work/epoch_1.pth', '--work-dir', 'work', '--cfg-options', *more])
     assert metrics == pytest.approx({key: validated[key] for key in metrics})
     assert set(metrics) == {f'vqa/accuracy{end}' for end in ('', '_yes_no', '_number', '_other')}
+
+
+def test_rates_with_bert(tmp_path, monkeypatch):
+    """BERT learns as slowly as the encoder, the layer behind it as the cross-modal ones."""
+    monkeypatch.chdir(tmp_path)
+    write_vqa(tmp_path / 'data' / 'vqav2')
+    cfg = Config.fromfile(FOLDER / 'vitb_finetune_bert_10e_vqav2.py')
+    assert cfg.model.bert == cfg.bert
+    assert all(
+        loader.dataset.vocabulary == cfg.model.vocabulary for loader in (cfg.train_dataloader, cfg.val_dataloader)
+    )
+    cfg.model.bert = cfg.model.vocabulary.tokenizer = str(write_bert(tmp_path / 'bert'))
+    cfg.model.vocabulary.min_count = 1
+    cfg.model.update(dims=12, num_heads=3, fusion_layers=1)
+    cfg.model.backbone.update(arch='deit-tiny', img_size=32)
+    model = MODELS.build(cfg.model)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    factors = {'backbone': 1, 'head': 50, 'fusion': 5, 'question.bert': 1, 'question.project': 5}
+    for group in wrapper.optimizer.param_groups:
+        for parameter in group['params']:
+            (factor,) = (f for start, f in factors.items() if names[id(parameter)].startswith(start + '.'))
+            assert group['lr'] == pytest.approx(5e-6 * factor)
 
 
 def test_full_size_model_and_its_rates(tmp_path, monkeypatch):

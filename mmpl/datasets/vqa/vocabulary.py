@@ -18,9 +18,10 @@ from mmpl.utils.fields import Count, FieldTypeError, checked
 
 from .answers import normalise_answer
 from .files import read_annotations, read_questions
+from .pieces import PAD, files_as_of, read_tokenizer, tokenizers
 
-PAD, UNKNOWN, START = range(3)
-"""Numbers of what is no word: behind the end of a question, words that are not known, before the first word."""
+UNKNOWN, START = 1, 2
+"""Numbers of what is no word beside :data:`PAD`: words that are not known, before the first word."""
 _WORD = re.compile(r"\w+(?:'\w+)*")
 
 
@@ -37,15 +38,18 @@ def most_common(items: Iterable[str], min_count: int) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """Words and answers that a model knows.
+    """Words, or word pieces, and answers that a model knows.
 
     Attributes:
-        words: Word ``i`` has the number ``i + 3``; before them are :data:`PAD`, :data:`UNKNOWN`, :data:`START`.
+        words: Word ``i`` has the number ``i + 3``; before them are :data:`PAD`, :data:`UNKNOWN`, :data:`START`. Empty
+            with a tokenizer.
         answers: Normalised; an answer's number is its place.
+        tokenizer: BERT's, as JSON of the package ``tokenizers``, which then gives the numbers; or None.
     """
 
     words: tuple[str, ...]
     answers: tuple[str, ...]
+    tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, '_word_ids', {word: i for i, word in enumerate(self.words, START + 1)})
@@ -54,7 +58,7 @@ class Vocabulary:
     @property
     def num_words(self) -> int:
         """How many numbers a place of a question may have."""
-        return len(self.words) + START + 1
+        return self._pieces.get_vocab_size() if self.tokenizer else len(self.words) + START + 1
 
     @property
     def num_answers(self) -> int:
@@ -62,9 +66,22 @@ class Vocabulary:
         return len(self.answers)
 
     def encode(self, question: str, length: int) -> np.ndarray:
-        """Numbers of a question, (length,) int32: start, words, padding; what does not fit is cut off."""
-        ids = [START, *(self._word_ids.get(word, UNKNOWN) for word in split_words(question))][:length]  # type: ignore[attr-defined]
+        """Numbers of a question, (length,) int32: start, words, padding; what does not fit is cut off.
+
+        Word pieces have an end as well, which is never cut off.
+        """
+        if self.tokenizer:
+            if length < 2:  # noqa: PLR2004  (start and end)
+                raise ValueError(f'`max_length` must be 2 or more with a `tokenizer`, but got {length}')
+            self._pieces.enable_truncation(length)
+            ids = self._pieces.encode(question).ids
+        else:
+            ids = [START, *(self._word_ids.get(word, UNKNOWN) for word in split_words(question))][:length]  # type: ignore[attr-defined]
         return np.array(ids + [PAD] * (length - len(ids)), dtype=np.int32)
+
+    @functools.cached_property
+    def _pieces(self) -> Any:
+        return tokenizers().Tokenizer.from_str(self.tokenizer)
 
     @functools.cached_property
     def digest(self) -> int:
@@ -77,13 +94,14 @@ class Vocabulary:
 
     def to_json(self) -> str:
         """Text that :meth:`from_json` reads, the same for the same vocabulary."""
-        return json.dumps(dict(words=self.words, answers=self.answers), ensure_ascii=True)
+        content: dict[str, Any] = dict(words=self.words, answers=self.answers)
+        return json.dumps(content | (dict(tokenizer=self.tokenizer) if self.tokenizer else {}), ensure_ascii=True)
 
     @classmethod
     def from_json(cls, text: str) -> 'Vocabulary':
         """Inverse of :meth:`to_json`."""
         content = json.loads(text)
-        return cls(tuple(content['words']), tuple(content['answers']))
+        return cls(tuple(content['words']), tuple(content['answers']), content.get('tokenizer'))
 
 
 @DATASETS.register_module(name='VQAVocabulary')
@@ -94,6 +112,7 @@ def vqa_vocabulary(
     ann_files: Sequence[str],
     min_count: Count = 9,
     min_word_count: Count = 2,
+    tokenizer: str | None = None,
     folder: str = 'vocabulary',
 ) -> Vocabulary:
     """The vocabulary of official files, read once and kept in a folder, from which all processes take it.
@@ -107,12 +126,15 @@ def vqa_vocabulary(
         ann_files: Of training and validation, for the answers.
         min_count: Answers that are the ``multiple_choice_answer`` of fewer questions are left out; 9 is usual for VQAv2
             and leaves some 3,130.
-        min_word_count: Words that occur less often are unknown; with 2 there are unknown words to learn from.
+        min_word_count: Words that occur less often are unknown; with 2 there are unknown words to learn from. Not asked
+            with a ``tokenizer``.
+        tokenizer: Of a BERT that reads the questions: its folder, or its name on the Hugging Face Hub. Questions are
+            numbers of its word pieces then.
         folder: Where it is kept, relative to ``data_root``; the name ends in a digest of the other arguments.
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: A file is none of VQAv2; or no answer is frequent enough.
+        ValueError: A file is none of VQAv2; or no answer is frequent enough; or the tokenizer is none of BERT.
     """
     root = Path(data_root).expanduser()
     for field, files in (('question_files', question_files), ('ann_files', ann_files)):
@@ -127,17 +149,23 @@ def vqa_vocabulary(
         min_count=min_count,
         min_word_count=min_word_count,
     )
+    if tokenizer is not None:
+        request['tokenizer'] = tokenizer
     settings = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
     kept = root / f'{folder}-{settings}'
     if all(path.is_file() for path in paths):  # a file that was edited makes another vocabulary
         request['files_as_of'] = [[path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+        request['files_as_of'] += files_as_of(tokenizer) if tokenizer is not None else []
 
     def write(out: Path) -> None:
+        pieces = read_tokenizer(tokenizer, 'vocabulary.tokenizer') if tokenizer is not None else None
         questions = [q['question'] for path in paths[: len(question_files)] for q in read_questions(path).values()]
+        words = (word for question in questions for word in split_words(question))
         answers = [a for path in paths[len(question_files) :] for a in read_annotations(path).values()]
         made = Vocabulary(
-            most_common((word for question in questions for word in split_words(question)), min_word_count),
+            () if pieces else most_common(words, min_word_count),
             most_common((normalise_answer(a['multiple_choice_answer']) for a in answers), min_count),
+            pieces,
         )
         if not made.answers:
             raise ValueError(

@@ -17,7 +17,8 @@ from mmpl.models.standardise import RunningStandardiser
 from mmpl.registry import DATASETS, MODELS
 from mmpl.utils.fields import Count, FieldTypeError, Part, Positive, Share, checked
 
-from .blocks import Block, CoAttention
+from .blocks import CoAttention
+from .text import BertText, WordText
 
 _PAD = 0  # number behind the end of a question
 _STD = 0.02  # of embeddings at the start, as usual for transformers
@@ -50,10 +51,13 @@ class VQAClassifier(BaseModel):
         vocabulary: Words and answers, ``dict(type='mmpl.VQAVocabulary', ...)``; the data sets need the same.
         dims: D.
         num_heads: Attention heads of text and fusion, a divisor of D.
-        text_layers: Transformer blocks over the words before these meet the image.
+        text_layers: Transformer blocks over the words before these meet the image; None with ``bert``.
+        bert: A pre-trained BERT that reads the words instead: its folder, or its name on the Hugging Face Hub. The
+            vocabulary's ``tokenizer`` needs to be the same; the package transformers is needed. It is trained with the
+            rest.
         fusion_layers: Layers of co-attention.
         mlp_ratio: Hidden width of an MLP over D.
-        drop_rate: Dropout of text and fusion.
+        drop_rate: Dropout of text and fusion; BERT has its own.
         max_length: L, at least that of the data sets.
         blind: Whether the image is not looked at: the control that answers from the question alone. In its place stands
             one token of zeros, and all else is the same.
@@ -61,6 +65,7 @@ class VQAClassifier(BaseModel):
         init_cfg: Initialisation.
 
     Raises:
+        ValueError: When fields do not fit each other, such as neither or both of ``text_layers`` and ``bert``.
         CheckpointMismatchError: When weights are loaded that were trained with another vocabulary, or in another form:
             frozen or not, blind or not.
     """
@@ -72,7 +77,8 @@ class VQAClassifier(BaseModel):
         vocabulary: Any,
         dims: Count = 768,
         num_heads: Count = 12,
-        text_layers: Count = 6,
+        text_layers: Count | None = 6,
+        bert: str | None = None,
         fusion_layers: Count = 6,
         mlp_ratio: Positive = 4,
         drop_rate: Share = 0.0,
@@ -83,6 +89,10 @@ class VQAClassifier(BaseModel):
     ) -> None:
         if dims % num_heads:
             raise ValueError(f'`dims` must be a multiple of `num_heads` {num_heads}, but got {dims}')
+        if (text_layers is None) == (bert is None):
+            raise ValueError(
+                f'one of `text_layers` and `bert` must be given, the other None, but got {text_layers} and {bert!r}'
+            )
         encoder = MODELS.build(dict(backbone))
         pixels = dict(type='mmpl.VQAPreprocessor') | dict(data_preprocessor or {})
         self.in_channels = encoder.patch_embed.projection.in_channels
@@ -108,14 +118,11 @@ class VQAClassifier(BaseModel):
         self.frozen = not any(parameter.requires_grad for parameter in self.backbone.parameters())
         self.register_buffer('form', torch.tensor([self.frozen, self.blind], dtype=torch.uint8))  # of the checkpoint
         block = (dims, num_heads, mlp_ratio, drop_rate)
-        self.question = nn.ModuleDict(
-            dict(
-                words=nn.Embedding(self.vocabulary.num_words, dims),
-                places=nn.Embedding(max_length, dims),
-                blocks=nn.ModuleList(Block(*block) for _ in range(text_layers)),
-                norm=nn.LayerNorm(dims),
-            )
-        )
+        self.question: nn.Module
+        if bert is not None:
+            self.question = BertText(bert, self.vocabulary, max_length, dims)
+        elif text_layers is not None:
+            self.question = WordText(self.vocabulary.num_words, max_length, text_layers, block)
         self.fusion = nn.ModuleDict(
             dict(
                 standardise=RunningStandardiser(self.backbone.embed_dims),
@@ -136,7 +143,7 @@ class VQAClassifier(BaseModel):
             nn.GELU(),
             nn.Linear(2 * dims, self.vocabulary.num_answers),
         )
-        for module in (*self.question.values(), *self.fusion.values()):
+        for module in (*self.question.children(), *self.fusion.children()):
             if isinstance(module, nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=_STD)
 
@@ -181,7 +188,12 @@ class VQAClassifier(BaseModel):
     def logits(self, image: Tensor, question: Tensor) -> Tensor:
         """Score the answers: normalised images (B, C, H, W) and numbers of words (B, L) to (B, A)."""
         mask = question != _PAD
-        text = self._encode_text(question, mask)
+        if question.shape[1] > self.max_length:
+            raise ValueError(
+                f'`max_length` is {self.max_length}, but the questions have {question.shape[1]} numbers: make it equal '
+                'to `max_length` of the data set'
+            )
+        text = self.question(question, mask)
         tokens = self._encode_image(image)
         words, patches = text + self.fusion.kinds.weight[0], tokens + self.fusion.kinds.weight[1]
         for layer in self.fusion.layers:
@@ -191,18 +203,6 @@ class VQAClassifier(BaseModel):
             self.fusion.image_pool(self.fusion.image_norm(patches[:, 0])),
         )
         return self.head(torch.cat(pooled, dim=1).tanh())
-
-    def _encode_text(self, question: Tensor, mask: Tensor) -> Tensor:
-        """Words in their context, (B, L, D)."""
-        if question.shape[1] > self.max_length:
-            raise ValueError(
-                f'`max_length` is {self.max_length}, but the questions have {question.shape[1]} numbers: make it equal '
-                'to `max_length` of the data set'
-            )
-        text = self.question.words(question) + self.question.places.weight[: question.shape[1]]
-        for block in self.question.blocks:
-            text = block(text, mask)
-        return self.question.norm(text)
 
     def _encode_image(self, image: Tensor) -> Tensor:
         """The encoder's tokens, (B, N, D); for the blind control one of zeros."""
