@@ -321,6 +321,35 @@ def _compare_start(cfg: Config, found: Checkpoint) -> str:
             f'the encoder of `load_from` {found.path} has num_heads={given}, `model.backbone` num_heads={own}: every '
             'tensor fits, but the features would be others'
         )
+    return _fed_otherwise(cfg, found, '`load_from`')
+
+
+def compare_pretrained(cfg: Config) -> str:
+    """Say if the weights that ``model.backbone`` is initialised with were fed otherwise than this run feeds them.
+
+    What keeps them from being read is said where they are loaded.
+    """
+    backbone = (cfg.get('model') or {}).get('backbone')
+    init_cfg = backbone.get('init_cfg') if isinstance(backbone, Mapping) else None
+    if cfg.get('resume') or not isinstance(init_cfg, Mapping) or 'StrictPretrained' not in str(init_cfg.get('type')):
+        return ''
+    start = str(init_cfg.get('checkpoint'))
+    if not os.path.exists(start):  # a URL is read once
+        return ''
+
+    def compared() -> str:
+        try:
+            found = read_checkpoint(start, init_cfg.get('trust'))
+            return _fed_otherwise(cfg, found, f'`model.backbone.init_cfg` {start}')
+        except (UserError, OSError, ValueError):
+            return ''
+
+    return on_main(compared)
+
+
+def _fed_otherwise(cfg: Config, found: Checkpoint, weights: str) -> str:
+    """A warning if a checkpoint's own config normalised images in another way than this run's; empty if it did not."""
+    encoder, theirs = cfg.model.backbone, dict(found.config.get('model') or {})
     channels = int(encoder.get('in_channels', 3))
     try:
         fed = [preprocessing(config, channels) for config in (cfg.to_dict(), found.config)]
@@ -331,7 +360,7 @@ def _compare_start(cfg: Config, found: Checkpoint) -> str:
     texts = [f'mean {part.mean}, std {part.std}, {"BGR" if part.bgr else "RGB"}' for part in fed if part]
     if texts[0] == texts[1]:
         return ''
-    return f'WARNING: the weights of `load_from` were fed with {texts[1]}, this run feeds {texts[0]}.'
+    return f'WARNING: the weights of {weights} were fed with {texts[1]}, this run feeds {texts[0]}.'
 
 
 def train(argv: list[str] | None = None) -> Any:
@@ -361,6 +390,7 @@ def train(argv: list[str] | None = None) -> Any:
         with user_errors():
             choice = ' '.join(filter(None, [choice, import_start(cfg)]))
             check_checkpoint_path(cfg.load_from)
+    choice = ' '.join(filter(None, [choice, compare_pretrained(cfg)]))
     try:
         with explained_by(copy.deepcopy(cfg)), explained_by_data(cfg):
             runner = build_runner(cfg)

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 import mmpl.methods  # noqa: F401
-from mmpl.apis.train import import_start
+from mmpl.apis.train import compare_pretrained, import_start
 from mmpl.checkpoints import encoders, foreign, import_weights, read_checkpoint
 from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.evaluation.extractor import FeatureExtractor
@@ -372,3 +372,14 @@ def test_a_start_from_weights_that_were_made_otherwise(tmp_path: Path) -> None:
     assert 'RGB, this run feeds' in start(data_preprocessor=dict(pixels, bgr_to_rgb=False))
     with pytest.raises(CheckpointMismatchError, match='num_heads=4, `model.backbone` num_heads=2'):
         start(backbone=dict(backbone, arch=dict(embed_dims=32, num_layers=1, num_heads=2)))
+
+    def load(path=file, **pixels) -> str:
+        encoder = dict(
+            type='mmpretrain.VisionTransformer', init_cfg=dict(type='mmpl.StrictPretrained', checkpoint=str(path))
+        )
+        return compare_pretrained(Config(dict(model=dict(backbone=encoder, data_preprocessor=pixels))))
+
+    assert load(**pixels) == ''
+    changed = load(**(pixels | dict(std=[1.0] * 3)))
+    assert f'`model.backbone.init_cfg` {file} were fed with mean (1.0, 2.0, 3.0), std (4.0, 4.0, 4.0)' in changed
+    assert load(path=tmp_path / 'missing.pth', **pixels) == ''
