@@ -1,12 +1,11 @@
 """Discrete token targets: a codebook that follows the tokens it encodes."""
 
 import torch
-from mmengine.dist import broadcast
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from mmpl.models.masking import count_each
-from mmpl.utils.dist import global_sum
+from mmpl.utils.dist import global_sum, joint_places
 
 
 class OnlineCodebook(nn.Module):
@@ -44,23 +43,25 @@ class OnlineCodebook(nn.Module):
         if self.training:
             self.sums.index_add_(0, codes, flat)
             self.counts += count_each(codes, len(self.codes))
-            spread = torch.linspace(0, len(flat) - 1, len(self.codes), device=flat.device).long()
-            self.replacements.copy_(flat[spread])
+            start, total = joint_places(len(flat))
+            spread = torch.linspace(0, total - 1, len(self.codes), device=flat.device).long() - start
+            own = (spread >= 0) & (spread < len(flat))
+            self.replacements.copy_(torch.where(own[:, None], flat[spread.clamp(0, len(flat) - 1)], 0))
         return codes.view(tokens.shape[:-1])
 
     @torch.no_grad()
     def after_step(self, progress: float, epoch: int) -> None:
         """Move the entries towards what all processes saw since the last step; if that is not finite, they stay."""
         sums, counts = global_sum(self.sums), global_sum(self.counts)
-        broadcast(self.replacements, src=0)
-        counts = counts * (torch.isfinite(sums).all() & torch.isfinite(self.replacements).all())
+        replacements = global_sum(self.replacements)  # each is a token of one process, and 0 in the others
+        counts = counts * (torch.isfinite(sums).all() & torch.isfinite(replacements).all())
         used, total = (counts > 0)[:, None], counts.sum()
         means = F.normalize(sums / counts.clamp_min(1)[:, None], dim=-1)
         codes = torch.where(used, F.normalize(self.codes.lerp(means, 1 - self.momentum), dim=-1), self.codes)
         share = torch.where(total > 0, self.share.lerp(counts / total, 1 - self.momentum), self.share)
         unused = (total > 0) & (counts == 0) & (share < self.MIN_SHARE / len(codes))
-        unused &= self.replacements.norm(dim=-1) > 0  # a token without a direction, such as of a flat patch, is no code
-        self.codes.copy_(torch.where(unused[:, None], self.replacements, codes))
+        unused &= replacements.norm(dim=-1) > 0  # a token without a direction, such as of a flat patch, is no code
+        self.codes.copy_(torch.where(unused[:, None], replacements, codes))
         self.share.copy_(torch.where(unused, 1 / len(codes), share))
         self.forget()
 

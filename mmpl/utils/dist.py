@@ -131,6 +131,11 @@ def global_logsumexp(x: Tensor, dim: int) -> Tensor:
     return highest + global_sum((local - highest).exp()).log()
 
 
+def joint_places(count: int) -> tuple[int, int]:
+    """Where this process's share of ``count`` rows begins among those of all processes, as many each; and how many."""
+    return get_rank() * count, get_world_size() * count
+
+
 def global_concat(x: Tensor) -> Tensor:
     """Concatenate (L, ...) of all processes to (processes * L, ...), in the order of their ranks; without gradients."""
     if get_world_size() == 1:

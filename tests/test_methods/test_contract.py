@@ -42,6 +42,10 @@ from tests.test_models.helpers import scramble, tiny_cfg
 
 OWN = [getattr(mmpl.methods, name) for name in mmpl.methods.__all__ if name not in ('Method', 'Step')]
 METHODS = {method.__name__: method for method in [*OWN, Toy]}
+VARIANTS = {  # parts that look at the joint batch, beside those of the methods' tiny()
+    'online codes': ('CAE', dict(tokenizer=dict(type='mmpl.OnlineTokenizer', num_codes=64))),
+    'discrete target': ('PLMAE', dict(head=dict(type='mmpl.TokenReconHead', target='discrete', num_codes=48))),
+}
 every_method = pytest.mark.parametrize('name', METHODS)
 ROOT = Path(__file__).resolve().parents[2]
 MEAN_STD = dict(mean=[127.0] * 3, std=[60.0] * 3)
@@ -349,7 +353,8 @@ def steps(name: str, rank: int, world_size: int, split: bool = False) -> dict:
     """Three steps of SGD on this rank's part of a batch of eight, under DDP or of a model in shards."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    model = build(name)
+    method, fields = VARIANTS.get(name, (name, {}))
+    model = build(method, **fields)
     model.copy_to_teachers()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     net = model
@@ -363,7 +368,7 @@ def steps(name: str, rank: int, world_size: int, split: bool = False) -> dict:
     record: dict = dict(losses=[])
     for step in range(3):
         model.set_progress(step / 3)
-        losses = net([view[rows] for view in images_of(name, seed=step)], mode='loss')
+        losses = net([view[rows] for view in images_of(method, seed=step)], mode='loss')
         optimizer.zero_grad()
         sum(losses.values()).backward()
         optimizer.step()
@@ -375,7 +380,7 @@ def steps(name: str, rank: int, world_size: int, split: bool = False) -> dict:
 def worker(rank: int, folder: str) -> None:
     torch.set_num_threads(1)  # more of them hang in a fork
     dist.init_process_group('gloo', init_method=f'file://{folder}/group', rank=rank, world_size=2)
-    found = {(name, split): steps(name, rank, 2, split) for name in METHODS for split in (False, True)}
+    found = {(name, split): steps(name, rank, 2, split) for name in (*METHODS, *VARIANTS) for split in (False, True)}
     torch.save(found, f'{folder}/{rank}.pth')
     dist.barrier()
     dist.destroy_process_group()
@@ -391,7 +396,7 @@ def two_ranks(tmp_path_factory) -> list[dict]:
 
 @pytest.mark.dist
 @pytest.mark.parametrize('split', [False, True], ids=['ddp', 'split'])
-@every_method
+@pytest.mark.parametrize('name', [*METHODS, *VARIANTS])
 def test_two_processes_are_one_with_the_joint_batch(name, split, two_ranks):
     joint, ranks = steps(name, 0, 1), [rank[name, split] for rank in two_ranks]
     for a, b, c in zip(*(record['losses'] for record in [*ranks, joint]), strict=True):
