@@ -214,7 +214,11 @@ def edit(path: Path, change) -> None:
         ('questions', lambda c: c['questions'].pop(), r'1 annotations are in one alone, question_id \[25001\]'),
         ('annotations', lambda c: c['annotations'].pop(0), r'1 questions are in one alone, question_id \[9000\]'),
         ('annotations', lambda c: c['annotations'][0].update(image_id=7), 'question_id 9000 .* image_id 9 .*, 7 in'),
-        ('annotations', lambda c: c['annotations'][0]['answers'].pop(), 'question_id 9000 has 9 answers, expected 10'),
+        (
+            'annotations',
+            lambda c: c['annotations'][0]['answers'].pop(),
+            'question_id 9000 must have 10 answers, .* but has 9',
+        ),
         ('annotations', lambda c: c['annotations'][0]['answers'][3].update(answer=2), 'question_id 9000 .* a text'),
         ('questions', lambda c: c['questions'][0].update(image_id='9'), "image_id of entry 0 .* type int, .* got '9'"),
         (
@@ -303,3 +307,9 @@ def test_easy_vqa_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr('mmpl.datasets.embedded.sources.importlib.util.find_spec', lambda name: None)
     with pytest.raises(ImportError, match='pip install easy-vqa'):
         EasyVQADataset(str(tmp_path))
+
+
+@pytest.mark.parametrize('field', ['question_files', 'ann_files'])
+def test_files_of_the_vocabulary_are_named_as_its_own(root, field):
+    with pytest.raises(FileNotFoundError, match=rf"`vocabulary.{field}` '.*nope.json' does not exist"):
+        vqa_vocabulary(str(root), **(FILES | {field: ['nope.json']}))

@@ -89,6 +89,8 @@ def test_rates_with_bert(tmp_path, monkeypatch):
         for parameter in group['params']:
             (factor,) = (f for start, f in factors.items() if names[id(parameter)].startswith(start + '.'))
             assert group['lr'] == pytest.approx(5e-6 * factor)
+            if factor == 1:  # as METER: no decay of norms and biases
+                assert group['weight_decay'] == (0.01 if parameter.ndim > 1 else 0)
 
 
 def test_full_size_model_and_its_rates(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """BERT as the text encoder of visual question answering, against transformers itself."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.datasets.vqa import Vocabulary, vqa_vocabulary
 from mmpl.datasets.vqa.pieces import read_tokenizer
+from mmpl.datasets.vqa.vocabulary import PAD
 from mmpl.registry import MODELS
 from tests.vqa import ANNOTATIONS, QUESTIONS, write_bert, write_vqa
 
@@ -87,7 +89,7 @@ def test_checkpoints_keep_the_tokenizer(bert, tmp_path):
         and kept.encode(ASKED[0], 12).tolist() == model.vocabulary.encode(ASKED[0], 12).tolist()
     )
     other = write_bert(tmp_path / 'other', words="is the cat on mat this dog what ##s how many and s ' ? , cats a")
-    with pytest.raises(CheckpointMismatchError, match='another vocabulary'):
+    with pytest.raises(CheckpointMismatchError, match='another vocabulary.*; tokenizer differ'):
         build(other).load_state_dict(model.state_dict())
 
 
@@ -113,7 +115,10 @@ def test_refuses_another_model(bert, tmp_path):
     other = write_bert(tmp_path / 'distil')
     config = json.loads((other / 'config.json').read_text())
     (other / 'config.json').write_text(json.dumps(config | dict(model_type='distilbert')))
-    with pytest.raises(ValueError, match="`bert` must be of model type 'bert', but '.*' is a 'distilbert'"):
+    with pytest.raises(ValueError, match="`bert` must be of model type 'bert', an encoder, but '.*' is a 'distilbert'"):
+        build(other)
+    (other / 'config.json').write_text(json.dumps(config | dict(is_decoder=True)))
+    with pytest.raises(ValueError, match="an encoder, but '.*' is a 'decoder'"):
         build(other)
 
 
@@ -126,6 +131,65 @@ def test_refuses_weights_that_lack_something(bert, tmp_path):
         build(other)
 
 
+def test_refuses_checkpoints_of_another_bert(bert, tmp_path):
+    """Of other attention heads, where every key fits, and of more layers, which the weights of fewer leave out."""
+    state, config = build(bert).state_dict(), json.loads((bert / 'config.json').read_text())
+    other = write_bert(tmp_path / 'other')
+    (other / 'config.json').write_text(json.dumps(config | dict(num_attention_heads=4)))
+    with pytest.raises(CheckpointMismatchError, match='BERT of num_attention_heads 2, but `bert` has .* 4'):
+        build(other).load_state_dict(state)
+    (other / 'config.json').write_text(json.dumps(config | dict(num_hidden_layers=1)))
+    with pytest.raises(CheckpointMismatchError, match='more layers than this model: question.bert.encoder.layer.1'):
+        build(other).load_state_dict(state, strict=False)
+    with pytest.raises(CheckpointMismatchError, match='more layers than this model: fusion.layers.1'):
+        build(bert).load_state_dict(build(bert, fusion_layers=2).state_dict(), strict=False)
+
+
+@pytest.mark.parametrize(
+    'file, message',
+    [
+        ('model.safetensors', '`bert` .*: its weights cannot be read'),
+        ('config.json', '`bert` must be the folder or the name of a BERT'),
+        ('tokenizer.json', '`bert` .* has no tokenizer that can be read'),
+    ],
+)
+def test_refuses_damaged_folders(bert, tmp_path, file, message):
+    """Such as those of a clone without git-lfs."""
+    other = write_bert(tmp_path / 'other')
+    (other / file).write_text('version https://git-lfs.github.com/spec/v1')
+    with pytest.raises(ValueError, match=message):
+        build(other, vocabulary=vocabulary_of(bert))
+    config = json.loads((bert / 'config.json').read_text())
+    narrow = write_bert(tmp_path / 'narrow')
+    (narrow / 'config.json').write_text(json.dumps(config | dict(intermediate_size=8)))
+    with pytest.raises(ValueError, match=r'its weights lack .*intermediate.*, or have other shapes than config.json'):
+        build(narrow)
+
+
+def test_refuses_an_init_cfg_of_the_whole(bert):
+    with pytest.raises(ValueError, match='`init_cfg` must be None with `bert`'):
+        build(bert, init_cfg=dict(type='TruncNormal', layer='Linear'))
+
+
+def test_questions_of_any_content(bert, tmp_path):
+    """Start and end are there also if no file says so; names of special tokens are text; half a character is none."""
+    vocabulary = vocabulary_of(bert)
+    for question in ('', 'is [PAD] [SEP] cat', 'the \ud83d cat', 'Ⅷ 猫 ﬁ'):
+        ids = vocabulary.encode(question, 20).tolist()
+        inner = ids[1 : ids.index(3)]
+        assert ids[0] == 2 and not set(inner) & {PAD, 2, 3} and set(ids[len(inner) + 2 :]) == {PAD}
+    other = write_bert(tmp_path / 'other')
+    content = json.loads((other / 'tokenizer.json').read_text())
+    (other / 'tokenizer.json').write_text(json.dumps(content | dict(post_processor=None)))
+    assert vocabulary_of(other) == vocabulary
+
+
+def test_a_model_can_be_pickled(bert):
+    model = build(bert)
+    again = pickle.loads(pickle.dumps(model))
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
 def test_refuses_tokenizers_of_other_padding(tmp_path):
     folder = tmp_path / 'roberta'
     folder.mkdir()
@@ -133,7 +197,9 @@ def test_refuses_tokenizers_of_other_padding(tmp_path):
     (folder / 'vocab.json').write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (folder / 'merges.txt').write_text('#version: 0.2\n')
     transformers.RobertaTokenizerFast(str(folder / 'vocab.json'), str(folder / 'merges.txt')).save_pretrained(folder)
-    with pytest.raises(ValueError, match='`tokenizer` must have a tokenizer of BERT, whose padding is number 0'):
+    with pytest.raises(
+        ValueError, match='`tokenizer` must have a tokenizer of BERT, .* RobertaTokenizerFast .* padding 1'
+    ):
         read_tokenizer(str(folder), 'tokenizer')
 
 
@@ -150,10 +216,11 @@ def test_vocabulary_of_official_files(bert, tmp_path):
     made = vqa_vocabulary(**fields, tokenizer=str(mine))
     assert made.encode(ASKED[0], 12).tolist() == vocabulary_of(bert).encode(ASKED[0], 12).tolist()
     assert made.answers == vqa_vocabulary(**fields).answers and made.words == ()
-    for path in root.glob('v2_*.json'):
-        path.rename(path.with_suffix('.away'))
     for path in mine.iterdir():
         path.unlink()
+    assert vqa_vocabulary(**fields, tokenizer=str(mine)) == made
+    for path in root.glob('v2_*.json'):
+        path.rename(path.with_suffix('.away'))
     assert vqa_vocabulary(**fields, tokenizer=str(mine)) == made
     for path in root.glob('v2_*.away'):
         path.rename(path.with_suffix('.json'))

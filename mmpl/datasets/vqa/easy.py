@@ -93,14 +93,20 @@ def _write_split(out: Path, split: str, records: list[tuple[str, str, int]], ima
 
 
 @DATASETS.register_module(name='EasyVQAVocabulary')
-def easy_vocabulary(data_root: str = 'data/mmpl_embedded/') -> Vocabulary:
-    """The vocabulary of easy-vqa, words of ``train``, answers of ``train`` and ``val``; files are made on first use."""
+def easy_vocabulary(data_root: str = 'data/mmpl_embedded/', tokenizer: str | None = None) -> Vocabulary:
+    """The vocabulary of easy-vqa, words of ``train``, answers of ``train`` and ``val``; files are made on first use.
+
+    Args:
+        data_root: Folder of all embedded builds.
+        tokenizer: As of :func:`vqa_vocabulary`.
+    """
     folder = build_easy_vqa(data_root)
     annotations = f'{NAME}/annotations/'
     return vqa_vocabulary(
         data_root=str(folder.parent),
         question_files=[annotations + _QUESTIONS.format('train')],
         ann_files=[annotations + _ANNOTATIONS.format(split) for split in ('train', 'val')],
+        tokenizer=tokenizer,
         folder=f'{NAME}_vocabulary',
     )
 

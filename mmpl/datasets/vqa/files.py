@@ -11,6 +11,7 @@ from .answers import ANSWERS_PER_QUESTION
 _QUESTION = dict(question_id=int, image_id=int, question=str)
 _ANNOTATION = dict(question_id=int, image_id=int, answers=list, answer_type=str, multiple_choice_answer=str)
 _IMAGE = re.compile(r'(?<!\d)(\d{12})\.(?:jpg|jpeg|png)$', re.IGNORECASE)
+_IDS = 10**12
 _SHOWN = 3
 
 
@@ -37,32 +38,41 @@ def _read(field: str, path: Path, name: str, fields: dict[str, type]) -> dict[in
                     f'{where}: {key} of entry {number} of {name!r} must be of type {kind.__name__}, as in the official '
                     f'files, but got {record[key]!r}'
                 )
+        if not 0 <= record['image_id'] < _IDS:
+            raise ValueError(
+                f'{where}: image_id of entry {number} of {name!r} must have at most twelve digits, as in the official '
+                f'files, but got {record["image_id"]}'
+            )
         if record['question_id'] in by_id:
             raise ValueError(f'{where}: question_id {record["question_id"]} occurs twice')
         by_id[record['question_id']] = record
     return by_id
 
 
-def read_questions(path: Path) -> dict[int, dict[str, Any]]:
+def read_questions(path: Path, field: str = 'question_file') -> dict[int, dict[str, Any]]:
     """The questions of a file ``v2_OpenEnded_mscoco_*_questions.json`` by their ``question_id``.
+
+    Args:
+        path: Of the file.
+        field: The config's that names it, for messages.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is no such file; what is wrong is named with file and ``question_id``.
     """
-    return _read('question_file', path, 'questions', _QUESTION)
+    return _read(field, path, 'questions', _QUESTION)
 
 
-def read_annotations(path: Path) -> dict[int, dict[str, Any]]:
-    """The annotations of a file ``v2_mscoco_*_annotations.json`` by ``question_id``; errors as of the questions."""
-    annotations = _read('ann_file', path, 'annotations', _ANNOTATION)
+def read_annotations(path: Path, field: str = 'ann_file') -> dict[int, dict[str, Any]]:
+    """The annotations of a file ``v2_mscoco_*_annotations.json`` by ``question_id``; all else as of the questions."""
+    annotations = _read(field, path, 'annotations', _ANNOTATION)
     for question_id, annotation in annotations.items():
-        count = len(annotation['answers'])
-        texts = [answer.get('answer') for answer in annotation['answers'] if isinstance(answer, dict)]
-        if count != ANSWERS_PER_QUESTION or sum(isinstance(text, str) for text in texts) != count:
+        answers = annotation['answers']
+        odd = [a for a in answers if not isinstance(a, dict) or not isinstance(a.get('answer'), str)]
+        if len(answers) != ANSWERS_PER_QUESTION or odd:
             raise ValueError(
-                f'`ann_file` {str(path)!r}: question_id {question_id} has {count} answers, expected '
-                f"{ANSWERS_PER_QUESTION}, each with 'answer', a text"
+                f'`{field}` {str(path)!r}: question_id {question_id} must have {ANSWERS_PER_QUESTION} answers, each '
+                f"with 'answer', a text, but has {len(answers)}" + (f', such as {str(odd[0])[:80]}' if odd else '')
             )
     return annotations
 
@@ -119,5 +129,5 @@ def check_images(
         raise FileNotFoundError(
             f'`data_prefix.img_path` {str(folder)!r} lacks {len(missing)} images that `question_file` '
             f'{str(question_file)!r} names, image_id {missing[:_SHOWN]}: no file whose name ends in '
-            f'{missing[0]:012d}.jpg'
+            f'{missing[0]:012d}.jpg, .jpeg or .png'
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 PAD = 0
 """Number behind the end of a question: of word pieces as of words (``vocabulary.py``)."""
-_FILES = ('tokenizer.json', 'tokenizer_config.json', 'vocab.txt')
+_FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'vocab.txt')
 
 
 def transformers() -> Any:
@@ -33,46 +33,49 @@ def expanded(path: str) -> str:
     return str(folder) if folder.is_dir() else path
 
 
+def first_line(error: Exception) -> str:
+    """What an error of transformers says, without its advice."""
+    return f'{type(error).__name__}: {str(error).strip()}'.split('\n')[0]
+
+
 def read_tokenizer(path: str, field: str) -> str:
     """The tokenizer of a folder or of a name on the Hugging Face Hub, as JSON of the package ``tokenizers``.
 
+    It is the same text for all that cut questions into the same numbers: what files say of padding, of what to cut off
+    and of decoding is left out. A text gets a start and an end, also where the files do not say so.
+
     Args:
-        path: Folder as ``save_pretrained`` writes it, or a name such as ``'bert-base-uncased'``.
+        path: Folder as ``save_pretrained`` writes it, or a name such as ``'google-bert/bert-base-uncased'``.
         field: The config's, for messages.
 
     Raises:
         ImportError: transformers is not installed.
-        ValueError: There is no tokenizer, or it does not mark what is behind the end of a text by 0, as BERT's do.
+        ValueError: There is no tokenizer, or none of BERT: it lacks a start or an end, or does not mark what is behind
+            the end of a text by 0.
     """
     auto = transformers().AutoTokenizer
     try:
         found = auto.from_pretrained(expanded(path), use_fast=True)
-    except (OSError, ValueError) as error:
-        raise ValueError(f'`{field}` {path!r} has no tokenizer that can be read: {_first_line(error)}') from error
+    except Exception as error:  # of damaged files nearly anything
+        raise ValueError(f'`{field}` {path!r} has no tokenizer that can be read: {first_line(error)}') from error
     if not found.is_fast:
         raise ValueError(f'`{field}` {path!r}: its tokenizer has no form for the package tokenizers')
-    if found.pad_token_id != PAD:
+    if found.pad_token_id != PAD or None in (found.cls_token_id, found.sep_token_id):
         raise ValueError(
-            f'`{field}` must have a tokenizer of BERT, whose padding is number {PAD}, but {path!r} has '
-            f'{type(found).__name__} with padding {found.pad_token_id}'
+            f'`{field}` must have a tokenizer of BERT, with a start, an end and padding of number {PAD}, but {path!r} '
+            f'has {type(found).__name__} with {found.cls_token!r}, {found.sep_token!r} and padding {found.pad_token_id}'
         )
     backend = found.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
-    return backend.to_str()
+    backend.post_processor = tokenizers().processors.BertProcessing(
+        (found.sep_token, found.sep_token_id), (found.cls_token, found.cls_token_id)
+    )
+    content = json.loads(backend.to_str())
+    return json.dumps(content | dict(decoder=None), sort_keys=True)
 
 
 def files_as_of(path: str) -> list[list[int]]:
-    """Size and time of a folder's files, so that changed ones are noticed; of a name on the Hub nothing."""
+    """Size and time of a folder's files, so that changed ones are noticed; empty for a name on the Hub."""
     folder = Path(path).expanduser()
     return [[f.stat().st_size, f.stat().st_mtime_ns] for f in map(folder.joinpath, _FILES) if f.is_file()]
-
-
-def same_pieces(one: str, other: str) -> bool:
-    """Whether two tokenizers, as JSON, cut a text into the same numbers; other parts may be written otherwise."""
-    a, b = json.loads(one), json.loads(other)
-    return all(a[part] == b[part] for part in ('model', 'normalizer', 'pre_tokenizer'))
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split('\n')[0]

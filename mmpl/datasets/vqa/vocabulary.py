@@ -22,6 +22,7 @@ from .pieces import PAD, files_as_of, read_tokenizer, tokenizers
 
 UNKNOWN, START = 1, 2
 """Numbers of what is no word beside :data:`PAD`: words that are not known, before the first word."""
+_NAME = 'vocabulary'  # in messages
 _WORD = re.compile(r"\w+(?:'\w+)*")
 
 
@@ -74,14 +75,16 @@ class Vocabulary:
             if length < 2:  # noqa: PLR2004  (start and end)
                 raise ValueError(f'`max_length` must be 2 or more with a `tokenizer`, but got {length}')
             self._pieces.enable_truncation(length)
-            ids = self._pieces.encode(question).ids
+            ids = self._pieces.encode(question.encode('utf-8', 'replace').decode()).ids  # without half characters
         else:
             ids = [START, *(self._word_ids.get(word, UNKNOWN) for word in split_words(question))][:length]  # type: ignore[attr-defined]
         return np.array(ids + [PAD] * (length - len(ids)), dtype=np.int32)
 
     @functools.cached_property
     def _pieces(self) -> Any:
-        return tokenizers().Tokenizer.from_str(self.tokenizer)
+        made = tokenizers().Tokenizer.from_str(self.tokenizer)
+        made.encode_special_tokens = True  # '[PAD]' in a question is a text
+        return made
 
     @functools.cached_property
     def digest(self) -> int:
@@ -105,7 +108,7 @@ class Vocabulary:
 
 
 @DATASETS.register_module(name='VQAVocabulary')
-@checked('vocabulary')
+@checked(_NAME)
 def vqa_vocabulary(
     data_root: str,
     question_files: Sequence[str],
@@ -118,7 +121,8 @@ def vqa_vocabulary(
     """The vocabulary of official files, read once and kept in a folder, from which all processes take it.
 
     ``vocabulary=dict(type='mmpl.VQAVocabulary', ...)`` of model and data sets. A model's checkpoints hold it as well,
-    and are refused by a model with another one. Once it is made, the files it was made of may be missing.
+    and are refused by a model with another one. Once it is made, the files it was made of may be missing, the
+    tokenizer's included.
 
     Args:
         data_root: The files are relative to it.
@@ -153,15 +157,17 @@ def vqa_vocabulary(
         request['tokenizer'] = tokenizer
     settings = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
     kept = root / f'{folder}-{settings}'
+    if tokenizer is not None and (found := files_as_of(tokenizer)):
+        request['tokenizer_as_of'] = found
     if all(path.is_file() for path in paths):  # a file that was edited makes another vocabulary
         request['files_as_of'] = [[path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-        request['files_as_of'] += files_as_of(tokenizer) if tokenizer is not None else []
 
     def write(out: Path) -> None:
-        pieces = read_tokenizer(tokenizer, 'vocabulary.tokenizer') if tokenizer is not None else None
-        questions = [q['question'] for path in paths[: len(question_files)] for q in read_questions(path).values()]
+        pieces = read_tokenizer(tokenizer, f'{_NAME}.tokenizer') if tokenizer is not None else None
+        of_questions, of_answers = paths[: len(question_files)], paths[len(question_files) :]
+        questions = [q['question'] for p in of_questions for q in read_questions(p, f'{_NAME}.question_files').values()]
         words = (word for question in questions for word in split_words(question))
-        answers = [a for path in paths[len(question_files) :] for a in read_annotations(path).values()]
+        answers = [a for p in of_answers for a in read_annotations(p, f'{_NAME}.ann_files').values()]
         made = Vocabulary(
             () if pieces else most_common(words, min_word_count),
             most_common((normalise_answer(a['multiple_choice_answer']) for a in answers), min_count),

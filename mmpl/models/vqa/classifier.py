@@ -66,8 +66,8 @@ class VQAClassifier(BaseModel):
 
     Raises:
         ValueError: When fields do not fit each other, such as neither or both of ``text_layers`` and ``bert``.
-        CheckpointMismatchError: When weights are loaded that were trained with another vocabulary, or in another form:
-            frozen or not, blind or not.
+        CheckpointMismatchError: When weights are loaded that were trained with another vocabulary, with more layers, or
+            in another form: frozen or not, blind or not.
     """
 
     @checked()
@@ -93,13 +93,14 @@ class VQAClassifier(BaseModel):
             raise ValueError(
                 f'one of `text_layers` and `bert` must be given, the other None, but got {text_layers} and {bert!r}'
             )
+        if bert is not None and init_cfg is not None:
+            raise ValueError(f'`init_cfg` must be None with `bert`, whose weights it would replace, but got {init_cfg}')
         encoder = MODELS.build(dict(backbone))
         pixels = dict(type='mmpl.VQAPreprocessor') | dict(data_preprocessor or {})
         self.in_channels = encoder.patch_embed.projection.in_channels
         super().__init__(fit_preprocessor(pixels, self.in_channels), init_cfg)
-        self.data_preprocessor.register_forward_pre_hook(
-            lambda part, args: self._check_raw(args[0]['inputs'], pixels.get('std'))
-        )
+        self._std: Any = pixels.get('std')
+        self.data_preprocessor.register_forward_pre_hook(self._check_raw)
         self.vocabulary = DATASETS.build(dict(vocabulary)) if isinstance(vocabulary, Mapping) else vocabulary
         if not hasattr(self.vocabulary, 'num_answers'):
             raise FieldTypeError(
@@ -151,10 +152,13 @@ class VQAClassifier(BaseModel):
         found = state_dict.get(f'{prefix}vocabulary_text')
         if found is not None and not torch.equal(found.cpu(), self.vocabulary_text.cpu()):
             other = type(self.vocabulary).from_json(bytes(found.tolist()).decode())
+            parts = ('words', 'tokenizer', 'answers')
+            others = ' and '.join(part for part in parts if getattr(other, part) != getattr(self.vocabulary, part))
             raise CheckpointMismatchError(
                 f'the checkpoint was trained with another vocabulary, of {other.num_words} words and '
                 f'{other.num_answers} answers, than `vocabulary` makes, of {self.vocabulary.num_words} and '
-                f'{self.vocabulary.num_answers}: the same training files and counts are needed'
+                f'{self.vocabulary.num_answers}: the same training files, counts and tokenizer are needed; {others} '
+                'differ'
             )
         form = state_dict.get(f'{prefix}form')
         if form is not None and not torch.equal(form.cpu(), self.form.cpu()):
@@ -164,12 +168,20 @@ class VQAClassifier(BaseModel):
                 f'frozen={self.frozen} and blind={self.blind}, so that its layers would see other tokens than '
                 'they were trained with: take the config of its training (`backbone.frozen_stages`, `blind`)'
             )
+        own = self.state_dict().keys()
+        layers = tuple(f'{prefix}{name}.' for name in ('question', 'fusion', 'head'))
+        if left := [key for key in state_dict if key.startswith(layers) and key.removeprefix(prefix) not in own]:
+            raise CheckpointMismatchError(
+                f'the checkpoint has more layers than this model: {left[0]} and {len(left) - 1} other keys would be '
+                'left out; take the config of its training (`text_layers` or `bert`, `fusion_layers`)'
+            )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def _check_raw(self, inputs: Mapping[str, Tensor], std: Any) -> None:
+    def _check_raw(self, _: nn.Module, args: tuple) -> None:
         """Refuse what a loader gives if it is made for another model; before anything is changed or moved."""
+        inputs: Mapping[str, Tensor] = args[0]['inputs']
         check_channels(self.in_channels, inputs['image'])
-        check_scale(std, inputs['image'])
+        check_scale(self._std, inputs['image'])
         given = inputs.get('vocabulary')
         if given is not None and set(given.flatten().tolist()) != {self.vocabulary.digest}:
             raise ValueError(
