@@ -217,9 +217,14 @@ def edit(path: Path, change) -> None:
         (
             'annotations',
             lambda c: c['annotations'][0]['answers'].pop(),
-            'question_id 9000 must have 10 answers, .* but has 9',
+            'question_id 9000 must have 10 .* but has 9',
         ),
-        ('annotations', lambda c: c['annotations'][0]['answers'][3].update(answer=2), 'question_id 9000 .* a text'),
+        ('annotations', lambda c: c['annotations'][0]['answers'][3].update(answer=2), "9000 .* such as {'answer': 2"),
+        (
+            'questions',
+            lambda c: c['questions'][0].update(image_id=10**12),
+            'image_id of entry 0 .* twelve digits, .* 1',
+        ),
         ('questions', lambda c: c['questions'][0].update(image_id='9'), "image_id of entry 0 .* type int, .* got '9'"),
         (
             'questions',
