@@ -37,8 +37,8 @@ data = dict(
     ),
 )
 
-main_data = dict(data=['surfaces'])
-images_only = dict(main_data, budgets=['images'])
+peer = dict(data=['surfaces', 'given'])  # given: class folders of --data
+images_only = dict(data=['surfaces'], budgets=['images'])
 methods = dict(
     random=dict(label='random init', config=None),
     mae=dict(label='MAE (mmpretrain)', config=_methods + 'mae.py'),
@@ -47,25 +47,25 @@ methods = dict(
         config=_methods + 'simmim.py',
         finetune=_methods + 'finetune_simmim.py',
         pool=['avg'],
-        **main_data,
+        **peer,
     ),
     green_mim=dict(
         label='GreenMIM (Swin)',
         config=_methods + 'green_mim.py',
         finetune=_methods + 'finetune_simmim.py',
-        **main_data,
+        **peer,
     ),
     pl_mae=dict(label='PL-MAE', config=_methods + 'pl_mae.py'),
     msa=dict(label='MSA', config=_methods + 'msa.py'),
-    sdae=dict(label='SdAE', config=_methods + 'sdae.py', **main_data),
-    mixed_ae=dict(label='MixedAE', config=_methods + 'mixed_ae.py', **main_data),
-    cae=dict(label='CAE-style', config=_methods + 'cae.py', **main_data),
+    sdae=dict(label='SdAE', config=_methods + 'sdae.py', **peer),
+    mixed_ae=dict(label='MixedAE', config=_methods + 'mixed_ae.py', **peer),
+    cae=dict(label='CAE-style', config=_methods + 'cae.py', **peer),
     cae_mmpretrain=dict(
         label="CAE (mmpretrain, DALL-E's codes)",
         config=_methods + 'cae_mmpretrain.py',
         finetune=_methods + 'finetune_cae.py',
         needs='data/dalle_encoder.pth',  # left out without it; it is large: an hour of a core for a run
-        **main_data,
+        **peer,
     ),
     one_teacher=dict(
         label='PL-MAE, one teacher',

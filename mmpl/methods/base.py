@@ -25,6 +25,7 @@ from mmpl.models.teacher import INIT_SHARE, MOMENTUM, Teacher
 from mmpl.registry import MODELS
 from mmpl.utils.fields import check_choice, check_number, check_part
 from mmpl.utils.figures import Figure, Sums
+from mmpl.utils.seeds import preserve_rng_state
 
 _MASKS = {False: 'each image masks of its own', True: 'all images of a batch one mask'}
 
@@ -296,6 +297,12 @@ class Method(BaseSelfSupervisor):
             ('neck.num_patches', self.neck.num_patches, encoder.num_patches, 'the patches of `backbone`'),
             ('neck.embed_dims', self.neck.embed_dims, encoder.token_dims, 'the width of `backbone`'),
             ('head.in_channels', getattr(self.head, 'in_channels', channels), channels, 'the channels of `backbone`'),
+            (
+                'neck.with_cls_token',
+                bool(self.neck.num_extra_tokens),
+                bool(encoder.num_extra_tokens),
+                'as `backbone` has a class token or has none',
+            ),
             ('neck.out_dims', self.neck.out_dims, self.head.out_dims, f'what `head.target={self.head.target!r}` takes'),
         ]
         check_equal([*rows, *more])
@@ -344,6 +351,12 @@ def build_autoencoder(backbone: dict, neck: dict, head: dict) -> tuple[nn.Module
     if not encoder.num_extra_tokens:
         sizes['with_cls_token'] = False
     return encoder, MODELS.build(with_defaults(neck, **sizes)), recon_head
+
+
+def check_left_out(cfg: dict) -> None:
+    """Refuse fields of a part that is not built, as its loss weighs nothing, like those of one that is."""
+    with preserve_rng_state():
+        MODELS.build(cfg)
 
 
 def view_boxes(samples: list | None) -> list | None:

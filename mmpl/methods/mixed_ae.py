@@ -15,7 +15,7 @@ from mmpl.registry import MODELS
 from mmpl.utils.fields import Count, Interval, Natural, Part, Positive, check_number, checked
 from mmpl.utils.figures import Chart, Figure, of_part
 
-from .base import Method, Step, build_autoencoder, with_defaults
+from .base import Method, Step, build_autoencoder, check_left_out, with_defaults
 
 # Shape legend, beside that of base.py: G images of a group, N = G·V patches of a mixed image, X = B·R/G mixed images.
 
@@ -255,6 +255,7 @@ class MixedAE(Method):
         self.attentions = [attention if block >= homologous_from else None for block in range(encoder.num_layers)]
         self.segment_embed = nn.Parameter(torch.zeros(self.group_size, encoder.embed_dims))
         self.contrast_head: HomologousContrastHead | None = None
+        head_cfg = with_defaults(contrast_head or {}, type='mmpl.HomologousContrastHead', in_dims=encoder.embed_dims)
         if self.loss_weights['contrast'] > 0:
             if num_visible < 2:
                 raise ValueError(
@@ -262,11 +263,11 @@ class MixedAE(Method):
                     f'`loss_weights.contrast` be 0: a single one has none to be drawn to, but got '
                     f'{self.group_size}'
                 )
-            self.contrast_head = MODELS.build(
-                with_defaults(contrast_head or {}, type='mmpl.HomologousContrastHead', in_dims=encoder.embed_dims)
-            )
+            self.contrast_head = MODELS.build(head_cfg)
             in_dims, dims = self.contrast_head.in_dims, encoder.embed_dims
             self.check_sizes([('contrast_head.in_dims', in_dims, dims, 'the width of `backbone`')])
+        else:
+            check_left_out(head_cfg)
 
     def init_weights(self) -> None:
         """Initialise the parts; embeddings of the sources as MAE's mask token (std 0.02; our choice)."""

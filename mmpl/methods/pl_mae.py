@@ -6,13 +6,13 @@ import torch
 from mmengine.model import ModuleDict
 from torch import Tensor, nn
 
-from mmpl.models import FeatureTarget, LabelTeacher, Masks, Teacher, TeacherView
+from mmpl.models import FeatureTarget, LabelTeacher, Masks, MomentumSchedule, Teacher, TeacherView
 from mmpl.models.teacher_view import TeacherInput
 from mmpl.registry import MODELS
 from mmpl.utils.fields import check_number, check_part, checked
 from mmpl.utils.figures import Chart, Figure, Sums, of_part
 
-from .base import Method, Step, build_autoencoder, view_boxes, with_defaults
+from .base import Method, Step, build_autoencoder, check_left_out, view_boxes, with_defaults
 
 TOKENS = dict(cls='class token', data='data tokens')
 TEMPERATURE = Figure(
@@ -113,6 +113,7 @@ class PLMAE(Method):
 
         if labelled:
             self.label_teacher = LabelTeacher(momentum_label, 'momentum_label', self.backbone, self.label_heads)
+        MomentumSchedule(**momentum_recon, name='momentum_recon')  # checked if no teacher has it, too
         if recon_head.needs_teacher and not (single_teacher and labelled):
             self.recon_teacher = Teacher(momentum_recon, 'momentum_recon', backbone=self.backbone)
         if teacher_view == 'other' and not self.teachers:
@@ -254,6 +255,8 @@ class PLMAE(Method):
             check_part('data_label_head', data_cfg, 'dict(num_prototypes=256)')
         cls_cfg = with_defaults(cls_cfg, in_dims=dims, type='mmpl.PseudoLabelHead')
         cfgs = dict(cls=cls_cfg, data=cls_cfg | dict(data_cfg or {}))
+        for name in cfgs.keys() - names:
+            check_left_out(cfgs[name])
         return {name: MODELS.build(cfgs[name]) for name in names}
 
     def _share_projector(self) -> None:

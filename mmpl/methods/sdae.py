@@ -46,7 +46,7 @@ class SdAE(Method):
         super().__init__(encoder, decoder, head, masking or {}, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.check_sizes()
         num_visible, _ = self.masking.split(encoder.num_patches)
-        TeacherView.check_folds(encoder.num_patches - num_visible, num_visible)
+        TeacherView.check_folds(encoder.num_patches - num_visible, num_visible, 'SdAE')
         self.teacher = Teacher(momentum, starts_as='own', backbone=self.backbone)
 
     def step(self, views: list[Tensor], samples: list | None = None) -> Step:

@@ -233,7 +233,9 @@ class BlockMasking(RandomMasking):
     ) -> None:
         super().__init__(mask_ratio, num_masks, predict_ratio, seed)
         if min_block > mask_ratio:
-            raise ValueError(f'`masking.min_block` must be at most `mask_ratio` {mask_ratio}, but got {min_block}')
+            raise ValueError(
+                f'`masking.min_block` must be at most `mask_ratio` {mask_ratio}, but is {min_block}: lower it as well'
+            )
         self.min_block = min_block
         self.max_aspect = max_aspect
 

@@ -42,14 +42,14 @@ class TeacherView:
         self.tokens, self.blocks = encoder.encode(images, ids, target_blocks)
 
     @staticmethod
-    def check_folds(num_masked: int, num_visible: int) -> None:
-        """Refuse a mask ratio whose M masked patches do not split into folds of V."""
+    def check_folds(num_masked: int, num_visible: int, asked_by: str = "`teacher_input='folds'`") -> None:
+        """Refuse a mask ratio whose M masked patches do not split into folds of V, which somebody asked for."""
         if num_masked % num_visible:
             total = num_masked + num_visible
             divisors = [v for v in range(1, total // 2 + 1) if not total % v]
             ratios = [ratio_leaving(v, total) for v in divisors[:-5:-1]]
             raise ValueError(
-                f"`teacher_input='folds'` needs a `mask_ratio` that masks a multiple of the visible patches, but "
+                f'{asked_by} needs a `masking.mask_ratio` that masks a multiple of the visible patches, but '
                 f'{num_masked} masked patches do not split into folds of {num_visible}; '
                 f'with {total} patches these do: {", ".join(map(str, ratios))}'
             )

@@ -239,6 +239,8 @@ def test_a_run(tmp_path: Path) -> None:
     config.images, config.curve_points = 256, 1
     add_own_data(config, [f'own={tmp_path / "own"}'], tmp_path / 'cache')
     bench = Bench(config, tmp_path / 'runs', tmp_path / 'work')
-    assert {run.method for run in bench.plan() if run.data == 'own'} == {'random', 'mae', 'pl_mae', 'msa'}
+    methods = {'random', 'mae', 'simmim', 'green_mim', 'pl_mae', 'msa', 'sdae', 'mixed_ae', 'cae'}
+    assert {run.method for run in bench.plan() if run.data == 'own'} == methods
+    assert 'sdae' not in {run.method for run in bench.plan() if run.data == 'digits'}
     result = bench.execute(Run('mae', 'own', 'images', 0))
     assert result['knn'] == result['linear'] == 100

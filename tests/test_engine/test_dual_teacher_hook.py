@@ -443,3 +443,12 @@ def test_batches_of_no_whole_groups_are_refused_before_the_first_step(images, ba
     else:
         with pytest.raises(ValueError, match=f'in groups of 4, but a batch of an epoch has {count}: .*drop_last=True'):
             check_groups(loader, 4)
+
+
+def test_fewer_images_than_a_batch(tmp_path):
+    """An endless sampler fills batches; the loader's length is 0 then."""
+    loader = run_cfg(tmp_path).train_dataloader
+    loader.update(batch_size=32, drop_last=True, sampler=dict(type='InfiniteSampler', shuffle=True))
+    loop = dict(type='IterBasedTrainLoop', max_iters=3)
+    runner = train(tmp_path, train_dataloader=loader, train_cfg=loop, default_hooks=dict(checkpoint=None))
+    assert len(runner.train_dataloader) == 0 and runner.iter == 3

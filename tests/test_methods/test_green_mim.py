@@ -80,6 +80,7 @@ def test_all_images_and_ranks_have_one_mask_and_each_step_another(monkeypatch):
         (dict(masking=dict(mask_ratio=0.99)), ValueError, '`mask_ratio` 0.99 leaves 0 of 64 patches visible'),
         (dict(backbone=dict(mask_ratio=0.5)), TypeError, '`backbone.mask_ratio` is not a field of MaskedSwin'),
         (dict(neck=dict(num_patches=16)), ValueError, '`neck.num_patches` must be 64, the patches of `backbone`'),
+        (dict(neck=dict(with_cls_token=True)), ValueError, '`neck.with_cls_token` must be False, as `backbone`'),
         (dict(head=dict(target='feature')), TypeError, '`head` is not a field of GreenMIM'),
     ],
 )

@@ -270,6 +270,11 @@ def test_the_encoder_alone_is_an_ordinary_one():
         (dict(homologous_from=4), ValueError, r'`homologous_from` must be an integer in \[0, 3\], but got 4'),
         (dict(head=dict(target='feature')), ValueError, "`head.target` must be 'pixel' in MixedAE"),
         (dict(contrast_head=dict(temperature=0)), ValueError, r'`contrast_head.temperature` must be a number in \(0'),
+        (
+            dict(loss_weights=dict(contrast=0), contrast_head=dict(temperature=0)),
+            ValueError,
+            r'`contrast_head.temperature` must be a number in \(0',
+        ),
         (dict(contrast_head=dict(in_dims=8)), ValueError, '`contrast_head.in_dims` must be 32'),
     ],
 )

@@ -390,6 +390,12 @@ def test_the_class_resolves_without_importing_mmpl(tmp_path):
         (dict(head=dict(target='pixel'), data_tokens='masked'), '`neck.out_dims` must be 32, what `data_tokens='),
         (dict(head=dict(target_blocks=4)), r'`head.target_blocks` must be an integer in \[1, 3\], but got 4'),
         (dict(label_head=dict(in_dims=5)), '`cls label head in_dims` must be 32'),
+        # of parts that are left out, too
+        (
+            dict(loss_weights=dict(label_data=0), data_label_head=dict(num_prototypes=0)),
+            r'`label_head.num_prototypes` must be',
+        ),
+        (dict(single_teacher=True, momentum_recon=dict(start=5)), '`momentum_recon.start` must be'),
         (dict(backbone=dict(img_size=18)), '`img_size` must be a multiple of `patch_size` 4, but got 18'),
     ],
 )

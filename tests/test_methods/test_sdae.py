@@ -73,7 +73,8 @@ def test_the_teacher_starts_on_its_own_and_moves_once_an_epoch(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ('fields', 'error', 'message'),
     [
-        (dict(masking=dict(mask_ratio=0.6)), ValueError, 'masked patches do not split into folds of'),
+        (dict(masking=dict(mask_ratio=0.6)), ValueError, 'SdAE needs a `masking.mask_ratio` .* into folds of'),
+        (dict(neck=dict(with_cls_token=False)), ValueError, '`neck.with_cls_token` must be True, as `backbone`'),
         (dict(momentum=dict(start=0.96, end=0.9)), ValueError, '`momentum.start` must be at most `momentum.end`'),
         (
             dict(momentum=dict(start=0.9, every='year')),

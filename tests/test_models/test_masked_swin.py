@@ -233,6 +233,9 @@ def test_refuses_when_it_is_built(fields, message):
     [
         (torch.zeros(2, 4).long(), 16, r'`ids` must be one row \(V,\) .* got the shape \(2, 4\): .* mmpl.BatchMasking'),
         (torch.zeros(0).long(), 16, r'`ids` must be one row .* got the shape \(0,\)'),
+        (torch.tensor([-1, 2]), 16, r'`ids` must be different mask units, 0 to 15, but got \[-1, 2\]'),
+        (torch.tensor([0, 16]), 16, r'`ids` must be different mask units'),
+        (torch.tensor([0, 0, 1]), 16, r'`ids` must be different mask units'),
         (torch.arange(4), 32, r'`backbone.img_size` is \(16, 16\), but the images are \(32, 32\)'),
     ],
 )

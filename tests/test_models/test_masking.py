@@ -214,7 +214,9 @@ def test_block_masks_are_drawn_again_after_a_resume_and_are_slices_of_the_joint_
 
 
 def test_refuses_blocks_that_are_none():
-    with pytest.raises(ValueError, match='`masking.min_block` must be at most `mask_ratio` 0.05, but got 0.08'):
+    with pytest.raises(
+        ValueError, match='`masking.min_block` must be at most `mask_ratio` 0.05, but is 0.08: lower it'
+    ):
         BlockMasking(mask_ratio=0.05)
     with pytest.raises(ValueError, match=r'`masking.max_aspect` must be a number in \[1, inf\)'):
         BlockMasking(max_aspect=0.5)

@@ -52,6 +52,7 @@ from mmpl.utils.figures import Figure
 from mmpl.utils.seeds import preserve_rng_state
 from mmpl.utils.user_errors import user_errors
 
+GIVEN = 'given'  # of a method's data: the class folders of --data
 BUDGETS = dict(images='equal images seen', wall='equal time')
 HEALTH = 'health.'  # columns of figures of health, in a frame of results
 METRICS = dict(
@@ -85,7 +86,8 @@ class Bench:
         config: ``data`` (name to fields of the embedded data set, its ``mean`` and ``std`` and whether patches are
             scored on its ``scenes``, or to what :func:`bench.own_data.class_folders` gives), ``methods`` (name to
             ``label``, ``config``, and where they differ ``finetune``, ``pool``, ``images``, ``data`` and ``budgets``;
-            a method that ``needs`` a file which is not there is left out),
+            of ``data`` ``'given'`` stands for class folders; a method that ``needs`` a file which is not there is left
+            out),
             ``reference``, ``seeds``, ``images``, ``curve_points``, ``curve`` and ``probe`` (options of
             :class:`mmpl.evaluation.FeatureProbe`). Files are named absolutely, as by
             ``'{{ fileDirname }}/methods/a.py'``, or relative to the current folder.
@@ -102,7 +104,7 @@ class Bench:
         if config.reference not in config.methods:
             raise ValueError(f'`reference` must be one of {sorted(config.methods)}, but got {config.reference!r}')
         for name, method in config.methods.items():
-            for field, known in (('data', config.data), ('budgets', BUDGETS)):
+            for field, known in (('data', [*config.data, GIVEN]), ('budgets', BUDGETS)):
                 unknown = sorted(set(method.get(field, [])) - set(known))
                 if unknown:
                     raise ValueError(f'`methods.{name}.{field}` must be among {sorted(known)}, but got {unknown}')
@@ -124,7 +126,9 @@ class Bench:
             return False
         if budget not in method.get('budgets', BUDGETS) or budget not in self.config.data[data].get('budgets', BUDGETS):
             return False
-        return data in method.get('data', self.config.data) and budget == self.source(name, budget)
+        of_data = self.config.data[data]
+        kind = GIVEN if 'folders' in of_data and 'reporting' not in of_data else data
+        return kind in method.get('data', [kind]) and budget == self.source(name, budget)
 
     def source(self, name: str, budget: str) -> str:
         """Budget of the runs that a method is shown with; the reference's serve both, and so do untrained ones."""
@@ -372,6 +376,8 @@ def fit_images(cfg: Config, side: int | None) -> None:
     own = cfg.model.backbone.img_size
     if side is None or side == own:
         return
+    if 'Swin' in cfg.model.backbone.type:
+        raise ValueError(f'{cfg.model.backbone.type} of the comparison is made for images of {own} pixels, not {side}')
 
     def fit(part: Any) -> Any:
         if isinstance(part, list):
@@ -566,7 +572,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action='extend',
         default=[],
         metavar='NAME=FOLDER',
-        help='further data: class folders, or splits (train, val, test) of such; for methods that name no data',
+        help='further data: class folders, or splits (train, val, test) of such; for all methods but variants of PL-MAE',
     )
     add_job_arguments(parser)
     parser.add_argument('--table', action='store_true', help='only write the tables and the plot')

@@ -126,7 +126,7 @@ class DualTeacherHook(Hook):
         self._handles = [wrapper.optimizer.register_step_post_hook(self._note_step) for wrapper in wrappers]
         steps, epochs = (
             math.ceil(runner.max_iters / count)
-            for count in (getattr(wrappers[0], '_accumulative_counts', 1), len(runner.train_dataloader))
+            for count in (getattr(wrappers[0], '_accumulative_counts', 1), _epoch_length(runner))
         )
         model.set_length(steps, epochs)
 
@@ -164,7 +164,7 @@ class DualTeacherHook(Hook):
             taken = taken_on_device(runner.optim_wrapper)
             if taken is None and self._overflows:
                 taken = ~torch.stack([overflow.bool().reshape(()) for overflow in self._overflows]).any()
-            model.after_step(progress, done // len(runner.train_dataloader), taken)
+            model.after_step(progress, done // _epoch_length(runner), taken)
         scalars = model.scheduled(progress)
         if model.track_health:
             health = measured(model.last_figures)
@@ -217,3 +217,8 @@ class DualTeacherHook(Hook):
                 if self.on_collapse == 'stop':
                     raise LabelCollapseError(message)
                 runner.logger.warning(message)
+
+
+def _epoch_length(runner: Runner) -> int:
+    """Iterations of an epoch: 1 where an endless sampler fills batches from fewer images than these have."""
+    return max(1, len(runner.train_dataloader))

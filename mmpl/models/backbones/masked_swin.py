@@ -261,7 +261,12 @@ class MaskedSwin(SwinTransformer):
             )
         if tuple(images.shape[-2:]) != self.img_size:
             raise ValueError(f'`backbone.img_size` is {self.img_size}, but the images are {tuple(images.shape[-2:])}')
-        return ids.cpu().numpy()
+        units = ids.cpu().numpy()
+        if units.min() < 0 or units.max() >= self.num_patches or len(np.unique(units)) < len(units):
+            raise ValueError(
+                f'`ids` must be different mask units, 0 to {self.num_patches - 1}, but got {units.tolist()}'
+            )
+        return units
 
     def _embed(self, images: Tensor, units: np.ndarray) -> tuple[Tensor, int]:
         """Patch embedding of the units, (B·V, s·s, C), and s."""
