@@ -572,7 +572,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         action='extend',
         default=[],
         metavar='NAME=FOLDER',
-        help='further data: class folders, or splits (train, val, test) of such; for all methods but variants of PL-MAE',
+        help='further data: class folders, or splits (train, val, test) of such; variants of PL-MAE do without',
     )
     add_job_arguments(parser)
     parser.add_argument('--table', action='store_true', help='only write the tables and the plot')

@@ -1,6 +1,6 @@
 # CAE-style: codes of a frozen random projection, which need no weights; blocks of half of the patches. The
-# encoder has no layer scale and drops no path (../../cae_vitb.py: 0.1 each). What was searched:
-# docs/evidence/tried.md.
+# encoder has no layer scale and drops no path (../../cae_vitb.py: 0.1 each); scales of regressor and decoder decay
+# (there they do not). What was searched: docs/evidence/tried.md.
 _base_ = './_surfaces.py'
 
 model = dict(

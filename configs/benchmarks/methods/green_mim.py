@@ -1,5 +1,6 @@
 # GreenMIM: pixels of masked units of 8 x 8, the same ones in all images of a step. The Swin transformer is that of
-# simmim.py, but encodes the visible units only. What was searched: docs/evidence/tried.md.
+# simmim.py, but encodes the visible units only. What was searched: docs/evidence/tried.md. Biases
+# of relative positions decay here (../../green_mim_swinb.py: they do not).
 _base_ = './_surfaces.py'
 
 model = dict(
