@@ -30,7 +30,10 @@ def _encoder(backbone: Mapping) -> str:
     names = {'b': 'ViT-B', 'l': 'ViT-L', 'h': 'ViT-H', 'deit-s': 'ViT-S', 'deit-t': 'ViT-Ti'}
     if backbone['type'] == 'mmpl.MaskedSwin':
         names = dict(base='Swin-B')
-    return names[arch] if isinstance(arch, str) else f'{arch["embed_dims"]} wide, {arch["num_layers"]} blocks'
+    if isinstance(arch, str):
+        return names[arch]
+    blocks = ' + '.join(map(str, arch['depths'])) if 'depths' in arch else arch['num_layers']
+    return f'{arch["embed_dims"]} wide, {blocks} blocks'
 
 
 def _rate(cfg: Config) -> str:
