@@ -491,12 +491,18 @@ def write_csv(runs: pd.DataFrame, path: Path) -> None:
 
 
 def plot(bench: Bench, tables: dict[tuple[str, str], pd.DataFrame], path: Path) -> None:
-    """KNN accuracy over training time, one line a method, one panel a data set; mean and spread over the seeds."""
+    """KNN accuracy over training time, one line a method, one panel a data set; mean and spread over the seeds.
+
+    Methods that are compared with one budget alone, such as variants, are left out where others are there.
+    """
     panels = {}
+    both = [
+        name for name, method in bench.config.methods.items() if set(method.get('budgets', BUDGETS)) == set(BUDGETS)
+    ]
     for data in bench.config.data:
-        # the budget of which more methods are there; of both, that of equal time
         found = [rows for budget in BUDGETS if (rows := tables.get((data, budget))) is not None]
-        if found:
+        found = [rows[rows['method'].isin(both)] for rows in found if rows['method'].isin(both).any()] or found
+        if found:  # the budget of which more methods are there; of both, that of equal time
             panels[data] = max(reversed(found), key=lambda rows: rows['method'].nunique())
     page = Page(figsize=(6.4 * len(panels), 4.6), layout='constrained')
     names = list(bench.config.methods)
