@@ -496,16 +496,15 @@ def plot(bench: Bench, tables: dict[tuple[str, str], pd.DataFrame], path: Path) 
     Methods that are compared with one budget alone, such as variants, are left out where others are there.
     """
     panels = {}
-    both = [
-        name for name, method in bench.config.methods.items() if set(method.get('budgets', BUDGETS)) == set(BUDGETS)
-    ]
+    methods = bench.config.methods
+    both = [name for name in methods if set(methods[name].get('budgets', BUDGETS)) == set(BUDGETS)]
     for data in bench.config.data:
         found = [rows for budget in BUDGETS if (rows := tables.get((data, budget))) is not None]
         found = [rows[rows['method'].isin(both)] for rows in found if rows['method'].isin(both).any()] or found
         if found:  # the budget of which more methods are there; of both, that of equal time
             panels[data] = max(reversed(found), key=lambda rows: rows['method'].nunique())
     page = Page(figsize=(6.4 * len(panels), 4.6), layout='constrained')
-    names = list(bench.config.methods)
+    names = list(methods)
     for axes, (data, rows) in zip(page.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for name, found in rows.groupby('method', sort=False):
             curves = [pd.DataFrame(curve) for curve in found['curve'] if len(curve) > 1]
