@@ -9,9 +9,9 @@ import torch
 
 from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.datasets.vqa import Vocabulary, vqa_vocabulary
-from mmpl.datasets.vqa.pieces import read_tokenizer
 from mmpl.datasets.vqa.vocabulary import PAD
 from mmpl.registry import MODELS
+from mmpl.utils.bert import read_tokenizer
 from tests.vqa import ANNOTATIONS, QUESTIONS, write_bert, write_vqa
 
 transformers = pytest.importorskip('transformers')

@@ -14,11 +14,11 @@ import numpy as np
 
 from mmpl.datasets.embedded.build import GENERATOR, build_once
 from mmpl.registry import DATASETS
+from mmpl.utils.bert import PAD, files_as_of, read_tokenizer, tokenizers
 from mmpl.utils.fields import Count, FieldTypeError, checked
 
 from .answers import normalise_answer
 from .files import read_annotations, read_questions
-from .pieces import PAD, files_as_of, read_tokenizer, tokenizers
 
 UNKNOWN, START = 1, 2
 """Numbers of what is no word beside :data:`PAD`: words that are not known, before the first word."""

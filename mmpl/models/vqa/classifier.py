@@ -15,12 +15,12 @@ from mmpl.checkpoints.fit import CheckpointMismatchError
 from mmpl.models.preprocessor import BandPreprocessor, check_channels, check_scale, fit_preprocessor
 from mmpl.models.standardise import RunningStandardiser
 from mmpl.registry import DATASETS, MODELS
+from mmpl.utils.bert import PAD
 from mmpl.utils.fields import Count, FieldTypeError, Part, Positive, Share, checked
 
 from .blocks import CoAttention
 from .text import BertText, WordText
 
-_PAD = 0  # number behind the end of a question
 _STD = 0.02  # of embeddings at the start, as usual for transformers
 
 
@@ -199,7 +199,7 @@ class VQAClassifier(BaseModel):
 
     def logits(self, image: Tensor, question: Tensor) -> Tensor:
         """Score the answers: normalised images (B, C, H, W) and numbers of words (B, L) to (B, A)."""
-        mask = question != _PAD
+        mask = question != PAD
         if question.shape[1] > self.max_length:
             raise ValueError(
                 f'`max_length` is {self.max_length}, but the questions have {question.shape[1]} numbers: make it equal '

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpl.checkpoints.fit import CheckpointMismatchError
-from mmpl.datasets.vqa import Vocabulary
-from mmpl.datasets.vqa.pieces import expanded, first_line, read_tokenizer, transformers
+from mmpl.utils.bert import expanded, first_line, read_tokenizer, transformers
 
 from .blocks import Block
 
@@ -67,7 +66,7 @@ class BertText(nn.Module):
         CheckpointMismatchError: When weights are loaded that were trained from another architecture.
     """
 
-    def __init__(self, path: str, vocabulary: Vocabulary, max_length: int, dims: int) -> None:
+    def __init__(self, path: str, vocabulary: Any, max_length: int, dims: int) -> None:
         super().__init__()
         config = self._config(path)
         if vocabulary.tokenizer != read_tokenizer(path, 'bert'):

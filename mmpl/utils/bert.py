@@ -1,4 +1,4 @@
-"""BERT's tokenizer as text: it can be kept in files and checkpoints, and needs no download after it was made."""
+"""BERT of the package transformers, and its tokenizer as text, which can be kept in files and checkpoints."""
 
 import importlib
 import json
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 PAD = 0
-"""Number behind the end of a question: of word pieces as of words (``vocabulary.py``)."""
+"""Number behind the end of a question: of word pieces as of words."""
 _FILES = ('tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'vocab.txt')
 
 
