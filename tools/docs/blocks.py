@@ -92,7 +92,7 @@ SMALL = (  # page or '*', pattern, what stands in its place
         r'(transfer\.sh [^#]*)',
         r'\1 --seeds 0 --tasks classification --cfg-options train_cfg.max_epochs=1 ',
     ),
-    ('docs/vqa.md', r'(vqa/(mae|pl_mae)\.py .*?)(#.*)?$', rf'\1 --cfg-options train_cfg.max_iters=3 {_FEW}'),
+    ('docs/vqa.md', r'(vqa/(mae|pl_mae|msa)\.py .*?)(#.*)?$', rf'\1 --cfg-options train_cfg.max_iters=3 {_FEW}'),
     ('docs/vqa.md', r'iter_(600|1200)', 'iter_3'),
     ('docs/vqa.md', r'(vqa\.sh .*)', rf'\1 --seeds 0 --cfg-options train_cfg.max_epochs=1 {_QUESTIONS}'),
     ('docs/vqa.md', r'CHECKPOINT', f'work_dirs/vqa_mae/iter_3.pth train_cfg.max_epochs=1 {_QUESTIONS}'),
