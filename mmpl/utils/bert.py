@@ -75,7 +75,7 @@ def read_tokenizer(path: str, field: str) -> str:
     return json.dumps(content | dict(decoder=None), sort_keys=True)
 
 
-def files_as_of(path: str) -> list[list[int]]:
-    """Size and time of a folder's files, so that changed ones are noticed; empty for a name on the Hub."""
+def tokenizer_files(path: str) -> list[Path]:
+    """The files that :func:`read_tokenizer` reads in a folder; none for a name on the Hub."""
     folder = Path(path).expanduser()
-    return [[f.stat().st_size, f.stat().st_mtime_ns] for f in map(folder.joinpath, _FILES) if f.is_file()]
+    return [file for file in map(folder.joinpath, _FILES) if file.is_file()]

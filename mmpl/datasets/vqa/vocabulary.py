@@ -14,7 +14,7 @@ import numpy as np
 
 from mmpl.datasets.embedded.build import GENERATOR, build_once
 from mmpl.registry import DATASETS
-from mmpl.utils.bert import PAD, files_as_of, read_tokenizer, tokenizers
+from mmpl.utils.bert import PAD, read_tokenizer, tokenizer_files, tokenizers
 from mmpl.utils.fields import Count, FieldTypeError, checked
 
 from .answers import normalise_answer
@@ -157,10 +157,10 @@ def vqa_vocabulary(
         request['tokenizer'] = tokenizer
     settings = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
     kept = root / f'{folder}-{settings}'
-    if tokenizer is not None and (found := files_as_of(tokenizer)):
-        request['tokenizer_as_of'] = found
+    if tokenizer is not None and (found := tokenizer_files(tokenizer)):
+        request['tokenizer_as_of'] = _as_of(found)
     if all(path.is_file() for path in paths):  # a file that was edited makes another vocabulary
-        request['files_as_of'] = [[path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+        request['files_as_of'] = _as_of(paths)
 
     def write(out: Path) -> None:
         pieces = read_tokenizer(tokenizer, f'{_NAME}.tokenizer') if tokenizer is not None else None
@@ -184,3 +184,8 @@ def vqa_vocabulary(
 
     build_once(kept, request, write)
     return Vocabulary.from_json((kept / 'words' / 'vocabulary.json').read_text(encoding='utf-8'))
+
+
+def _as_of(files: Iterable[Path]) -> list[list[int]]:
+    """Size and time of each file, by which a changed one is noticed."""
+    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
